@@ -1,0 +1,94 @@
+"""Everything that rmx raises on purpose, and the exit code each kind ends a run with.
+
+    RmxError                 1    something went wrong that is no bug of the caller
+    ├── InputError           2    the user's input is wrong: one message, no traceback
+    │   ├── ConfigError      2    a key, a value or a target of the configuration
+    │   ├── DataError        2    a file, a line or a row of preference data
+    │   ├── ModelError       2    a model, tokenizer, template or adapter that cannot be used
+    │   ├── OutputError      2    an output folder that is not writable, or a full disk
+    │   └── CheckpointError  2    a checkpoint that cannot be resumed, or not with this config
+    ├── NonFiniteError       1    a loss, gradient or reward is NaN or infinite
+    ├── ArtefactError        1    the saved model does not give the scores that it was saved with
+    ├── Interrupted     143/130   a signal stopped the run after its checkpoint was saved
+    └── Pruned              75    a sweep stopped this run early
+
+The message of an InputError names the config key or the file and line, the value received, what is
+allowed and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtefactError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "InputError",
+    "Interrupted",
+    "ModelError",
+    "NonFiniteError",
+    "OutputError",
+    "Pruned",
+    "RmxError",
+]
+
+
+class RmxError(Exception):
+    """Base of all errors that rmx raises on purpose; `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+
+class InputError(RmxError):
+    """The user's input is wrong; the message alone is enough to put it right."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A mistake in the configuration: all mistakes are reported in one message, a line each."""
+
+
+class DataError(InputError):
+    """A mistake in preference data; the message names file and line, never the row's content."""
+
+
+class ModelError(InputError):
+    """A model, tokenizer, template or adapter that cannot be loaded or used as asked."""
+
+
+class OutputError(InputError):
+    """The output folder cannot be written to, or has no room left."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is damaged, missing, or belongs to another configuration or dataset."""
+
+
+class NonFiniteError(RmxError):
+    """Training met NaN or infinity; the message names the step and the ids of the rows."""
+
+
+class ArtefactError(RmxError):
+    """The saved model, loaded afresh, does not reproduce its scores, or its head was not trained."""
+
+
+class Interrupted(RmxError):
+    """A signal ended the run after a checkpoint; exit code 128 + signal number.
+
+    >>> Interrupted(15, "checkpoint-40").exit_code
+    143
+    """
+
+    def __init__(self, signal_number: int, checkpoint: str | None = None) -> None:
+        saved = f"; saved {checkpoint}" if checkpoint else ""
+        super().__init__(f"stopped by signal {signal_number}{saved}; the same command in this folder continues")
+        self.signal_number = signal_number
+        self.checkpoint = checkpoint
+        self.exit_code = 128 + signal_number
+
+
+class Pruned(RmxError):
+    """A sweep asked this run to stop early; its checkpoint and metrics are complete up to here."""
+
+    exit_code = 75
