@@ -1,0 +1,153 @@
+"""The pair engine: every token that responses share is computed once, and no token is padding.
+
+The K responses of a comparison start with the same prompt (P tokens). Computed one by one they cost K prefixes,
+and padded into a rectangle also the empty space. Here a comparison is a row, and a micro-batch is one long row:
+
+    comparison       a                                b
+    row          [ P P P P  1 1 1  2 2 ][ P P P  1 1 1 1  2 2 2 ]        T tokens, position ids below
+    positions      0 1 2 3  4 5 6  4 5    0 1 2  3 4 5 6  3 4 5
+    scored at                   ^    ^                 ^      ^          N rewards
+
+Embeddings, norms, projections and MLPs work token by token and do not care. Attention does, so only there the
+sharing is undone: the row's queries fall into runs, and each run is given the keys of its own full sequence.
+
+    queries        P P P P 1 1 1 │ 2 2        keys of run 1   P P P P 1 1 1      causal
+                   run 1         │ run 2      keys of run 2   P P P P 2 2        causal from the bottom right
+
+By causality a prefix token never sees a response, so its state is the same in all K sequences: rewards *and
+gradients* are exactly those of each sequence run alone. Models for which that is not so (bidirectional,
+recurrent, chunked ...) are recognised by `applicability` and get "flat" rows (padding-free, nothing shared) or,
+at worst, "padded" ones. From there on nobody can tell the difference, except by the clock.
+
+The backbone alone runs (no vocabulary logits), and the scalar head is applied to the N scored states only, in
+float32 whatever the backbone's precision: a bfloat16 reward of 10 moves in steps of 0.06.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from rmx.engine import attention, forward
+from rmx.engine.applicability import TOLERANCE, probe_error, why_not_rows
+from rmx.engine.layout import Collator, Encoding, Layout, plan
+from rmx.errors import ConfigError
+from rmx.records import Batch, EncodedComparison
+
+__all__ = ["Collator", "Engine", "Layout"]
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Rewards of comparisons, from a `<Arch>ForSequenceClassification`, bare or inside a PEFT model.
+
+    Args:
+        model: The model; plain calls of it behave as before.
+        encoding: "auto" shares prefixes where that is exact, "shared" insists on it, "separate" never does.
+        precision: "bf16" runs the backbone under autocast; the head is float32 always.
+
+    Raises:
+        ConfigError: `encoding="shared"` for a model that sharing would not be exact for.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        encoding: Literal["auto", "shared", "separate"] = "auto",
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        self.wrapper, self.model = model, classifier_of(model)
+        self.wanted, self.precision = encoding, precision
+        forward.bind(self.model)
+        self.encoding, self.reason = self._resolve()
+        config = self.model.config.get_text_config()
+        self.collator = Collator(self.encoding, pad_token_id=config.pad_token_id or 0)
+        log.info("Encoding: %s, because %s", self.encoding, self.reason)
+
+    def with_precision(self, precision: Literal["fp32", "bf16"]) -> Engine:
+        """The same model at another precision, probed anew because another kernel may run it."""
+        return self if precision == self.precision else Engine(self.wrapper, encoding=self.wanted, precision=precision)
+
+    @property
+    def attention(self) -> str:
+        """Name of the attention implementation that the model runs with."""
+        return self.model.config._attn_implementation
+
+    def tokens(self, comparison: EncodedComparison) -> int:
+        """Token positions that the model computes for `comparison` on its own."""
+        return self.collator.cost([comparison])
+
+    def plan(self, comparisons: Sequence[EncodedComparison], max_tokens: int) -> list[list[int]]:
+        """Split into micro-batches of at most `max_tokens` computed tokens; returns indices into `comparisons`."""
+        return plan(self.collator, comparisons, max_tokens)
+
+    def collate(self, comparisons: Sequence[EncodedComparison]) -> Batch:
+        """Lay out `comparisons` as one batch. `engine.collator` does the same where there is no model."""
+        return self.collator(comparisons)
+
+    def rewards(self, batch: Batch, model: Any = None) -> torch.Tensor:
+        """Rewards [N] float32 of the batch's responses, in their order (float64 for a float64 model).
+
+        `model` is the module to call where the engine's own is wrapped once more (DistributedDataParallel).
+        """
+        return self._run(batch, self.wrapper if model is None else model)
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Hidden states [N, H] at the scored tokens: what the head sees."""
+        return self._run(batch, self.wrapper, states_only=True)
+
+    def detach(self) -> None:
+        """Give the model its own forward and attention back."""
+        forward.unbind(self.model)
+        attention.uninstall(self.model)
+
+    def _run(self, batch: Batch, model: Any, states_only: bool = False) -> torch.Tensor:
+        device = self.model.device
+        layout = None if batch.layout is None else batch.layout.to(device)
+        pool_index = batch.pool_index.to(device, non_blocking=True)
+        call = forward.Call(layout, pool_index, self.precision == "bf16", states_only)
+        tensors = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "attention_mask": batch.attention_mask,
+        }
+        inputs = {name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None}
+        return model(**inputs, rmx=call)
+
+    def _resolve(self) -> tuple[Encoding, str]:
+        """The encoding to use and the reason, in half a sentence."""
+        reason = why_not_rows(self.model, self.wrapper)
+        if reason is None and not attention.install(self.model):
+            reason = "transformers does not let its attention be replaced"
+        tolerance = TOLERANCE[self.model.dtype if self.precision == "fp32" else torch.bfloat16]
+        if reason is None and self.wanted != "separate":
+            error = probe_error(self, "shared")
+            if error <= tolerance:
+                return "shared", f"a shared prefix changes no reward (largest difference on a probe {error:.0e})"
+            reason = f"a shared prefix changed the hidden states of a probe by {error:.0e}"
+        if self.wanted == "shared":
+            raise ConfigError(
+                f"trainer.encoding: 'shared' would give other rewards for {type(self.model).__name__}: {reason}; "
+                "allowed here: auto, separate"
+            )
+        if self.wanted == "separate" and reason is None:
+            error = probe_error(self, "flat")
+            if error <= tolerance:
+                return "flat", "separate rows were asked for"
+            reason = f"joined rows changed the hidden states of a probe by {error:.0e}"
+        return "padded", reason or "separate rows were asked for"
+
+
+def classifier_of(model: torch.nn.Module) -> Any:
+    """The transformers model inside PEFT or other wrappers: the first one on the way in."""
+    from transformers import PreTrainedModel
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise TypeError(f"{type(model).__name__} holds no transformers model")

@@ -1,0 +1,88 @@
+"""Whether a model may run on padding-free rows, and on shared prefixes: a static rule and a numeric probe.
+
+Neither is enough alone. Some models take the attention name and ignore it, and only numbers tell; on a short
+probe a bidirectional encoder differs by little, and only its source tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from rmx.engine.layout import Collator, Encoding
+from rmx.records import EncodedComparison
+
+__all__ = ["TOLERANCE", "probe_error", "quiet", "why_not_rows"]
+
+# Probe errors up to here are rounding: valid models stay below 5e-7 and invalid ones reach 2e-3 in float32.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+
+# Attention over the last tokens only, the window handed to the attention function; everything else
+# (chunked, convolution, linear, recurrent ...) mixes tokens in a way that the row's layout does not reach.
+LAYERS = {"full_attention", "sliding_attention"}
+
+
+def why_not_rows(model: Any, wrapper: Any) -> str | None:
+    """The reason why `model` cannot run on padding-free rows, from its classes and config; None if there is none."""
+    config = model.config.get_text_config()
+    backbone = model.base_model
+    adapter = getattr(wrapper, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
+        return "the adapter puts virtual tokens before every row"
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder"
+    if not type(backbone)._supports_attention_backend:
+        return f"{type(backbone).__name__} takes no attention function from outside"
+    if type(backbone)._is_stateful:
+        return "it carries a recurrent state from token to token"
+    other = sorted(set(getattr(config, "layer_types", None) or ()) - LAYERS)
+    if other:
+        return f"it has {', '.join(other)} layers"
+    attention = [m for m in backbone.modules() if isinstance(getattr(m, "is_causal", None), bool)]
+    bidirectional = getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False)
+    if bidirectional or not attention or not all(m.is_causal for m in attention):
+        return "its attention is not causal"
+    return None
+
+
+def probe_error(engine: Any, encoding: Encoding) -> float:
+    """Largest difference that `encoding` makes to a scored hidden state, relative to how far those states differ.
+
+    Two comparisons of random tokens are run as rows of `encoding` and each sequence alone through the model's
+    own code. Valid models are below 5e-7 in float32, invalid ones above 2e-3.
+    """
+    vocabulary = engine.model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)  # its own: the caller's random state stays as it is
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(vocabulary, (count,), generator=generator).tolist()
+
+    comparisons = [EncodedComparison(str(n), "probe", ids(12), (ids(n), ids(n + 1)), ()) for n in (5, 7)]
+    with quiet(engine.model), torch.no_grad():
+        rows = engine.hidden(Collator(encoding)(comparisons))
+        alone = torch.cat(
+            [
+                engine.hidden(Collator("padded")([EncodedComparison("", "", c.prefix_ids, (suffix,), ())]))
+                for c in comparisons
+                for suffix in c.suffix_ids
+            ]
+        )
+    spread = (alone.amax(0) - alone.amin(0)).max()
+    return ((rows - alone).abs().max() / spread).item()
+
+
+@contextmanager
+def quiet(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every submodule has its own mode and every device its random state back."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
