@@ -1,0 +1,31 @@
+"""How many tokens fit into one micro-batch."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+__all__ = ["starting_budget"]
+
+# On a CPU larger micro-batches stop paying: 16 pairs on a 24 M body took 9.1 s at once, 7.2 s in fours (caches).
+CPU_TOKENS = 2048
+SMALLEST, LARGEST = 1024, 65_536
+
+
+def starting_budget(model: PreTrainedModel, device: torch.device) -> int:
+    """Return the tokens per micro-batch to start with; running out of memory halves it later.
+
+    On a GPU: 70 % of what is free after gradients and Adam's two moments (12 bytes per trainable parameter),
+    divided by the activations that a token keeps for the backward pass. Those are about 34 bytes × hidden per
+    layer in 16 bit (Korthikanti et al. 2022, "Reducing activation recomputation", eq. 2, without the
+    attention matrix, which flash attention does not keep), and 2 bytes × hidden with gradient checkpointing.
+    """
+    if device.type != "cuda":
+        return CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    config = model.config.get_text_config()
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    per_token = 34 * hidden + layers * hidden * (2 if model.is_gradient_checkpointing else 34)
+    tokens = int(0.7 * (free - 12 * trainable) / per_token)
+    return max(SMALLEST, min(LARGEST, tokens // SMALLEST * SMALLEST))

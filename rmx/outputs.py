@@ -1,0 +1,170 @@
+"""The run folder: where it is, what stands in it besides the model, and how files get there whole.
+
+Everything is written beside its final name and renamed, so a file is complete or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import OutputError
+
+__all__ = ["environment", "open_folder", "redacted_command", "write_json", "write_lines", "write_results"]
+
+SHOWN_VERSIONS = (
+    "rmx", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "hydra-core", "omegaconf", "wandb",
+    "tokenizers", "safetensors", "numpy",
+)  # fmt: skip
+SECRET_KEY = re.compile(r"(token|secret|password|passwd|api_?key|credential|private_?key)", re.IGNORECASE)
+NOT_SECRET = re.compile(r"(max_tokens|tokens|tokenizer|token_id|_per_|eos_token|pad_token)", re.IGNORECASE)
+
+
+def open_folder(asked: str | None, model: str, data: str, *, root: Path = Path("outputs")) -> Path:
+    """Return the run's folder, made and proven writable before anything heavy is loaded.
+
+    Without `output_dir` it is `outputs/<model>-<data>/<date>-<time>`, with `-2`, `-3`, ... when two runs start in
+    one second: creating the folder is what claims the name, so two processes cannot get the same.
+
+    Raises:
+        OutputError: the folder cannot be made or written to.
+    """
+    try:
+        if asked is not None:
+            folder = Path(asked).expanduser().absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = _claim((root / f"{_slug(model)}-{_slug(data)}").absolute())
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"rmx")
+    except OSError as error:
+        place = asked or str(root)
+        raise OutputError(
+            f"output_dir: {place!r} cannot be written to ({error.strerror or error}); "
+            "choose another folder with output_dir=<folder>, or free space"
+        ) from error
+    return folder
+
+
+def _claim(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    number = 1
+    while True:
+        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def _slug(name: str) -> str:
+    """Make a name safe as one folder name.
+
+    >>> _slug("org/My model:v1")
+    'org_My_model_v1'
+    """
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", name).strip("._")[:80] or "unnamed"
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write lines to a temporary file beside `path` and rename it over, after it reached the disk."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                for line in lines:
+                    file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp makes it private
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free space and run again") from error
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON that is valid everywhere: NaN and infinity become null."""
+    return write_lines(path, [json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False)])
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def write_results(folder: Path, phase: str, metrics: Mapping[str, float]) -> None:
+    """Write `<phase>_results.json` and merge it into `all_results.json` (LLaMA-Factory's names)."""
+    write_json(folder / f"{phase}_results.json", dict(sorted(metrics.items())))
+    merged_path = folder / "all_results.json"
+    merged = json.loads(merged_path.read_text(encoding="utf-8")) if merged_path.exists() else {}
+    write_json(merged_path, dict(sorted({**merged, **metrics}.items())))
+
+
+def environment() -> dict[str, Any]:
+    """Return what the run ran on: versions, machine, git commit and the command line, without secrets."""
+    versions = {}
+    for name in SHOWN_VERSIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "command": redacted_command(sys.argv),
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "git_commit": _git_commit(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def redacted_command(argv: Iterable[str]) -> str:
+    """Join a command line, with the values of keys that look like secrets left out.
+
+    >>> redacted_command(["rmx", "seed=1", "+hub.token=abc", "data.max_tokens=99"])
+    'rmx seed=1 +hub.token=[redacted] data.max_tokens=99'
+    """
+    shown = []
+    for argument in argv:
+        key, equals, _ = argument.partition("=")
+        leaf = key.rsplit(".", 1)[-1]
+        secret = equals and SECRET_KEY.search(leaf) and not NOT_SECRET.search(leaf)
+        shown.append(f"{key}=[redacted]" if secret else argument)
+    text = " ".join(shown)
+    for name, value in os.environ.items():
+        if SECRET_KEY.search(name) and len(value) >= 8:
+            text = text.replace(value, "[redacted]")
+    return text
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True, cwd=Path.cwd()
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,129 @@
+"""THE one way a text becomes a reward: training's evaluation, predict, `rmx.load` and the tools all score here.
+
+    conversations ──template──▶ texts ──tokenizer──▶ ids ──engine──▶ one float32 reward each, in input order
+
+Nothing here imports a trainer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from rmx.engine import Engine
+from rmx.records import EncodedComparison, Message
+from rmx.tokens import encode_conversations
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rmx.templates import BoundTemplate
+
+__all__ = ["Scorer", "load"]
+
+log = logging.getLogger(__name__)
+
+Conversation = Sequence[Message]
+
+
+class Scorer:
+    """A reward model with its tokenizer, its template and its limits.
+
+    Args:
+        model: `<Arch>ForSequenceClassification` with one label, or a PEFT model around it.
+        template: how a conversation becomes text; its rendering ends at the scored token.
+        max_tokens: longest sequence; longer conversations lose the beginning of their prompt.
+        max_tokens_per_micro_batch: token positions computed at once (memory only).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: BoundTemplate,
+        *,
+        max_tokens: int = 2048,
+        engine: Engine | None = None,
+        encoding: Literal["auto", "shared", "separate"] = "auto",
+        precision: Literal["fp32", "bf16"] = "fp32",
+        max_tokens_per_micro_batch: int = 4096,
+    ) -> None:
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+        self.max_tokens, self.max_tokens_per_micro_batch = max_tokens, max_tokens_per_micro_batch
+        self.engine = engine or Engine(model, encoding=encoding, precision=precision)
+
+    def score(self, conversations: Sequence[Conversation]) -> list[float]:
+        """Return one reward per conversation, in input order.
+
+        Args:
+            conversations: each a list of {"role", "content"} messages ending with the response to judge.
+
+        Raises:
+            DataError: a conversation is empty or its messages have no role or content.
+        """
+        ids = encode_conversations(conversations, self.tokenizer, self.template, max_tokens=self.max_tokens)
+        single = [
+            EncodedComparison(id=str(i), source="score", prefix_ids=row[:-1], suffix_ids=(row[-1:],), pairs=())
+            for i, row in enumerate(ids)
+        ]
+        return [float(rewards[0]) for rewards in self.rewards(single)]
+
+    def rank(self, prompt: Conversation, responses: Sequence[str]) -> list[tuple[float, str]]:
+        """Return (reward, response), best first: best-of-n for one prompt."""
+        scores = self.score([[*prompt, {"role": "assistant", "content": response}] for response in responses])
+        return sorted(zip(scores, responses, strict=True), key=lambda pair: -pair[0])
+
+    def rewards(self, comparisons: Sequence[EncodedComparison]) -> list[np.ndarray]:
+        """Return the K float32 rewards of each comparison, in input order, without gradients.
+
+        Rows run longest first, so that the memory peak comes at once and padding (where a model needs it) is least.
+        """
+        order = sorted(range(len(comparisons)), key=lambda i: -comparisons[i].shared_tokens)
+        ordered = [comparisons[i] for i in order]
+        results: list[np.ndarray] = [np.empty(0, np.float32)] * len(comparisons)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():  # not inference_mode: models cache tensors (rope tables) that training needs again
+                for part in self.engine.plan(ordered, self.max_tokens_per_micro_batch):
+                    rows = [ordered[i] for i in part]
+                    flat = self.engine.rewards(self.engine.collate(rows)).float().cpu().numpy()
+                    sizes = np.cumsum([len(row.suffix_ids) for row in rows])[:-1]
+                    for i, scores in zip(part, np.split(flat, sizes), strict=True):
+                        results[order[i]] = scores
+        finally:
+            self.model.train(was_training)
+        return results
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    max_tokens_per_micro_batch: int = 4096,
+) -> Scorer:
+    """Load a finished run's `model/` folder (or the run folder itself) as a scorer.
+
+    The template, the length limit and the scored position come from the folder's reward_contract.json, so a
+    text gets the score here that it got in the run.
+
+    Raises:
+        ModelError: the folder holds no reward model, or its contract does not match its files.
+    """
+    from rmx.models import read_artefact
+
+    artefact = read_artefact(path, device=device)
+    return Scorer(
+        artefact.model,
+        artefact.tokenizer,
+        artefact.template,
+        max_tokens=artefact.max_tokens,
+        precision=precision,
+        max_tokens_per_micro_batch=max_tokens_per_micro_batch,
+    )

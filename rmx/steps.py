@@ -1,0 +1,138 @@
+"""The order in which training sees its comparisons: a pure function of (seed, epoch, step, ranks).
+
+One dataloader item is one optimizer step of one rank. All ranks compute the same plan from the same seed,
+so the number of pairs in the global step is known everywhere without communication, and a resumed run
+continues at any step without replaying anything.
+
+    epoch e ──permute(seed, e)──▶ steps of B × ranks comparisons ──longest first──▶ the least loaded rank
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rmx.records import Batch, EncodedComparison
+
+__all__ = ["Step", "StepDataset", "StepLoader", "StepSampler"]
+
+Key = tuple[int, int]  # (epoch, step within the epoch)
+
+
+@dataclass(slots=True)
+class Step:
+    """What one rank computes for one optimizer step."""
+
+    comparisons: list[EncodedComparison]
+    batches: list[Batch]  # the same comparisons as micro-batches
+    pair_weight: float  # sum of pair weights over the GLOBAL step, all ranks: the loss is divided by it
+    index: int  # epoch × steps per epoch + step: seeds the step's randomness
+    is_filler: bool = False  # this rank had nothing to do; its gradient counts zero
+
+
+class StepDataset(Dataset):
+    """Indexable by (epoch, step); an item is this rank's `Step`, collated and ready.
+
+    Args:
+        comparisons: the encoded training set.
+        per_rank: comparisons per rank and optimizer step.
+        collate: turns a step's comparisons into micro-batches.
+        shuffle: whether each epoch is a new permutation (else: the order given).
+    """
+
+    def __init__(
+        self,
+        comparisons: Sequence[EncodedComparison],
+        *,
+        per_rank: int,
+        collate: Callable[[Sequence[EncodedComparison]], list[Batch]],
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        self.comparisons = comparisons
+        self.collate = collate
+        self.seed, self.rank, self.ranks, self.shuffle = seed, rank, ranks, shuffle
+        self.per_step = per_rank * ranks
+        full, rest = divmod(len(comparisons), self.per_step)
+        self.steps_per_epoch = full + (1 if rest and not drop_last else 0)
+        self._epoch_order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def order(self, epoch: int) -> list[int]:
+        """Indices of the comparisons in the order in which `epoch` sees them."""
+        if not self.shuffle:
+            return list(range(len(self.comparisons)))
+        if self._epoch_order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._epoch_order = (epoch, torch.randperm(len(self.comparisons), generator=generator).tolist())
+        return self._epoch_order[1]
+
+    def share(self, indices: Sequence[int]) -> list[list[int]]:
+        """Split one global step over the ranks: longest first, each to the least loaded rank."""
+        if self.ranks == 1:
+            return [list(indices)]
+        shares: list[list[int]] = [[] for _ in range(self.ranks)]
+        load = [0] * self.ranks
+        for index in sorted(indices, key=lambda i: (-self.comparisons[i].shared_tokens, i)):
+            rank = min(range(self.ranks), key=lambda r: (load[r], r))
+            shares[rank].append(index)
+            load[rank] += self.comparisons[index].shared_tokens
+        return shares
+
+    def __getitem__(self, key: Key) -> Step:
+        epoch, step = key
+        indices = self.order(epoch)[step * self.per_step : (step + 1) * self.per_step]
+        weight = sum(pair.weight for i in indices for pair in self.comparisons[i].pairs)
+        mine = self.share(indices)[self.rank]
+        filler = not mine
+        comparisons = [self.comparisons[i] for i in (mine or indices[:1])]
+        return Step(comparisons, self.collate(comparisons), weight, epoch * self.steps_per_epoch + step, filler)
+
+
+class StepSampler(Sampler[list[Key]]):
+    """Yields the keys of one epoch, a list of one key at a time (the shape of a batch sampler)."""
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.steps_per_epoch):
+            yield [(self.epoch, step)]
+
+
+class StepLoader(DataLoader):
+    """A DataLoader over steps whose epoch can be set.
+
+    `accelerate.skip_first_batches` rebuilds it on resume as a plain DataLoader around the same sampler, which
+    transformers then reaches by itself.
+    """
+
+    def __init__(self, dataset: StepDataset, **options: Any) -> None:
+        self.steps = StepSampler(len(dataset))
+        super().__init__(dataset, batch_sampler=self.steps, collate_fn=only, **options)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is."""
+        self.steps.set_epoch(epoch)
+
+
+def only(items: list[Step]) -> Step:
+    """Collate function: the batch sampler yields one key at a time, so there is one item."""
+    return items[0]

@@ -1,0 +1,81 @@
+"""Training metrics as sums: exact for any batch size, any number of ranks and across a resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["SUMS", "Totals"]
+
+# What every step adds up over its pairs; the order is that of the vector read from the device.
+SUMS = (
+    "loss", "weight", "correct", "ties", "decided", "margin", "chosen", "rejected", "squares", "pairs", "tokens",
+)  # fmt: skip
+
+
+class Totals(TrainerCallback, ExportableState):
+    """Sums since the last log (the window) and since step 0 (the run); both travel with the checkpoint."""
+
+    def __init__(self, window: Sequence[float] | None = None, run: Sequence[float] | None = None) -> None:
+        self.window = list(window or [0.0] * len(SUMS))
+        self.run = list(run or [0.0] * len(SUMS))
+
+    def state(self) -> dict[str, Any]:
+        """Return what transformers stores in trainer_state.json and restores on resume."""
+        return {"args": {}, "attributes": {"window": list(self.window), "run": list(self.run)}}
+
+    def add(self, sums: Sequence[float]) -> None:
+        """Add one step's sums (this rank's share)."""
+        self.window = [a + b for a, b in zip(self.window, sums, strict=True)]
+        self.run = [a + b for a, b in zip(self.run, sums, strict=True)]
+
+    def close_window(self, seconds: float, accelerator: Accelerator) -> dict[str, float]:
+        """Return the window's metrics over all ranks (one all-reduce) and start a new window."""
+        sums = self.window
+        self.window = [0.0] * len(SUMS)
+        if accelerator.num_processes > 1:
+            vector = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
+            sums = accelerator.reduce(vector, reduction="sum").tolist()
+        metrics = means(sums)
+        metrics["pairs_per_second"] = metrics["pairs"] / seconds if seconds > 0 else math.nan
+        metrics["tokens_per_second"] = sums[SUMS.index("tokens")] / seconds if seconds > 0 else math.nan
+        return metrics
+
+    def mean_loss(self, accelerator: Accelerator) -> float:
+        """Return the loss over all pairs that this run has trained on so far, in nats, over all ranks."""
+        vector = torch.tensor(self.run, dtype=torch.float64, device=accelerator.device)
+        loss, weight, *_ = accelerator.reduce(vector, reduction="sum").tolist()
+        return loss / weight if weight else math.nan
+
+
+def means(sums: Sequence[float]) -> dict[str, float]:
+    """Turn sums over pairs into metrics.
+
+    >>> two = dict(loss=1.0, weight=2, correct=1, ties=0, decided=2, margin=1.0, chosen=1.0, rejected=0.0,
+    ...            squares=1.0, pairs=2, tokens=40)
+    >>> m = means([two[name] for name in SUMS])
+    >>> m["loss"], m["accuracy"], m["margin"], round(m["reward_std"], 4)
+    (0.5, 0.5, 0.5, 0.433)
+    """
+    s = dict(zip(SUMS, sums, strict=True))
+    pairs = s["pairs"] or math.nan
+    mean_reward = (s["chosen"] + s["rejected"]) / (2 * pairs)
+    return {
+        "loss": s["loss"] / s["weight"] if s["weight"] else math.nan,
+        "accuracy": s["correct"] / s["decided"] if s["decided"] else math.nan,
+        "tie_rate": s["ties"] / s["decided"] if s["decided"] else math.nan,
+        "margin": s["margin"] / pairs,
+        "chosen_reward": s["chosen"] / pairs,
+        "rejected_reward": s["rejected"] / pairs,
+        "reward_std": math.sqrt(max(s["squares"] / (2 * pairs) - mean_reward**2, 0.0)),
+        "pairs": s["pairs"],
+        "tokens": s["tokens"],
+    }

@@ -1,0 +1,257 @@
+"""Where the numbers go: metrics.jsonl always, and any experiment tracker beside it.
+
+metrics.jsonl is the one source of numbers: plots, reports, sweeps and trackers show what it holds.
+A tracker is never an obstacle: without a key or a network wandb falls back to an offline run, and a tracker
+that fails later is dropped with one warning while training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rmx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+__all__ = ["HfTracker", "JsonlTracker", "Recorder", "Tracker", "WandbTracker", "make_trackers"]
+
+log = logging.getLogger(__name__)
+
+WANDB_TIMEOUT_SECONDS = 8  # for reaching the server, before the run goes offline
+
+
+class Tracker(Protocol):
+    """Something that receives numbers while a run goes on."""
+
+    name: str
+
+    def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
+        """Take values such as {"train/loss": 0.6} at an optimizer step."""
+
+    def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
+        """Take the run's final numbers and its plots."""
+
+    def close(self, exit_code: int) -> None:
+        """Finish; nothing comes after."""
+
+
+class JsonlTracker:
+    """Appends one JSON object per log to a file; NaN and infinity become null, so that every line is valid JSON."""
+
+    name = "jsonl"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path.open("a", encoding="utf-8", buffering=1)
+
+    def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
+        """Append a line: step, epoch, unix time, phase and the values."""
+        phase = next(iter(values)).split("/")[0] if values else "train"
+        row: dict[str, Any] = {"step": step, "epoch": epoch, "time": round(time.time(), 3), "phase": phase}
+        row |= {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self.file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
+        """Do nothing: the summary has files of its own."""
+
+    def close(self, exit_code: int) -> None:
+        """Flush to the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+
+class WandbTracker:
+    """A Weights & Biases run: online where there is a key and a network, offline otherwise."""
+
+    name = "wandb"
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        project: str,
+        run_name: str,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        import wandb
+
+        options: dict[str, Any] = {
+            "project": project,
+            "name": run_name,
+            "group": group,
+            "tags": list(tags),
+            "dir": str(folder),
+            "config": dict(config or {}),
+            "id": run_id,
+            "resume": "allow" if run_id else None,
+        }
+        quiet = wandb.Settings(
+            silent=True, console="off", init_timeout=WANDB_TIMEOUT_SECONDS, login_timeout=WANDB_TIMEOUT_SECONDS
+        )
+        self.offline_because = "" if wandb_has_key() else "no API key"
+        asked = os.environ.get("WANDB_MODE")
+        if asked in ("offline", "disabled"):
+            self.offline_because = f"WANDB_MODE={asked}"
+        if self.offline_because:
+            self.run = wandb.init(**options, mode=asked if asked == "disabled" else "offline", settings=quiet)
+        else:
+            try:
+                self.run = wandb.init(**options, settings=quiet)
+            except (wandb.errors.Error, OSError, TimeoutError) as error:
+                self.offline_because = f"{type(error).__name__}: the server did not answer"
+                wandb.teardown()
+                self.run = wandb.init(**options, mode="offline", settings=quiet)
+        self.id = self.run.id
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
+        """Log the values with the optimizer step as their x axis."""
+        self.run.log({**values, "step": step, **({} if epoch is None else {"epoch": epoch})})
+
+    def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
+        """Write the run's summary and upload the plots as images."""
+        import wandb
+
+        self.run.summary.update(dict(values))
+        if plots:
+            self.run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
+
+    def close(self, exit_code: int) -> None:
+        """Finish the run, so that the next job of a multirun does not log into it."""
+        self.run.finish(exit_code=exit_code, quiet=True)
+
+
+def wandb_has_key() -> bool:
+    """Whether wandb finds an API key without asking a person for it; nothing is verified over the network."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    try:
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error:  # a malformed key
+        return False
+
+
+class HfTracker:
+    """Any other tracker that transformers knows (tensorboard, trackio, mlflow, comet_ml, ...)."""
+
+    def __init__(self, name: str, args: TrainingArguments) -> None:
+        from transformers import TrainerControl, TrainerState
+        from transformers.integrations import get_reporting_integration_callbacks
+
+        self.name = name
+        try:
+            (callback_class,) = get_reporting_integration_callbacks([name])
+            self.callback = callback_class()
+        except (ValueError, RuntimeError, ImportError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConfigError(
+                f"trackers: {name!r} cannot be used ({reason}); install it (pip install {name}) or choose from "
+                "wandb, tensorboard, trackio, mlflow, comet_ml, clearml, neptune, swanlab"
+            ) from error
+        self.args, self.state, self.control = args, TrainerState(), TrainerControl()
+        self.state.is_world_process_zero = self.state.is_local_process_zero = True
+        self.callback.on_train_begin(args, self.state, self.control, model=None)
+
+    def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
+        """Hand the values over under the names from which transformers makes train/* and eval/*."""
+        self.state.global_step, self.state.epoch = step, epoch
+        logs = {key.removeprefix("train/").replace("eval/", "eval_"): value for key, value in values.items()}
+        self.callback.on_log(self.args, self.state, self.control, logs=logs, model=None)
+
+    def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
+        """Do nothing: these trackers have no common notion of a summary."""
+
+    def close(self, exit_code: int) -> None:
+        """Close the tracker's run."""
+        self.callback.on_train_end(self.args, self.state, self.control)
+
+
+class Recorder:
+    """Hands every number to all trackers; only the first rank has trackers.
+
+    Values come without prefix (`loss`) and leave with the name of what they belong to (`train/loss`).
+    """
+
+    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
+        self.trackers = list(trackers)
+
+    def log(self, step: int, epoch: float | None, name: str, values: Mapping[str, float]) -> None:
+        """Log `values` of `name` ("train", "eval", "eval_<set>", "predict") at an optimizer step."""
+        prefixed = {f"{name}/{key}": float(value) for key, value in values.items()}
+        self._each("log", step, epoch, prefixed)
+
+    def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
+        """Hand over the final numbers and plots."""
+        self._each("summary", values, plots)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Close all trackers, each even if another fails."""
+        self._each("close", exit_code)
+        self.trackers = []
+
+    def _each(self, verb: str, *args: Any) -> None:
+        for tracker in list(self.trackers):
+            try:
+                getattr(tracker, verb)(*args)
+            except OSError:
+                if isinstance(tracker, JsonlTracker):
+                    raise  # a full disk: the run's own record comes first
+                self._drop(tracker, verb)
+            except Exception:  # noqa: BLE001 - a foreign tracker may raise anything and must not end the run
+                if isinstance(tracker, JsonlTracker):
+                    raise
+                self._drop(tracker, verb)
+
+    def _drop(self, tracker: Tracker, verb: str) -> None:
+        self.trackers.remove(tracker)
+        log.warning("Tracker %s failed in %s and is off for the rest of the run", tracker.name, verb, exc_info=True)
+
+
+def make_trackers(
+    names: Sequence[str],
+    folder: Path,
+    *,
+    args: TrainingArguments,
+    project: str,
+    group: str | None,
+    tags: Sequence[str],
+    config: Mapping[str, Any],
+    run_id: str | None = None,
+) -> list[Tracker]:
+    """Return metrics.jsonl's tracker and those named, ready to log; call on the first rank only."""
+    trackers: list[Tracker] = [JsonlTracker(folder / "metrics.jsonl")]
+    for name in names:
+        if name == "wandb":
+            wandb_run = WandbTracker(
+                folder,
+                project=project,
+                run_name=folder.name,
+                group=group,
+                tags=tags,
+                config=config,
+                run_id=run_id,
+            )
+            if wandb_run.offline_because:
+                log.info(
+                    "wandb: offline (%s); upload later with: wandb sync %s",
+                    wandb_run.offline_because,
+                    folder / "wandb" / "offline-run-*",
+                )
+            trackers.append(wandb_run)
+        else:
+            trackers.append(HfTracker(name, args))
+    return trackers
