@@ -1,0 +1,199 @@
+"""Adapters: which low-rank update is trained beside the head, and the check that the head is trained at all."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from rmx.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from peft import LoraConfig, PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+__all__ = ["Adapter", "attach", "check_trainable", "quiet_peft"]
+
+OWNED = {  # LoraConfig fields that rmx decides, and the key that does it where there is one
+    "r": "peft.r",
+    "lora_alpha": "peft.alpha",
+    "lora_dropout": "peft.dropout",
+    "target_modules": "peft.target_modules",
+    "use_rslora": "peft=rslora",
+    "use_dora": "peft=dora",
+    "task_type": None,
+    "modules_to_save": None,
+    "exclude_modules": None,
+    "inference_mode": None,
+    "base_model_name_or_path": None,
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA on every linear layer of the backbone; the head is trained in full and saved with it.
+
+    Attributes:
+        kind: "lora" (Hu et al. 2021), "rslora" (scale alpha/sqrt(r), Kalajdzievski 2023), "dora" (direction and
+            magnitude, Liu et al. 2024), "pissa" (starts from the principal singular vectors, Meng et al. 2024),
+            "qlora" (on a 4-bit base, Dettmers et al. 2023; needs CUDA).
+        r: Rank of the update.
+        alpha: The update is scaled by alpha / r.
+        dropout: On the adapter's input, in training.
+        target_modules: "auto" for all linear layers of the backbone, or name endings such as [q_proj, v_proj].
+        merge: Also write the model with the adapter merged in, to model-merged/.
+        extra: Other arguments of peft.LoraConfig by name, e.g. {bias: lora_only}.
+
+    >>> Adapter(r=8).alpha
+    32.0
+    >>> Adapter(r=0)
+    Traceback (most recent call last):
+    rmx.errors.ConfigError: peft.r: 0; give a rank of 1 or more
+    """
+
+    kind: Literal["lora", "rslora", "dora", "pissa", "qlora"] = "lora"
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "auto"
+    merge: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        kinds = ("lora", "rslora", "dora", "pissa", "qlora")
+        if self.kind not in kinds:
+            mistakes.append(f"peft.kind: {self.kind!r}; give one of {', '.join(kinds)}")
+        if self.r < 1:
+            mistakes.append(f"peft.r: {self.r}; give a rank of 1 or more")
+        if self.alpha <= 0:
+            mistakes.append(f"peft.alpha: {self.alpha}; give a number above 0")
+        if not 0 <= self.dropout < 1:
+            mistakes.append(f"peft.dropout: {self.dropout}; give a number from 0 to below 1")
+        if not self.target_modules:
+            mistakes.append('peft.target_modules: empty; give "auto" or name endings such as [q_proj, v_proj]')
+        for key in sorted(set(self.extra) & set(OWNED)):
+            instead = OWNED[key]
+            mistakes.append(f"peft.extra.{key}: rmx decides this" + (f"; use {instead}" if instead else "; drop it"))
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
+
+    def lora_config(self, model: PreTrainedModel) -> LoraConfig:
+        """The peft configuration for this model: SEQ_CLS, the head saved in full and never a target.
+
+        Raises:
+            ConfigError: `extra` holds a name that LoraConfig does not know, or `target_modules` fits no layer.
+        """
+        from peft import LoraConfig, TaskType
+
+        from rmx.models.head import head_parts
+
+        parts = head_parts(model)
+        arguments: dict[str, Any] = {
+            "use_rslora": self.kind == "rslora",
+            "use_dora": self.kind == "dora",
+            # 16 subspace iterations: seconds where a full SVD of an 8B model takes minutes (PiSSA, section 4.3)
+            "init_lora_weights": "pissa_niter_16" if self.kind == "pissa" else True,
+            **self.extra,
+        }
+        try:
+            return LoraConfig(
+                task_type=TaskType.SEQ_CLS,
+                r=self.r,
+                lora_alpha=self.alpha,  # type: ignore[arg-type]  # a float works, the annotation says int
+                lora_dropout=self.dropout,
+                target_modules=_targets(model, self.target_modules),
+                modules_to_save=parts,
+                # Without this, a list such as [dense] also wraps an encoder's pooler, which is already saved whole.
+                exclude_modules=r"(.*\.)?(" + "|".join(parts) + r")(\..*)?",
+                **arguments,
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"peft.extra: {error}; see peft.LoraConfig for the names") from None
+
+
+def _targets(model: PreTrainedModel, asked: str | list[str]) -> list[str]:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    from rmx.models.head import text_backbone
+
+    linear = [
+        name
+        for name, module in text_backbone(model).named_modules()
+        if isinstance(module, nn.Linear | Conv1D) or type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+    ]
+    if asked == "auto":
+        return sorted({name.rsplit(".", 1)[-1] for name in linear})
+    endings = [asked] if isinstance(asked, str) else list(asked)
+    names = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    for ending in endings:
+        if not any(name == ending or name.endswith("." + ending) for name in linear):
+            raise ConfigError(f"peft.target_modules: {ending!r} fits no linear layer; this model has {', '.join(names)}")
+    return endings
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Silence peft 0.21's use of a property that transformers 5.23 renames; delete when peft has followed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+def attach(model: PreTrainedModel, adapter: Adapter) -> tuple[PeftModel, dict[str, torch.Tensor] | None]:
+    """Put a fresh adapter on the model; for PiSSA, also return the adapter that was taken out of the base."""
+    from peft import get_peft_model, get_peft_model_state_dict
+
+    try:
+        with quiet_peft():
+            wrapped = get_peft_model(model, adapter.lora_config(model))
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"peft: {error}") from None
+    if adapter.kind != "pissa":
+        return wrapped, None
+    state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    return wrapped, {name: value.clone() for name, value in state.items() if "lora_" in name}
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Fail before the first step where the head would not be trained, or trained and not saved.
+
+    Raises:
+        ModelError: The head is missing, frozen, a target of the adapter, or not among what the adapter saves.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from rmx.models.head import head_of, head_parts, unwrap
+
+    name, head = head_of(model)
+    inner = unwrap(model)
+    if any(isinstance(module, BaseTunerLayer) for module in head.modules()):
+        raise ModelError(f"the adapter targets the head {name}: its own weight would stay random and unsaved")
+    for adapter in _saved_parts(model):
+        for part in head_parts(model):
+            if part not in adapter:
+                raise ModelError(f"the adapter does not save {part}: a reload would score with random weights")
+    if not any(parameter.requires_grad for parameter in head.parameters()):
+        raise ModelError(f"the head {name} is frozen: the reward would stay random; nothing was trained")
+    linear_names = [key for key, parameter in inner.named_parameters() if parameter.requires_grad]
+    if not linear_names:
+        raise ModelError("nothing is trainable in this model")
+
+
+def _saved_parts(model: nn.Module) -> list[set[str]]:
+    from peft import PeftModel, TaskType
+
+    found = []
+    for module in model.modules():
+        if isinstance(module, PeftModel):
+            for config in module.peft_config.values():
+                if config.task_type != TaskType.SEQ_CLS:
+                    raise ModelError(f"the adapter's task_type is {config.task_type}: it must be SEQ_CLS for a head")
+                found.append(set(config.modules_to_save or ()))
+    return found

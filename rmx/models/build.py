@@ -1,0 +1,217 @@
+"""Building the model below any adapter: from code (tiny) or from a folder with config.json and safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    LlamaForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rmx.errors import ModelError
+from rmx.models.checkpoint import VALUE_HEAD, half_precision, tensors
+from rmx.models.head import find_head, head_parts, init_head, restore_head
+from rmx.models.resolve import Resolved, resolve, trust_remote_code
+from rmx.models.spec import RewardModelSource
+from rmx.models.tiny import TINY, tiny_config, tiny_tokenizer
+from rmx.models.tokenizer import check_vocabulary, choose_padding, load_tokenizer
+
+__all__ = ["Base", "Wish", "build_checkpoint", "build_tiny", "reward_config"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the weights below an adapter are asked for."""
+
+    source: RewardModelSource
+    master: bool  # all weights are trained: keep them in float32
+    quantization: Any  # BitsAndBytesConfig or None
+    seed: int
+    device: str | None
+
+
+@dataclass
+class Base:
+    """What lies below an adapter, as built."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    path: str
+    revision: str | None
+    folder: Path | None
+    head_was_kept: bool
+    changed: bool  # differs from what is at `path`
+    notes: list[str] = field(default_factory=list)
+
+
+def build_tiny(wish: Wish) -> Base:
+    """The embedded model: random weights that depend on the seed alone."""
+    source, config, tokenizer = wish.source, tiny_config(), tiny_tokenizer()
+    reward_config(config, tokenizer.pad_token_id, keep_dropout=source.dropout)
+    config._attn_implementation = _attention(source, config)
+    try:
+        model = LlamaForSequenceClassification(config)
+    except (ImportError, ValueError) as error:
+        raise ModelError(f"model.attn_implementation: {_first_line(error)}") from None
+    dtype = torch.float32 if source.dtype == "auto" else getattr(torch, source.dtype)
+    model.to(dtype)
+    config.dtype = dtype
+    init_head(model, "zero" if source.head_init == "zero" else "normal", wish.seed)
+    return Base(model, tokenizer, TINY, None, None, head_was_kept=False, changed=True)
+
+
+def build_checkpoint(place: Resolved, wish: Wish) -> Base:
+    """A base model or a finished reward model, with its head kept or drawn as `model.head_init` says."""
+    source = wish.source
+    config = _config(place)
+    tokenizer = _tokenizer(source, place)
+    padding = choose_padding(tokenizer)
+    notes = [padding.why] if padding.why else []
+    stored = tensors(place.folder)
+    head = find_head(place.folder, stored, config) if source.head_init == "keep" else None
+    if head is not None and head.outputs != 1:
+        raise ModelError(
+            f"model.path: the head of {place.path} has {head.outputs} outputs, a reward has one; "
+            "model.head_init=normal replaces it"
+        )
+    reward_config(config, padding.id, keep_dropout=source.dropout)
+    model, loaded = _from_pretrained(place, config, wish, _dtype(wish, half_precision(stored)), strict=head is not None)
+    _check_backbone(model, loaded, place.path)
+    changed = _fit_vocabulary(model, tokenizer, padding.id, place.path, notes)
+    if head is not None:
+        notes.extend(restore_head(model, head))
+        changed = changed or head.file.name == VALUE_HEAD
+    else:
+        init_head(model, "zero" if source.head_init == "zero" else "normal", wish.seed)
+    return Base(model, tokenizer, place.path, place.revision, place.folder, head is not None, changed, notes)
+
+
+def reward_config(config: PreTrainedConfig, pad_token_id: int, *, keep_dropout: bool = False) -> None:
+    """Make a config that of a reward model: one output called reward, read as a regression, known padding.
+
+    `problem_type` matters: without it, pipelines and vLLM put a sigmoid on the reward.
+    """
+    config.num_labels = 1
+    config.id2label = {0: "reward"}
+    config.label2id = {"reward": 0}
+    config.problem_type = "regression"
+    config.value_head_prefix = "score"  # the name OpenRLHF looks for
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        part.pad_token_id = pad_token_id
+        part.use_cache = False
+        if not keep_dropout:
+            for name, value in list(vars(part).items()):
+                if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                    setattr(part, name, 0.0)
+
+
+# --- Steps of build_checkpoint ---
+
+
+def _config(place: Resolved) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(place.folder, trust_remote_code=trust_remote_code())
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        hint = ""
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"model.path: {place.path} brings its own code, which is not run; if you have read and trust it, "
+                "repeat the command with --trust-remote-code"
+            ) from None
+        raise ModelError(f"model.path: the config of {place.path} cannot be used: {_first_line(error)}{hint}") from None
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not trust_remote_code():
+        raise ModelError(
+            f"model.path: {place.path} is a {config.model_type} model, for which transformers has no "
+            "...ForSequenceClassification class, so it cannot carry a scalar head; choose another base model"
+        )
+    return config
+
+
+def _tokenizer(source: RewardModelSource, place: Resolved) -> PreTrainedTokenizerBase:
+    if source.tokenizer_path is None:
+        return load_tokenizer(place.folder)
+    folder = Path(source.tokenizer_path).expanduser()
+    if not folder.is_dir():
+        folder = resolve(source.tokenizer_path, key="model.tokenizer_path", weights=False).folder
+    return load_tokenizer(folder, "model.tokenizer_path")
+
+
+def _dtype(wish: Wish, stored_half: str | None) -> torch.dtype:
+    if wish.source.dtype != "auto":
+        return getattr(torch, wish.source.dtype)
+    if wish.master or stored_half is None:
+        return torch.float32
+    if stored_half == "float16" and not torch.cuda.is_available():
+        return torch.float32  # half a CPU's kernels do not exist in float16
+    return getattr(torch, stored_half)
+
+
+def _attention(source: RewardModelSource, config: PreTrainedConfig) -> str:
+    asked = source.attn_implementation
+    if asked.startswith("flash") and not torch.cuda.is_available():
+        raise ModelError(f"model.attn_implementation: {asked} needs a CUDA device, and there is none; use sdpa")
+    if asked != "auto":
+        return asked
+    model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    return "sdpa" if model_class is None or model_class._supports_sdpa else "eager"
+
+
+def _from_pretrained(
+    place: Resolved, config: PreTrainedConfig, wish: Wish, dtype: torch.dtype, strict: bool
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    extra = {}
+    if wish.quantization is not None:
+        extra = {"quantization_config": wish.quantization, "device_map": {"": wish.device or "cuda"}}
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            place.folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=_attention(wish.source, config),
+            trust_remote_code=trust_remote_code(),
+            use_safetensors=True,
+            ignore_mismatched_sizes=not strict,
+            output_loading_info=True,
+            **extra,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise ModelError(f"model.path: {place.path} cannot be loaded: {type(error).__name__}: {_first_line(error)}") from None
+
+
+def _check_backbone(model: PreTrainedModel, loaded: dict[str, Any], path: str) -> None:
+    parts = tuple(f"{name}." for name in head_parts(model))
+    missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(parts))
+    wrong = sorted(str(entry[0]) for entry in loaded["mismatched_keys"] if not str(entry[0]).startswith(parts))
+    if missing or wrong:
+        what = f"{len(missing)} weights are missing" if missing else f"{len(wrong)} weights have another shape"
+        raise ModelError(
+            f"model.path: {path} does not fit its config: {what} ({', '.join((missing or wrong)[:3])}); "
+            "they would be random; the checkpoint is incomplete or of another architecture"
+        )
+
+
+def _fit_vocabulary(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pad: int, path: str, notes: list[str]
+) -> bool:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if pad == rows:  # a new padding token, and no spare row for it
+        model.resize_token_embeddings(rows + 1, mean_resizing=False)
+        with torch.no_grad():
+            model.get_input_embeddings().weight[pad].zero_()
+        notes.append(f"the embedding grew from {rows} to {rows + 1} rows for the new padding token")
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], path)
+    return pad == rows
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]

@@ -1,0 +1,194 @@
+"""Loading: a base, then an adapter where there is one, then what is trained. See `RewardModelSource.load`."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from rmx.errors import ConfigError, ModelError
+from rmx.models.adapters import Adapter, attach
+from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
+from rmx.models.head import backbone_of, head_of, head_parts, in_float32, text_backbone, unwrap
+from rmx.models.resolve import resolve
+from rmx.models.spec import LoadedModel, RewardModelSource
+from rmx.models.stored import base_of_adapter, is_reward_adapter, merge_foreign, open_adapter
+from rmx.models.tiny import TINY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["load"]
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    source: RewardModelSource, *, adapter: Adapter | None, trainable: bool, seed: int, device: str | None
+) -> LoadedModel:
+    """See `RewardModelSource.load`."""
+    if adapter is not None and trainable and source.freeze_layers:
+        raise ConfigError("model.freeze_layers: an adapter freezes all layers already; set it to 0 or use peft=none")
+    with _seeded(seed):
+        base, model, initial = _weights(source, adapter if trainable else None, trainable, seed, device)
+    if device is not None:
+        model = model.to(device)
+    _set_trainable(model, source, trainable)
+    for note in base.notes:
+        log.info("%s", note)
+    return _describe(source, adapter if trainable else None, base, model, initial)
+
+
+def _weights(
+    source: RewardModelSource, adapter: Adapter | None, trainable: bool, seed: int, device: str | None
+) -> tuple[Base, Any, dict[str, torch.Tensor] | None]:
+    place = None if source.embedded else resolve(source.path or TINY, source.revision)
+    stored = place is not None and (place.folder / "adapter_config.json").exists()
+    exact = adapter is not None and adapter.kind == "pissa"  # its base changes: half precision would round it
+    wish = Wish(
+        source,
+        master=trainable and (exact or (adapter is None and not stored)),
+        quantization=_quantization(source, adapter, trainable),
+        seed=seed,
+        device=device,
+    )
+    if place is None:
+        base = build_tiny(wish)
+    elif stored:
+        base = base_of_adapter(place, wish)
+    else:
+        base = build_checkpoint(place, wish)
+    if stored and place is not None and not is_reward_adapter(place.folder):
+        merge_foreign(base, place, wish)
+        stored = False
+    in_float32(base.model)
+    if stored and place is not None:
+        if adapter is not None:
+            raise ModelError(
+                f"model.path: {place.path} is an adapter already; peft=none continues to train it, and a second one "
+                "needs the merged model: `rmx export FOLDER --format merged OUT`"
+            )
+        return base, open_adapter(base, place, trainable), None
+    if adapter is not None:
+        return base, *attach(base.model, adapter)
+    return base, base.model, None
+
+
+def _quantization(source: RewardModelSource, adapter: Adapter | None, trainable: bool) -> Any:
+    bits = source.quantization or ("4bit" if adapter is not None and adapter.kind == "qlora" else None)
+    if bits is None:
+        return None
+    key = "model.quantization" if source.quantization else "peft=qlora"
+    if trainable and adapter is None:
+        raise ConfigError(f"{key}: {bits} weights cannot be trained themselves; train an adapter (peft=qlora)")
+    if not torch.cuda.is_available():
+        raise ModelError(f"{key}: {bits} weights need a CUDA device, and there is none; use peft=lora without it")
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(f"{key}: {bits} weights need bitsandbytes; pip install 'rmx[quantization]'")
+    skip = ["score", "classifier", "pooler", "head"]
+    if bits == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    compute = torch.bfloat16 if source.dtype in ("auto", "bfloat16") else getattr(torch, source.dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=skip,
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed before anything is drawn, and leave the caller's random state as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+# --- What is trained ---
+
+
+def _set_trainable(model: nn.Module, source: RewardModelSource, trainable: bool) -> None:
+    if not trainable:
+        model.requires_grad_(False)
+        model.eval()
+        return
+    backbone, text = backbone_of(model), text_backbone(model)
+    if text is not backbone:  # a vision tower gets no gradient from text
+        reads_text = {id(parameter) for parameter in text.parameters()}
+        for parameter in backbone.parameters():
+            if id(parameter) not in reads_text:
+                parameter.requires_grad_(False)
+    if source.freeze_layers:
+        _freeze(text, source.freeze_layers)
+    bias = dict(head_of(model).module.named_parameters())
+    for name, parameter in bias.items():
+        if name.rsplit(".", 1)[-1] == "bias":  # preferences give it no gradient: r + b ranks as r
+            parameter.requires_grad_(False)
+    model.train()
+
+
+def _freeze(backbone: nn.Module, layers: int) -> None:
+    """Freeze embeddings and the lowest layers; what stands after the layers (the final norm) stays trainable."""
+    if layers == -1:
+        backbone.requires_grad_(False)
+        return
+    stacks = [(name, stack) for name, stack in backbone.named_modules() if isinstance(stack, nn.ModuleList)]
+    if not stacks:
+        raise ModelError(f"model.freeze_layers: no list of layers was found in {type(backbone).__name__}")
+    name, stack = max(stacks, key=lambda entry: sum(p.numel() for p in entry[1].parameters()))
+    if layers > len(stack):
+        raise ConfigError(f"model.freeze_layers: {layers}; this model has {len(stack)} layers")
+    kept = tuple(f"{name}.{number}." for number in range(layers, len(stack)))
+    passed = False
+    for key, parameter in backbone.named_parameters():
+        inside = key.startswith(f"{name}.")
+        passed = passed or inside
+        if key.startswith(kept) or (passed and not inside):
+            continue
+        parameter.requires_grad_(False)
+
+
+# --- What is known of it ---
+
+
+def _describe(
+    source: RewardModelSource,
+    adapter: Adapter | None,
+    base: Base,
+    model: Any,
+    initial: dict[str, torch.Tensor] | None,
+) -> LoadedModel:
+    inner = unwrap(model)
+    config = inner.config.get_text_config()
+    parameters = list(model.parameters())
+    floating = [p.dtype for p in backbone_of(model).parameters() if p.is_floating_point()]
+    positions = getattr(config, "max_position_embeddings", None)
+    return LoadedModel(
+        model=model,
+        tokenizer=base.tokenizer,
+        source=source,
+        base_path=base.path,
+        revision=base.revision,
+        head_name=head_of(model).name,
+        head_was_kept=base.head_was_kept,
+        adapter=adapter,
+        base_changed=base.changed,
+        parameters=sum(p.numel() for p in parameters),
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        dtype=str(floating[0]).removeprefix("torch."),
+        attn_implementation=inner.config._attn_implementation,
+        max_positions=positions if isinstance(positions, int) and positions > 0 else None,
+        is_encoder=head_parts(model) != ["score"],
+        notes=base.notes,
+        folder=base.folder,
+        initial_adapter=initial,
+    )

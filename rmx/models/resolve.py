@@ -1,0 +1,126 @@
+"""From `model.path` to a local folder, and one clear message where that is not possible."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from rmx.errors import ModelError
+
+__all__ = ["Resolved", "resolve", "trust_remote_code"]
+
+# What a model is read from. No .bin, .pt, .ckpt or .pkl: unpickling runs code that the file chooses.
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+SLOW_HUB_SECONDS = 10
+
+
+class Resolved(NamedTuple):
+    """Local files of a model: the folder, the name to remember it by, and the commit of a hub id."""
+
+    folder: Path
+    path: str  # hub id, or the absolute folder
+    revision: str | None
+
+
+def trust_remote_code() -> bool:
+    """Whether code that a checkpoint brings may run: only after the command-line flag, which sets this variable."""
+    return os.environ.get("RMX_TRUST_REMOTE_CODE") == "1"
+
+
+def resolve(path: str, revision: str | None = None, key: str = "model.path", weights: bool = True) -> Resolved:
+    """Find a local folder, or download a hub id's safetensors, configs and tokenizer into the hub's cache.
+
+    Args:
+        key: The config key to name in messages.
+        weights: False when only a tokenizer is wanted.
+
+    Raises:
+        ModelError: There is no such folder or id, no permission, or no network; the message says which.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise ModelError(f"model.revision: {revision!r} has no meaning for the local folder {path}; drop it")
+        if weights:
+            _check_folder(folder, key)
+        return Resolved(folder.resolve(), str(folder.resolve()), None)
+    if folder.is_file():
+        raise ModelError(f"{key}: {path} is a file; give the folder that holds config.json and *.safetensors")
+    if not _is_hub_id(path):
+        raise ModelError(f"{key}: there is no folder {path} (working folder: {Path.cwd()})")
+    snapshot = _download(path, revision, key, weights)
+    if weights:
+        _check_folder(snapshot, key, shown=path)
+    return Resolved(snapshot, path, snapshot.name)
+
+
+def _is_hub_id(path: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if path.startswith((".", "/", "~")) or path.endswith("/") or "\\" in path:
+        return False
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _download(path: str, revision: str | None, key: str, weights: bool) -> Path:
+    from huggingface_hub import constants, errors, snapshot_download
+
+    command = f"hf download {path}"
+    local = f"or set {key} to a local folder"
+    try:
+        return Path(
+            snapshot_download(
+                path,
+                revision=revision,
+                allow_patterns=PATTERNS if weights else [name for name in PATTERNS if name != "*.safetensors"],
+                etag_timeout=SLOW_HUB_SECONDS,
+            )
+        )
+    except errors.GatedRepoError:
+        why = (
+            f"is gated: accept its licence at https://huggingface.co/{path}, then log in with `hf auth login` "
+            f"(or set HF_TOKEN), {local}"
+        )
+    except errors.RevisionNotFoundError:
+        why = f"has no revision {revision!r}; check model.revision"
+    except errors.RepositoryNotFoundError:
+        why = (
+            f"is neither a folder here (working folder: {Path.cwd()}) nor a public model on the hub; check the "
+            f"spelling, and log in with `hf auth login` where the model is private, {local}"
+        )
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        if constants.HF_HUB_OFFLINE:
+            why = f"is not in the local cache and HF_HUB_OFFLINE is set; unset it, run `{command}` first, {local}"
+        else:
+            why = (
+                f"is not in the local cache and the hub cannot be reached; run `{command}` where there is a "
+                f"network, {local}, or use model=tiny, which needs none"
+            )
+    except (errors.HfHubHTTPError, OSError) as error:
+        why = f"cannot be downloaded: {type(error).__name__}: {_first_line(error)}; try again, {local}"
+    raise ModelError(f"{key}: {path} {why}") from None
+
+
+def _check_folder(folder: Path, key: str, shown: str | None = None) -> None:
+    names = {entry.name for entry in folder.iterdir()}
+    shown = shown or str(folder)
+    if not names & {"config.json", "adapter_config.json"}:
+        hint = "; its model/ is one" if (folder / "model" / "config.json").exists() else ""
+        hint = "; its model/ is one" if (folder / "model" / "adapter_config.json").exists() else hint
+        raise ModelError(f"{key}: {shown} is no model folder: it has neither config.json nor adapter_config.json{hint}")
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")))
+        found = f" (only {', '.join(pickles[:3])})" if pickles else ""
+        raise ModelError(
+            f"{key}: {shown} has no *.safetensors{found}; pickled weights are not loaded, because opening them "
+            "runs code: convert the model with save_pretrained, or choose a revision with safetensors"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]

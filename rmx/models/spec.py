@@ -1,0 +1,145 @@
+"""What `model=` says: which checkpoint, in which precision, with which head. Cheap to build; `load` does the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from rmx.errors import ConfigError
+from rmx.models.tiny import TINY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rmx.models.adapters import Adapter
+
+__all__ = ["LoadedModel", "RewardModelSource"]
+
+
+@dataclass(frozen=True)
+class RewardModelSource:
+    """Where a reward model starts from: a base model, a finished reward model, or the embedded tiny one.
+
+    Building one touches neither disk nor network; `load` does.
+
+    Attributes:
+        name: Short name, used in folder names and reports.
+        path: Local folder or hub id; None or "tiny" is the embedded model.
+        dtype: Precision of the backbone's weights. "auto": float32 when all weights are trained (they are the
+            optimiser's master copy; `trainer.bf16` autocasts the computation), else what the checkpoint is
+            stored in. The head is float32 always: a bfloat16 reward near 20 moves in steps of 0.125.
+        attn_implementation: Attention kernel; "auto" is sdpa where the architecture has it, else eager. Always
+            passed on explicitly, so that no checkpoint's config can choose code to run (CVE-2026-4372).
+        quantization: bitsandbytes weights of the frozen base under an adapter; needs CUDA.
+        revision: Branch, tag or commit of a hub id.
+        head_init: "keep" keeps the head of a checkpoint that is a reward model already, and draws a normal one
+            for a checkpoint without; "normal" always draws N(0, 1/(H+1)), variance as in OpenRLHF; "zero"
+            starts every reward at 0.
+        freeze_layers: Number of lowest transformer layers kept frozen, the embeddings with them; -1 trains the
+            head alone.
+        dropout: False sets the base model's own dropout to 0 (an adapter's dropout is its own).
+        tokenizer_path: Local folder or hub id of another tokenizer.
+
+    >>> RewardModelSource(name="tiny").embedded
+    True
+    >>> RewardModelSource(name="x", path="org/x", freeze_layers=-2)
+    Traceback (most recent call last):
+    rmx.errors.ConfigError: model.freeze_layers: -2; give 0 (train all layers), N (freeze the lowest N) or -1 (head only)
+    """
+
+    name: str
+    path: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    quantization: Literal["8bit", "4bit"] | None = None
+    revision: str | None = None
+    head_init: Literal["keep", "normal", "zero"] = "keep"
+    freeze_layers: int = 0
+    dropout: bool = False
+    tokenizer_path: str | None = None
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if self.path is not None and not self.path.strip():
+            mistakes.append("model.path: empty; give a local folder, a hub id, or null for the embedded model")
+        if self.freeze_layers < -1:
+            mistakes.append(
+                f"model.freeze_layers: {self.freeze_layers}; give 0 (train all layers), N (freeze the lowest N) "
+                "or -1 (head only)"
+            )
+        allowed: dict[str, tuple[str | None, ...]] = {
+            "dtype": ("auto", "float32", "bfloat16", "float16"),
+            "attn_implementation": ("auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"),
+            "quantization": (None, "8bit", "4bit"),
+            "head_init": ("keep", "normal", "zero"),
+        }
+        for key, values in allowed.items():
+            if (value := self.__dict__[key]) not in values:
+                options = ", ".join("null" if option is None else option for option in values)
+                mistakes.append(f"model.{key}: {value!r}; give one of {options}")
+        if self.embedded and (self.quantization or self.revision or self.tokenizer_path):
+            mistakes.append("model.path: the embedded tiny model has no revision, quantization or other tokenizer")
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is the model that rmx carries in its code."""
+        return self.path is None or self.path == TINY
+
+    def load(
+        self,
+        *,
+        adapter: Adapter | None = None,
+        trainable: bool = True,
+        seed: int = 0,
+        device: str | None = None,
+    ) -> LoadedModel:
+        """Load weights and tokenizer, and put the scalar head (and the adapter) in place.
+
+        Args:
+            adapter: Train this adapter and the head instead of all weights.
+            trainable: False for evaluation: nothing requires a gradient, weights stay as they are stored.
+            seed: Seeds the head, the adapter and the embedded model: the same seed gives the same weights.
+            device: Where to, e.g. "cuda:0"; None leaves the model on the CPU (the trainer moves it).
+
+        Raises:
+            ModelError: It cannot be found, reached or used; the message says which and what to do.
+        """
+        from rmx.models.load import load
+
+        return load(self, adapter=adapter, trainable=trainable, seed=seed, device=device)
+
+
+@dataclass
+class LoadedModel:
+    """A reward model in memory with its tokenizer and what is to be known of where it came from."""
+
+    model: PreTrainedModel  # <Arch>ForSequenceClassification with one label, or a PeftModel around it
+    tokenizer: PreTrainedTokenizerBase  # pad token set, and not the end token
+    source: RewardModelSource
+    base_path: str  # hub id or absolute folder of the weights below the adapter; "tiny" for the embedded model
+    revision: str | None  # commit of the hub id
+    head_name: str  # "score"; "classifier" in encoders
+    head_was_kept: bool  # the checkpoint brought its head
+    adapter: Adapter | None
+    base_changed: bool  # the weights below the adapter are at no base_path: they go into the artefact as well
+    parameters: int
+    trainable_parameters: int
+    dtype: str  # of the backbone
+    attn_implementation: str
+    max_positions: int | None  # longest sequence the model knows positions for; None without a limit
+    is_encoder: bool  # reads in both directions and scores with its own pooling
+    notes: list[str] = field(default_factory=list)  # one sentence for each thing that loading decided
+    folder: Path | None = None  # the local files it was read from
+    initial_adapter: dict[str, torch.Tensor] | None = None  # PiSSA: the adapter that was taken out of the base
+
+    @property
+    def head(self) -> torch.nn.Module:
+        """The scalar head: hidden state [..., H] to reward [..., 1]."""
+        from rmx.models.head import head_of
+
+        return head_of(self.model).module

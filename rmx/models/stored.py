@@ -1,0 +1,92 @@
+"""Adapters on disk: ours and peft's (a head among the saved modules), and language-model adapters with a side head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import ModelError
+from rmx.models.adapters import quiet_peft
+from rmx.models.build import Base, Wish, build_checkpoint, reward_config
+from rmx.models.checkpoint import VALUE_HEAD, read_json, tensors
+from rmx.models.head import find_head, head_parts, restore_head
+from rmx.models.resolve import Resolved, resolve
+from rmx.models.tokenizer import choose_padding, load_tokenizer
+
+__all__ = ["base_of_adapter", "is_reward_adapter", "merge_foreign", "open_adapter"]
+
+BASE = "base"  # folder inside an artefact for a base that is nowhere else
+
+
+def is_reward_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter that carries a trained head."""
+    return read_json(folder / "adapter_config.json").get("task_type") == "SEQ_CLS"
+
+
+def base_of_adapter(place: Resolved, wish: Wish) -> Base:
+    """Build what a stored adapter stands on: inside the artefact, or where adapter_config.json says.
+
+    Raises:
+        ModelError: The adapter names no base, or the base cannot be found.
+    """
+    settings = read_json(place.folder / "adapter_config.json")
+    inside = place.folder / BASE
+    if (inside / "config.json").exists():
+        below = Resolved(inside, str(inside), None)
+    else:
+        named = settings.get("base_model_name_or_path")
+        if not isinstance(named, str) or not named:
+            raise ModelError(f"model.path: {place.path} is an adapter that does not name its base model")
+        below = resolve(named, settings.get("revision"), key=f"the base model of {place.path}")
+    base = build_checkpoint(below, wish)
+    if (place.folder / "tokenizer_config.json").exists() and wish.source.tokenizer_path is None:
+        base.tokenizer = load_tokenizer(place.folder)
+        reward_config(base.model.config, choose_padding(base.tokenizer).id, keep_dropout=wish.source.dropout)
+    return base
+
+
+def open_adapter(base: Base, place: Resolved, trainable: bool) -> Any:
+    """Put a stored reward adapter on its base, head included.
+
+    Raises:
+        ModelError: It does not fit the base, or it does not bring all of the head.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    stored = tensors(place.folder, "adapter_model")
+    for part in head_parts(base.model):
+        if not any(f".{part}." in name for name in stored):
+            raise ModelError(
+                f"model.path: the adapter {place.path} was saved without {part}: its head is lost, and any reload "
+                "scores with random weights; train it again"
+            )
+    try:
+        with quiet_peft():
+            model = PeftModel.from_pretrained(base.model, str(place.folder), is_trainable=trainable)
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
+        detail = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ModelError(f"model.path: the adapter {place.path} does not fit {base.path}: {detail}") from None
+    base.head_was_kept = True
+    base.notes.append(f"adapter {place.path} on {base.path}, with its head")
+    return model
+
+
+def merge_foreign(base: Base, place: Resolved, wish: Wish) -> None:
+    """Merge a language-model adapter into the base; take its head where LLaMA-Factory left one beside it."""
+    from peft import PeftModel
+
+    try:
+        with quiet_peft():
+            wrapped = PeftModel.from_pretrained(base.model, str(place.folder))
+        base.model = wrapped.merge_and_unload()
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError, AttributeError) as error:
+        detail = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ModelError(f"model.path: the adapter {place.path} cannot be merged into {base.path}: {detail}") from None
+    base.changed = True
+    base.notes.append(f"the language-model adapter {place.path} is merged into {base.path}")
+    if wish.source.head_init == "keep" and (place.folder / VALUE_HEAD).exists():
+        head = find_head(place.folder, {}, base.model.config)
+        if head is not None:
+            base.notes.extend(restore_head(base.model, head))
+            base.head_was_kept = True
