@@ -1,0 +1,132 @@
+"""Text to ids in batches, with control tokens that a row merely *spells* read as the letters they are.
+
+A chat template writes control tokens such as `<|im_end|>` into the text, and the tokenizer turns them into single
+ids. When a row's content contains the same letters, a plain tokenisation would turn those into control ids too: a
+response could end its own turn. Such rows (and only those) are rendered a second time with the spelled tokens marked,
+cut at the marks, and the marked pieces are tokenised as ordinary text. Every other row is one whole-string call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmx.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rmx.records import Message
+    from rmx.templates import BoundTemplate
+
+__all__ = ["Tokeniser"]
+
+# Private-use characters to mark with; a pair is taken that occurs nowhere in the row.
+_MARKS = [chr(point) for point in range(0xE000, 0xF8FF)]
+
+
+class Tokeniser:
+    """Turns rendered texts into id arrays, in order, on all cores.
+
+    Only *special* tokens count as control tokens: words such as `<think>` that models write themselves stay tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._special = sorted((token for token in special if token.strip()), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, self._special)) or "(?!)")
+        self._starts = "".join(sorted({token[0] for token in self._special}))
+
+    def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of whole texts without anything added; int32."""
+        if not texts:
+            return []
+        if self.tokenizer.is_fast:
+            backend = self.tokenizer.backend_tokenizer
+            with _bare(backend):
+                encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(row.ids, dtype=np.int32) for row in encoded]
+        rows = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [np.array(row, dtype=np.int32) for row in rows]
+
+    def spelled(self, value: Any) -> bool:
+        """Does a string anywhere in this message (or tool) contain the letters of a control token?"""
+        if isinstance(value, str):
+            return any(start in value for start in self._starts) and self._pattern.search(value) is not None
+        if isinstance(value, dict):
+            return any(self.spelled(item) for item in value.values())
+        if isinstance(value, (list, tuple)):
+            return any(self.spelled(item) for item in value)
+        return False
+
+    def ids_of_spelled(
+        self, template: BoundTemplate, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, text: str
+    ) -> np.ndarray:
+        """Ids of one conversation whose content spells control tokens; `text` is its plain rendering.
+
+        Raises:
+            DataError: the marked conversation does not render to the same text.
+        """
+        letters = set(text)
+        free = (mark for mark in _MARKS if mark not in letters)
+        opened, closed = next(free), next(free)
+        marked = template.render(
+            [self._mark(message, opened, closed) for message in messages],
+            [self._mark(tool, opened, closed) for tool in tools] if tools else None,
+        )
+        if marked.replace(opened, "").replace(closed, "") != text:
+            raise DataError("the text spells a control token in a place where the template reads it as a command")
+        split = re.compile(f"{opened}({self._pattern.pattern}){closed}|[{opened}{closed}]")
+        pieces = split.split(marked)  # text, spelled token (or None for a lone mark), text, ...
+        rows = [self._piece(piece, first=i == 0, spelled=i % 2 == 1) for i, piece in enumerate(pieces) if piece]
+        return np.concatenate(rows).astype(np.int32)
+
+    def _mark(self, value: Any, opened: str, closed: str) -> Any:
+        if isinstance(value, str):
+            return self._pattern.sub(lambda found: f"{opened}{found.group()}{closed}", value)
+        if isinstance(value, dict):
+            return {key: item if key == "role" else self._mark(item, opened, closed) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._mark(item, opened, closed) for item in value]
+        return value
+
+    def _piece(self, piece: str, *, first: bool, spelled: bool) -> np.ndarray:
+        """A part of a text; behind a newline, because SentencePiece puts a space before what begins a text."""
+        if not first:
+            newline = self._plain("\n", spelled=False)
+            row = self._plain("\n" + piece, spelled=spelled)
+            if len(row) > len(newline) and np.array_equal(row[: len(newline)], newline):
+                return self._without_control(row[len(newline) :], piece, spelled=spelled)
+        return self._without_control(self._plain(piece, spelled=spelled), piece, spelled=spelled)
+
+    def _plain(self, text: str, *, spelled: bool) -> np.ndarray:
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=spelled)
+        return np.array(encoded["input_ids"], dtype=np.int32)
+
+    def _without_control(self, row: np.ndarray, piece: str, *, spelled: bool) -> np.ndarray:
+        """Some vocabularies hold the letters of a control token as an ordinary piece with the same id: split those."""
+        if spelled and self.tokenizer.convert_tokens_to_ids(piece) in row:
+            return np.concatenate([self._plain(letter, spelled=True) for letter in (piece[0], piece[1:])])
+        return row
+
+
+@contextmanager
+def _bare(backend: Any) -> Iterator[None]:
+    """Without the padding, truncation and splitting that an earlier call may have left switched on."""
+    padding, truncation, split = backend.padding, backend.truncation, backend.encode_special_tokens
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = False
+    try:
+        yield
+    finally:
+        backend.encode_special_tokens = split
+        if padding is not None:
+            backend.enable_padding(**padding)
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
