@@ -1,0 +1,13 @@
+"""Preference data: any file → `Comparison`s, with every row accounted for.
+
+files ──readers──▶ rows ──formats──▶ comparisons ──split──▶ train + evaluation sets ──audit──▶ Audit
+"""
+
+from __future__ import annotations
+
+from rmx.data.accounting import REASONS, Accounting, Reject, SourceAccount, Splits
+from rmx.data.formats import FORMATS
+from rmx.data.spec import PreferenceData
+from rmx.data.synthetic import SyntheticData
+
+__all__ = ["FORMATS", "REASONS", "Accounting", "PreferenceData", "Reject", "SourceAccount", "Splits", "SyntheticData"]

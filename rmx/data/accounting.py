@@ -1,0 +1,211 @@
+"""Where every row went: kept, rejected for a reason, filtered, or left over. The numbers add up exactly.
+
+    read = kept + sum(rejected by reason) + sum(filtered by reason) + unused     per source
+    kept = train + sum(evals)                                           over the sets of that source
+
+Reasons are a fixed vocabulary (`REASONS`), so that counts can be compared between runs; the detail of one reject
+names a column or a turn number, never what the row says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import DataError, OutputError
+from rmx.records import Comparison
+
+__all__ = ["REASONS", "Accounting", "Reject", "RowFault", "SourceAccount", "Splits", "write_rejects"]
+
+REASONS: dict[str, str] = {
+    "broken JSON": "the line is not one complete JSON value",
+    "not UTF-8": "the line holds bytes that are no UTF-8 text",
+    "lone surrogate": "an escape such as \\ud800 stands for half a character",
+    "not an object": "the line is JSON, but no object with named columns",
+    "broken table row": "a CSV line has more cells than the header",
+    "unreadable file part": "the file breaks off or is damaged from this place on",
+    "missing column": "a column that the format needs is absent or null",
+    "wrong type": "a value has a type that the format does not know",
+    "empty response": "a response has no text",
+    "empty turn": "a message of the prompt has no text",
+    "identical responses": "the two sides say the same, so there is nothing to learn",
+    "prompts differ": "the two sides answer different prompts",
+    "unknown role": "a message's role has no meaning here",
+    "wrong order": "the turns are not system?, then user/assistant/tool, answered by the assistant",
+    "number not usable": "a margin, target, weight, score or rank is not a finite number in its range",
+    "no preference": "the row names no winner: a tie, equal scores, or a gap below the limit",
+    "unknown winner": "the winner column holds a value that names no side",
+    "too few responses": "fewer than two responses",
+    "nested too deep": "the JSON nests deeper than any message does",
+}
+
+
+class RowFault(Exception):
+    """One row cannot be used. `reason` is a key of `REASONS`; `detail` names a column, never its content."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One rejected row: its place and the reason."""
+
+    file: str
+    line: int
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row of rejects.jsonl."""
+        return {
+            "where": f"{self.file}:{self.line}",
+            "file": self.file,
+            "line": self.line,
+            "reason": self.reason,
+            "detail": self.detail,
+        }
+
+
+@dataclass(slots=True)
+class SourceAccount:
+    """The row counts of one source."""
+
+    files: list[str] = field(default_factory=list)
+    format: str = ""
+    detected: str = ""  # one sentence: what was recognised, and by which columns
+    read: int = 0  # rows, blank lines not counted
+    blank: int = 0
+    kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    filtered: Counter[str] = field(default_factory=Counter)  # good rows left out: by `where`, or "no preference"
+    unused: int = 0  # good rows beyond max_samples, a cap, or a fraction
+    train: int = 0
+    evals: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def bad(self) -> int:
+        """Rows rejected, over all reasons."""
+        return sum(self.rejected.values())
+
+    def adds_up(self) -> bool:
+        """Whether every row read is kept, rejected, filtered or unused, and every kept row stands in one set."""
+        rows = self.kept + self.bad + sum(self.filtered.values()) + self.unused
+        return self.read == rows and self.kept == self.train + sum(self.evals.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON."""
+        return {
+            "files": self.files,
+            "format": self.format,
+            "detected": self.detected,
+            "read": self.read,
+            "blank_lines": self.blank,
+            "kept": self.kept,
+            "rejected": dict(sorted(self.rejected.items())),
+            "filtered": dict(sorted(self.filtered.items())),
+            "unused": self.unused,
+            "train": self.train,
+            "evals": dict(self.evals),
+            "adds_up": self.adds_up(),
+        }
+
+
+@dataclass(slots=True)
+class Accounting:
+    """The row counts of all sources, and the rejected rows one by one."""
+
+    sources: dict[str, SourceAccount] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the reader decided and the user should know
+
+    def adds_up(self) -> bool:
+        """Whether every source adds up."""
+        return all(account.adds_up() for account in self.sources.values())
+
+    def merge(self, other: Accounting) -> None:
+        """Take in the sources of `other`; a source of the same name gets a numbered one."""
+        for name, account in other.sources.items():
+            unique, number = name, 2
+            while unique in self.sources:
+                unique, number = f"{name}-{number}", number + 1
+            self.sources[unique] = account
+        self.rejects.extend(other.rejects)
+        self.notes.extend(note for note in other.notes if note not in self.notes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON; the rejected rows themselves are in rejects.jsonl."""
+        return {
+            "sources": {name: account.as_dict() for name, account in self.sources.items()},
+            "rejects": len(self.rejects),
+            "notes": list(self.notes),
+            "adds_up": self.adds_up(),
+        }
+
+
+@dataclass(slots=True)
+class Splits:
+    """What a data spec reads: training comparisons, named evaluation sets, and where every row went."""
+
+    train: list[Comparison]
+    evals: dict[str, list[Comparison]]
+    accounting: Accounting
+
+
+def write_rejects(rejects: list[Reject], output_dir: Path | None) -> Path | None:
+    """Write rejects.jsonl (place and reason, never content), whole or not at all; None when there is nothing to do.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    if output_dir is None or not rejects:
+        return None
+    path = Path(output_dir) / "rejects.jsonl"
+    staged = path.with_name(f".rejects.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(reject.as_dict()) + "\n" for reject in rejects)
+        staged.replace(path)
+    except OSError as error:
+        raise OutputError(f"output_dir: cannot write {path} ({error.strerror}); choose another output_dir") from error
+    return path
+
+
+def judge(accounting: Accounting, on_bad_row: str, max_bad_fraction: float, rejects_file: Path | None) -> None:
+    """Raise when bad rows are not allowed or too many, or when a source has no good row at all.
+
+    Raises:
+        DataError: naming the count, the reasons, the first five places and what to do.
+    """
+    for name, account in accounting.sources.items():
+        allowed = 0.0 if on_bad_row == "error" else max_bad_fraction * account.read
+        if account.kept and account.bad <= allowed:
+            continue
+        rejects = [reject for reject in accounting.rejects if reject.file in account.files]
+        reasons = [f"{count} {reason}" for reason, count in account.rejected.most_common()]
+        left_out = [f"{count} left out: {reason}" for reason, count in account.filtered.most_common()]
+        lines = [f"data {name}: {account.kept} of {account.read} rows can be used: {', '.join(reasons + left_out)}"]
+        lines += [f"  {reject}" for reject in rejects[:5]]
+        if len(rejects) > 5:
+            listed = f"; all are in {rejects_file}" if rejects_file else ""
+            lines.append(f"  ... and {len(rejects) - 5} more{listed}")
+        if not account.kept:
+            lines.append(f"  Read as {account.detected}; if that is wrong, give data.format or data.columns")
+        elif on_bad_row == "error":
+            lines.append("  Repair the rows, or leave them out with data.on_bad_row=skip")
+        else:
+            lines.append(
+                f"  That is more than data.max_bad_fraction={max_bad_fraction:g} allows; "
+                f"read as {account.detected}: if that is wrong, give data.format or data.columns"
+            )
+        raise DataError("\n".join(lines))

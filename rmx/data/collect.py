@@ -1,0 +1,163 @@
+"""The loop over the rows of one source: read, filter, convert, and account for every one of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
+from rmx.data.filters import compile_where
+from rmx.data.formats import FORMATS, Format, detect, renamed
+from rmx.data.pairwise import Draft, RowOptions
+from rmx.data.readers import BLANK, find_files, is_local, read_rows
+from rmx.errors import DataError
+from rmx.records import Comparison
+
+if TYPE_CHECKING:
+    from rmx.data.spec import PreferenceData
+
+__all__ = ["collect", "make_ids_unique", "stream"]
+
+_SNIFF = 64  # rows that decide the format
+
+# file, what stands before the line number in an id, line, row, fault
+Located = tuple[str, str, int, dict[str, Any] | None, RowFault | None]
+
+
+def collect(spec: PreferenceData, accounting: Accounting) -> list[Comparison]:
+    """All good rows of a source, at most `max_samples` of them; `accounting` gets the source's counts.
+
+    Raises:
+        DataError: nothing to read, no known format, or not one good row.
+    """
+    account = SourceAccount()
+    accounting.sources[spec.source] = account
+    kept = list(stream(spec, account, accounting.rejects))
+    if spec.max_samples is not None and len(kept) > spec.max_samples:
+        chosen = sorted(random.Random(spec.seed).sample(range(len(kept)), spec.max_samples))
+        account.unused = len(kept) - len(chosen)
+        kept = [kept[i] for i in chosen]
+    account.kept = len(kept)
+    return kept
+
+
+def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) -> Iterator[Comparison]:
+    """Good rows one at a time, in file order, in memory that does not grow with the file.
+
+    `account` counts what is read and not used, `rejects` names the bad rows.
+
+    Raises:
+        DataError: nothing to read, or no known format.
+    """
+    rows = _located(spec, account)
+    head = list(islice(rows, _SNIFF))
+    entry = _format_of(spec, head, account, rejects)
+    keep = compile_where(spec.where) if spec.where else None
+    options = RowOptions(spec.ties, spec.min_gap, spec.margin_from_scores, spec.pair_weighting, spec.repeated_roles)
+    source, columns, convert = spec.source, spec.columns, entry.convert
+    for file, label, line, row, fault in chain(head, rows):
+        if fault is BLANK:
+            account.blank += 1
+            continue
+        account.read += 1
+        if row is not None:
+            try:
+                if columns:
+                    row = renamed(row, columns)
+                if keep is not None and not keep(row):
+                    account.filtered["where"] += 1
+                else:
+                    yield _comparison(row, convert(row, options), source, f"{label}:{line}", f"{file}:{line}")
+                continue
+            except RowFault as error:
+                fault = error
+        if fault is None:
+            continue
+        if fault.reason == "no preference":
+            account.filtered["no preference"] += 1
+        else:
+            account.rejected[fault.reason] += 1
+            rejects.append(Reject(file, line, fault.reason, fault.detail))
+
+
+def _located(spec: PreferenceData, account: SourceAccount) -> Iterator[Located]:
+    """Rows of all files (or of the hub dataset) of a spec, with their places."""
+    for path in spec.paths:
+        if not is_local(path):
+            from rmx.data import hub
+
+            account.files.append(path)
+            for line, row, fault in hub.read_hub(path, spec.config, spec.split, spec.revision):
+                yield path, spec.source, line, row, fault
+            continue
+        files = find_files(path)
+        several = len(spec.paths) + len(files) > 2
+        for file in files:
+            account.files.append(str(file))
+            label = f"{spec.source}/{file.name}" if several else spec.source
+            for line, row, fault in read_rows(file):
+                yield str(file), label, line, row, fault
+
+
+def _format_of(spec: PreferenceData, head: Sequence[Located], account: SourceAccount, rejects: list[Reject]) -> Format:
+    """The format given or detected; explains a file without a single usable row."""
+    rows = [renamed(row, spec.columns) if spec.columns else row for _, _, _, row, _ in head if row is not None]
+    if not rows:
+        files = ", ".join(account.files[:3])
+        faults = [Reject(file, line, fault.reason, fault.detail) for file, _, line, _, fault in head if fault]
+        faults = [reject for reject in faults if reject.reason != BLANK.reason]
+        if not faults:
+            raise DataError(f"data {spec.source}: {files} is empty: no row to read. Is data.path the right file?")
+        first = "\n".join(f"  {reject}" for reject in faults[:5])
+        raise DataError(
+            f"data {spec.source}: none of the first {len(faults)} rows of {files} can be read:\n{first}\n"
+            "  Is this a JSON lines file? Rename it to its kind (.csv, .parquet, ...) or repair it"
+        )
+    if spec.format == "auto":
+        entry, account.detected = detect(rows, spec.source)
+    else:
+        entry = FORMATS[spec.format]
+        account.detected = f"{entry.title} (data.format={entry.name})"
+        _check_columns(spec, entry, rows)
+    account.format = entry.name
+    return entry
+
+
+def _check_columns(spec: PreferenceData, entry: Format, rows: Sequence[Mapping[str, Any]]) -> None:
+    found = sorted({column for row in rows for column in row})
+    missing = [column for column in entry.columns if column not in found]
+    if missing:
+        raise DataError(
+            f"data {spec.source}: data.format={entry.name} needs the column {missing[0]}, and no row has it; "
+            f"columns found: {', '.join(found)}. Name it with data.columns={{{missing[0]}: ITS_NAME}}"
+        )
+
+
+def _comparison(row: Mapping[str, Any], draft: Draft, source: str, label: str, where: str) -> Comparison:
+    own = row.get("id")
+    return Comparison(
+        id=str(own) if isinstance(own, str | int) and own != "" else label,
+        source=source,
+        prompt=tuple(draft.prompt),
+        responses=tuple(map(tuple, draft.responses)),
+        pairs=draft.pairs,
+        tools=draft.tools,
+        where=where,
+    )
+
+
+def make_ids_unique(sets: Iterable[list[Comparison]]) -> None:
+    """Give every comparison an id of its own, in place: a repeated one gets `@file:line` behind it."""
+    seen: set[str] = set()
+    for rows in sets:
+        for i, comparison in enumerate(rows):
+            if comparison.id in seen:
+                rows[i] = comparison = replace(comparison, id=f"{comparison.id}@{comparison.where}")
+                number = 2
+                while comparison.id in seen:
+                    rows[i] = comparison = replace(comparison, id=f"{comparison.id}#{number}")
+                    number += 1
+            seen.add(comparison.id)

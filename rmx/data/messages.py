@@ -1,0 +1,172 @@
+"""Messages in any dialect → `{"role": ..., "content": ...}` with the roles that chat templates know.
+
+| dialect | a message |
+|---|---|
+| OpenAI, TRL | `{"role": "user", "content": "Hi"}` |
+| ShareGPT, LLaMA-Factory | `{"from": "human", "value": "Hi"}` |
+| HH-RLHF | `"\\n\\nHuman: Hi\\n\\nAssistant: Hello"`, the whole dialogue in one string |
+
+Roles are matched without regard to case: human, prompter, question → user; gpt, bot, model, ai, answer →
+assistant; observation, function_response, ipython → tool; developer → system; function_call → assistant with
+`tool_calls`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from rmx.data.accounting import RowFault
+from rmx.records import Message
+
+__all__ = ["ROLE_ALIASES", "check_prompt", "check_response", "dialogue_messages", "is_dialogue", "to_messages"]
+
+ROLE_ALIASES: dict[str, str] = {
+    **dict.fromkeys(("user", "human", "prompter", "question", "instruction", "customer"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "model", "ai", "answer", "chatgpt", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "observation", "function", "function_response", "function_output", "ipython"), "tool"),
+    "function_call": "function_call",
+}
+
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_TURN_ROLE = {"Human": "user", "Assistant": "assistant"}
+
+
+def is_dialogue(text: Any) -> bool:
+    r"""Whether `text` is a whole HH-RLHF dialogue.
+
+    >>> is_dialogue("\n\nHuman: Hi\n\nAssistant: Hello"), is_dialogue("Human: a species.")
+    (True, False)
+    """
+    if not isinstance(text, str):
+        return False
+    head = text.lstrip()
+    return head.startswith(("Human:", "Assistant:")) and "\n\nAssistant:" in text
+
+
+def dialogue_messages(text: str) -> list[Message]:
+    r"""Turns of an HH-RLHF dialogue; white space around a turn belongs to the markers and is dropped.
+
+    >>> dialogue_messages("\n\nHuman: Hi\n\nAssistant: Hello")
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
+
+    Raises:
+        RowFault: text stands before the first marker.
+    """
+    parts = _TURN.split(text)
+    if parts[0].strip():
+        raise RowFault("wrong type", "text before the first '\\n\\nHuman:'")
+    return [{"role": _TURN_ROLE[parts[i]], "content": parts[i + 1].strip()} for i in range(1, len(parts), 2)]
+
+
+def to_messages(value: Any, column: str) -> list[Message]:
+    """A list of messages in any dialect, in order, with roles and contents in one shape.
+
+    >>> to_messages([{"from": "human", "value": "Hi"}], "conversations")
+    [{'role': 'user', 'content': 'Hi'}]
+
+    Raises:
+        RowFault: no list, a message without role or text, an unknown role.
+    """
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise RowFault("wrong type", f"{column} is a {type(value).__name__}, not a list of messages")
+    return [_message(message, column, number) for number, message in enumerate(value, 1)]
+
+
+def _message(message: Any, column: str, number: int) -> Message:
+    if not isinstance(message, dict):
+        raise RowFault("wrong type", f"{column}: message {number} is a {type(message).__name__}, not an object")
+    role = message.get("role", message.get("from"))
+    content = message["content"] if "content" in message else message.get("value")
+    if type(role) is str and type(content) is str and len(message) == 2:  # the common case, kept short
+        known = ROLE_ALIASES.get(role) or ROLE_ALIASES.get(role.strip().lower())
+        if known is not None and known != "function_call":
+            return {"role": known, "content": content}
+    if not isinstance(role, str):
+        raise RowFault("unknown role", f"{column}: message {number} has no role")
+    known = ROLE_ALIASES.get(role.strip().lower())
+    if known is None:
+        raise RowFault("unknown role", f"{column}: message {number}")
+    extra = {k: v for k, v in message.items() if k not in {"role", "from", "content", "value"} and v is not None}
+    if known == "function_call":
+        return {"role": "assistant", "content": "", "tool_calls": _tool_calls(content, column, number)}
+    if isinstance(content, list):
+        content = _joined_parts(content, column, number)
+    if content is None and extra.get("tool_calls"):
+        content = ""
+    if not isinstance(content, str):
+        kind = "null" if content is None else f"a {type(content).__name__}"
+        raise RowFault("wrong type", f"{column}: content of message {number} is {kind}, not text")
+    return {"role": known, "content": content, **extra}
+
+
+def _joined_parts(parts: list[Any], column: str, number: int) -> str:
+    """OpenAI's content parts, when all of them are text."""
+    texts = []
+    for part in parts:
+        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise RowFault("wrong type", f"{column}: message {number} has a part that is not text")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _tool_calls(content: Any, column: str, number: int) -> list[dict[str, Any]]:
+    """LLaMA-Factory's `function_call` turn: one call or a list of calls, as JSON text."""
+    try:
+        calls = json.loads(content)
+    except (TypeError, ValueError) as error:
+        raise RowFault("wrong type", f"{column}: function_call of message {number} is not JSON") from error
+    calls = calls if isinstance(calls, list) else [calls]
+    out = []
+    for call in calls:
+        if not (isinstance(call, dict) and isinstance(call.get("name"), str)):
+            raise RowFault("wrong type", f"{column}: function_call of message {number} has no name")
+        arguments = call.get("arguments", {})
+        out.append({"type": "function", "function": {"name": call["name"], "arguments": arguments}})
+    return out
+
+
+def check_prompt(prompt: list[Message]) -> None:
+    """The prompt is system?, then turns with text, and leaves the word to the assistant.
+
+    Raises:
+        RowFault: an empty turn, a system message in the middle, or an assistant message at the end.
+    """
+    for number, message in enumerate(prompt, 1):
+        if _silent(message):
+            raise RowFault("empty turn", f"prompt message {number} ({message['role']})")
+        if message["role"] == "system" and number > 1:
+            raise RowFault("wrong order", f"prompt message {number} is a system message after the first place")
+    if prompt and prompt[-1]["role"] == "assistant":
+        raise RowFault("wrong order", "the prompt ends with the assistant's turn")
+
+
+def check_response(response: list[Message], side: str) -> None:
+    """A response starts and ends with the assistant, who says something at the end.
+
+    Raises:
+        RowFault: an empty response, or turns out of order.
+    """
+    if not response:
+        raise RowFault("empty response", side)
+    if response[0]["role"] != "assistant":
+        raise RowFault("wrong order", f"{side} starts with the {response[0]['role']}'s turn")
+    last = response[-1]
+    if last["role"] != "assistant":
+        raise RowFault("wrong order", f"{side} ends with the {last['role']}'s turn")
+    if _silent(last):
+        raise RowFault("empty response", side)
+    for number, message in enumerate(response[:-1], 1):
+        if message["role"] == "system":
+            raise RowFault("wrong order", f"{side}: message {number} is a system message")
+        if _silent(message):
+            raise RowFault("empty turn", f"{side}: message {number} ({message['role']})")
+
+
+def _silent(message: Message) -> bool:
+    """Whether a message says nothing; a tool may return nothing, and a tool call needs no words."""
+    return not message["content"].strip() and message["role"] != "tool" and not message.get("tool_calls")
