@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import torch
 
-from rmx.engine import attention, forward
+from rmx.engine import attention, forward, varlen
 from rmx.engine.applicability import TOLERANCE, probe_error, why_not_rows
 from rmx.engine.layout import Collator, Encoding, Layout, plan
 from rmx.errors import ConfigError
@@ -62,7 +62,7 @@ class Engine:
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         self.wrapper, self.model = model, classifier_of(model)
-        self.wanted, self.precision = encoding, precision
+        self.wanted, self.precision, self.kernel = encoding, precision, "per_run"
         forward.bind(self.model)
         self.encoding, self.reason = self._resolve()
         config = self.model.config.get_text_config()
@@ -108,7 +108,7 @@ class Engine:
 
     def _run(self, batch: Batch, model: Any, states_only: bool = False) -> torch.Tensor:
         device = self.model.device
-        layout = None if batch.layout is None else batch.layout.to(device)
+        layout = None if batch.layout is None else batch.layout.on(device, self.kernel)
         pool_index = batch.pool_index.to(device, non_blocking=True)
         call = forward.Call(layout, pool_index, self.precision == "bf16", states_only)
         tensors = {
@@ -120,27 +120,33 @@ class Engine:
         return model(**inputs, rmx=call)
 
     def _resolve(self) -> tuple[Encoding, str]:
-        """The encoding to use and the reason, in half a sentence."""
+        """The encoding to use and why, in half a sentence."""
         reason = why_not_rows(self.model, self.wrapper)
         if reason is None and not attention.install(self.model):
             reason = "transformers does not let its attention be replaced"
-        tolerance = TOLERANCE[self.model.dtype if self.precision == "fp32" else torch.bfloat16]
-        if reason is None and self.wanted != "separate":
-            error = probe_error(self, "shared")
-            if error <= tolerance:
-                return "shared", f"a shared prefix changes no reward (largest difference on a probe {error:.0e})"
-            reason = f"a shared prefix changed the hidden states of a probe by {error:.0e}"
+        if reason is None:
+            encoding: Encoding = "flat" if self.wanted == "separate" else "shared"
+            error = self._probe(encoding)
+            if error is None:
+                reasons = {"flat": "separate rows were asked for", "shared": "a shared prefix changes no reward"}
+                return encoding, f"{reasons[encoding]} (attention: {self.attention}, {self.kernel})"
+            reason = f"{encoding} rows changed the hidden states of a probe by {error:.0e}"
         if self.wanted == "shared":
             raise ConfigError(
-                f"trainer.encoding: 'shared' would give other rewards for {type(self.model).__name__}: {reason}; "
+                f"trainer.encoding: 'shared' would change the rewards of {type(self.model).__name__}: {reason}; "
                 "allowed here: auto, separate"
             )
-        if self.wanted == "separate" and reason is None:
-            error = probe_error(self, "flat")
-            if error <= tolerance:
-                return "flat", "separate rows were asked for"
-            reason = f"joined rows changed the hidden states of a probe by {error:.0e}"
-        return "padded", reason or "separate rows were asked for"
+        return "padded", reason
+
+    def _probe(self, encoding: Encoding) -> float | None:
+        """Settle on the first attention kernel that is exact on the probe; the error of the last one if none is."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else self.model.dtype
+        for kernel in [*varlen.candidates(self.model.device, dtype), "per_run"]:
+            self.kernel = kernel
+            error = probe_error(self, encoding)
+            if error <= TOLERANCE[dtype]:
+                return None
+        return error
 
 
 def classifier_of(model: torch.nn.Module) -> Any:

@@ -75,38 +75,41 @@ def _attention(
         kwargs |= {name: option for name, option in options.items() if option is not None}
         function = _original(module, original)
         return function(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-    if rmx_layout.kv_index is not None:
-        key = key.index_select(2, rmx_layout.kv_index)
-        value = value.index_select(2, rmx_layout.kv_index)
+    if torch.is_autocast_enabled(query.device.type):  # cast once here, not run by run
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     special = softcap is not None or s_aux is not None
-    if not special and varlen.available(query, value, dropout):
-        return varlen.attend(query, key, value, rmx_layout, scaling, sliding_window), None
+    if rmx_layout.kernel in varlen.KERNELS and not special and varlen.takes(query, value, dropout):
+        return varlen.attend(query, key, value, rmx_layout, scaling=scaling, window=sliding_window), None
+    function = partial(_special, softcap=softcap, sinks=s_aux) if special else _fused
+    run = partial(function, layout=rmx_layout, window=sliding_window, scaling=scaling, dropout=dropout)
+    if rmx_layout.kv_index is not None:
+        key, value = key.index_select(2, rmx_layout.kv_index), value.index_select(2, rmx_layout.kv_index)
     runs = zip(  # one split per tensor: slicing run by run would write a full-size zero gradient for each run
         query.split(rmx_layout.q_lens, 2),
         key.split(rmx_layout.k_lens, 2),
         value.split(rmx_layout.k_lens, 2),
         strict=True,
     )
-    function = partial(_special, softcap=softcap, sinks=s_aux) if special else _sdpa
-    outputs = [function(q, k, v, rmx_layout, sliding_window, scaling=scaling, dropout=dropout) for q, k, v in runs]
-    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+    return torch.cat([run(q, k, v) for q, k, v in runs], 2).transpose(1, 2).contiguous(), None
 
 
 def _original(module: torch.nn.Module, name: str) -> Callable[..., Attention]:
     """The function that transformers itself would have called; "eager" lives in each model's own file."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    eager = getattr(inspect.getmodule(type(module)), "eager_attention_forward", None)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
+    if name == "eager":
+        return vars(inspect.getmodule(type(module)))["eager_attention_forward"]
+    return ALL_ATTENTION_FUNCTIONS[name]
 
 
-def _sdpa(
+def _fused(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    *,
     layout: Layout,
     window: int | None,
-    *,
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
@@ -123,9 +126,9 @@ def _special(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    *,
     layout: Layout,
     window: int | None,
-    *,
     scaling: float | None,
     dropout: float,
     softcap: float | None,

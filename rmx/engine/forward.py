@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from rmx.engine.layout import Layout
-from rmx.models.head import backbone_of, head_of
 
 __all__ = ["Call", "bind", "unbind"]
 
@@ -51,9 +50,8 @@ def unbind(model: Any) -> None:
 
 
 def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
-    name, head = head_of(model)
     device = model.device.type
-    if name != "score":  # an encoder pools its own way, between backbone and classifier
+    if not scores_last_token(model):  # an encoder pools its own way, between backbone and classifier
         with _backbone_in_bf16(model, call.bf16):
             return _float32(type(model).forward(model, **inputs).logits[:, 0])
     if call.layout is not None:
@@ -62,7 +60,7 @@ def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
         mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=model.device)
         inputs |= {"attention_mask": mask, "rmx_layout": call.layout}
     with torch.autocast(device, torch.bfloat16, enabled=call.bf16):
-        states = backbone_of(model)(**inputs, use_cache=False).last_hidden_state
+        states = model.base_model(**inputs, use_cache=False).last_hidden_state
     if call.layout is not None:
         scored = states[0, call.pool_index]
     else:  # counted from the mask's end, because prompt tuning puts virtual tokens before the row
@@ -72,9 +70,14 @@ def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
     if call.states_only:
         return scored
     scored = _float32(scored)
-    weights = {n: p.to(scored.dtype) for n, p in head.named_parameters() if p.is_floating_point()}
+    weights = {name: p.to(scored.dtype) for name, p in model.score.named_parameters()}
     with torch.autocast(device, enabled=False):
-        return torch.func.functional_call(head, weights, (scored,))[:, 0]
+        return torch.func.functional_call(model.score, weights, (scored,))[:, 0]
+
+
+def scores_last_token(model: Any) -> bool:
+    """Whether the head is transformers' `score`, one linear layer on the last token, as all decoders have it."""
+    return "score" in model._modules and not model.config.is_encoder_decoder
 
 
 def _float32(tensor: torch.Tensor) -> torch.Tensor:
@@ -88,7 +91,7 @@ def _backbone_in_bf16(model: Any, enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
-    backbone = backbone_of(model)
+    backbone = model.base_model
     run = backbone.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:

@@ -29,12 +29,14 @@ class Layout:
     q_lens: tuple[int, ...]
     k_lens: tuple[int, ...]
     kv_index: torch.Tensor | None
-    masks: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)  # the layers share them
+    kernel: str = "per_run"  # or a name of `varlen.KERNELS`; the engine decides
+    masks: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)  # made once, used by every layer
+    cumulative: list[torch.Tensor] = field(default_factory=list)
 
-    def to(self, device: torch.device) -> Layout:
-        """Return the same layout on `device`."""
+    def on(self, device: torch.device, kernel: str = "per_run") -> Layout:
+        """Return the same layout for `device` and for attention by `kernel`."""
         index = None if self.kv_index is None else self.kv_index.to(device, non_blocking=True)
-        return Layout(self.q_lens, self.k_lens, index)
+        return Layout(self.q_lens, self.k_lens, index, kernel)
 
     def mask(self, queries: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
         """Boolean [queries, keys]: causal from the bottom right, reaching back `window` keys (its own included)."""
@@ -45,6 +47,13 @@ class Layout:
                 found = found.triu(keys - queries - window + 1)
             self.masks[queries, keys, window] = found
         return found
+
+    def boundaries(self, device: torch.device) -> list[torch.Tensor]:
+        """Where the runs' queries and where their keys begin and end, 2 × [runs + 1] int32 (flash's cu_seqlens)."""
+        if not self.cumulative:
+            both = torch.tensor([(0, *self.q_lens), (0, *self.k_lens)]).cumsum(1, dtype=torch.int32)
+            self.cumulative += both.to(device, non_blocking=True).unbind()
+        return self.cumulative
 
 
 @dataclass(frozen=True, slots=True)

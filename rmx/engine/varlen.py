@@ -1,22 +1,45 @@
-"""Variable-length flash attention: the whole row in one kernel call on a CUDA device."""
+"""Variable-length flash attention: on a CUDA device the whole row is one kernel call.
+
+Flash attention takes the runs as they are: cu_q and cu_k mark where each run's queries and keys begin, and its
+causality is aligned to the bottom right (FlashAttention-2.1 and later, PyTorch's copy of it too). The engine
+does not rely on that sentence: it runs the probe on the very kernel before it uses it.
+"""
 
 from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from rmx.engine.layout import Layout
 
-__all__ = ["attend", "available", "cumulative"]
+__all__ = ["KERNELS", "attend", "candidates", "takes"]
+
+Kernel = Callable[..., torch.Tensor]
+HALF = (torch.float16, torch.bfloat16)
 
 
-def available(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
-    """Whether a variable-length kernel takes these tensors: half precision on CUDA, equal head sizes, no dropout."""
-    return False and bool(query.is_cuda)
+def candidates(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Kernels that might run here, best first. Flash attention knows half precision only, from Ampere on."""
+    if device.type != "cuda" or dtype not in HALF or torch.cuda.get_device_capability(device) < (8, 0):
+        return []
+    found = []
+    if importlib.util.find_spec("torch.nn.attention.varlen") is not None:
+        from torch.nn.attention.varlen import varlen_attn
+
+        if {"window_size", "enable_gqa", "scale"} <= inspect.signature(varlen_attn).parameters.keys():
+            found.append("torch_varlen")
+    if importlib.util.find_spec("flash_attn") is not None:
+        found.append("flash_attn")
+    return found
 
 
-def cumulative(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Boundaries of consecutive runs, [runs + 1] int32, as flash attention wants them."""
-    return torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
+def takes(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
+    """Whether these tensors are within the kernels' limits; PyTorch's per-run attention takes the others."""
+    return query.dtype in HALF and query.shape[-1] == value.shape[-1] <= 256 and dropout == 0.0
 
 
 def attend(
@@ -24,7 +47,56 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: Layout,
+    *,
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    raise NotImplementedError
+    """All runs of the row at once: [1, heads, T, head size] in, [1, T, heads, head size] out."""
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, head size]
+    if layout.kv_index is None:
+        k, v = k.contiguous(), v.contiguous()
+    else:
+        k, v = k.index_select(0, layout.kv_index), v.index_select(0, layout.kv_index)
+    cu_q, cu_k = layout.boundaries(q.device)
+    reach = -1 if window is None else window - 1  # keys before the query's own
+    limits = {"max_q": max(layout.q_lens), "max_k": max(layout.k_lens)}
+    output = KERNELS[layout.kernel](q.contiguous(), k, v, cu_q, cu_k, **limits, scale=scaling, reach=reach)
+    return output[None]
+
+
+def _torch_varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_q: Any,
+    cu_k: Any,
+    *,
+    scale: float | None,
+    reach: int,
+    **limits: int,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(q, k, v, cu_q, cu_k, **limits, scale=scale, window_size=(reach, 0), enable_gqa=True)
+
+
+def _flash_attn(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_q: Any,
+    cu_k: Any,
+    *,
+    scale: float | None,
+    reach: int,
+    **limits: int,
+) -> torch.Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    lengths = (limits["max_q"], limits["max_k"])
+    return flash_attn_varlen_func(
+        q, k, v, cu_q, cu_k, *lengths, softmax_scale=scale, causal=True, window_size=(reach, 0 if reach >= 0 else -1)
+    )
+
+
+KERNELS: dict[str, Kernel] = {"torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
