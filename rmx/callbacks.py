@@ -20,9 +20,7 @@ class PruneOnRequest(TrainerCallback):
     def __init__(self, folder: Path) -> None:
         self.request = folder / PRUNE_FILE
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Look for the request after every optimizer step."""
         if self.request.exists():
             raise Pruned(f"step {state.global_step}: stopped early by the sweep (found {self.request.name})")

@@ -39,21 +39,31 @@ class Totals(TrainerCallback, ExportableState):
 
     def close_window(self, seconds: float, accelerator: Accelerator) -> dict[str, float]:
         """Return the window's metrics over all ranks (one all-reduce) and start a new window."""
-        sums = self.window
+        sums = _summed(self.window, accelerator)
         self.window = [0.0] * len(SUMS)
-        if accelerator.num_processes > 1:
-            vector = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
-            sums = accelerator.reduce(vector, reduction="sum").tolist()
         metrics = means(sums)
         metrics["pairs_per_second"] = metrics["pairs"] / seconds if seconds > 0 else math.nan
         metrics["tokens_per_second"] = sums[SUMS.index("tokens")] / seconds if seconds > 0 else math.nan
         return metrics
 
-    def mean_loss(self, accelerator: Accelerator) -> float:
-        """Return the loss over all pairs that this run has trained on so far, in nats, over all ranks."""
-        vector = torch.tensor(self.run, dtype=torch.float64, device=accelerator.device)
-        loss, weight, *_ = accelerator.reduce(vector, reduction="sum").tolist()
-        return loss / weight if weight else math.nan
+    def over_run(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the metrics over all pairs that this run has trained on so far, over all ranks."""
+        return means(_summed(self.run, accelerator))
+
+    def consolidate(self, accelerator: Accelerator) -> None:
+        """Move all ranks' sums to the first rank, whose state is what a checkpoint stores; the total stays the same."""
+        if accelerator.num_processes > 1:
+            window, run = _summed(self.window, accelerator), _summed(self.run, accelerator)
+            nothing = [0.0] * len(SUMS)
+            self.window, self.run = (window, run) if accelerator.is_main_process else (nothing, list(nothing))
+
+
+def _summed(sums: Sequence[float], accelerator: Accelerator) -> list[float]:
+    """Add up a vector over all ranks."""
+    if accelerator.num_processes == 1:
+        return list(sums)
+    vector = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
+    return accelerator.reduce(vector, reduction="sum").tolist()
 
 
 def means(sums: Sequence[float]) -> dict[str, float]:

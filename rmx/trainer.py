@@ -17,7 +17,8 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class RewardTrainer(Trainer):
         super().__init__(
             model=scorer.model,
             args=args,
-            train_dataset=None,
+            eval_dataset=dict(evals) or None,
             processing_class=scorer.tokenizer,
             callbacks=[Totals(), *callbacks],
         )
@@ -126,6 +127,10 @@ class RewardTrainer(Trainer):
     def num_examples(self, dataloader: StepLoader) -> int:
         """Count comparisons, not steps."""
         return len(self.train_dataset.comparisons)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Step], num_batches: int, device: Any) -> tuple[list, None]:
+        """Return one step; its pairs are counted in the step, not by labels."""
+        return list(islice(epoch_iterator, num_batches)), None
 
     # --- One optimizer step ---------------------------------------------------------------------------------
 
@@ -187,12 +192,7 @@ class RewardTrainer(Trainer):
 
     def _describe_non_finite(self, norm: float) -> str:
         rows = [id_ for batch, _ in self._step_rewards for id_ in batch.ids]
-        bad = [
-            id_
-            for batch, rewards in self._step_rewards
-            if not torch.isfinite(rewards).all()
-            for id_ in batch.ids
-        ]
+        bad = [id_ for batch, rewards in self._step_rewards if not torch.isfinite(rewards).all() for id_ in batch.ids]
         named = ", ".join((bad or rows)[:8]) + (", ..." if len(bad or rows) > 8 else "")
         what = "a reward" if bad else "the loss or the gradient"
         return (
@@ -236,9 +236,7 @@ class RewardTrainer(Trainer):
         self.last_evaluations = result.sets
         for name, metrics in result.metrics.items():
             self.recorder.log(self.state.global_step, self.state.epoch, name, metrics)
-        flat = {
-            f"{name}_{key}": value for name, metrics in result.metrics.items() for key, value in metrics.items()
-        }
+        flat = {f"{name}_{key}": value for name, metrics in result.metrics.items() for key, value in metrics.items()}
         flat["eval_runtime"] = time.perf_counter() - started
         self.log(dict(flat))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, flat)

@@ -1,0 +1,44 @@
+# Everything a person or CI needs. `make help` lists the targets.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+RUN    := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help install demo test drills check format bench report clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## make .venv with everything in it
+
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[test]"
+	@touch $@
+
+demo: $(STAMP)  ## train, evaluate and predict on the embedded default: no network, account or GPU
+	$(BIN)/python -m rmx
+
+test: $(STAMP)  ## the tests (the slow drills are `make drills`)
+	$(RUN) $(BIN)/python -m pytest
+
+drills: $(STAMP)  ## the long fault and exactness drills; prints a table of figures
+	$(RUN) $(BIN)/python -m pytest -m slow --no-header -rs
+
+check: $(STAMP)  ## lint, types, import layers, tests: what CI runs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+format: $(STAMP)  ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure against TRL and others on this machine
+	$(RUN) $(BIN)/python -m benchmarks.run
+
+clean:  ## remove the environment and caches (outputs/ stays)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build dist

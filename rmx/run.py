@@ -1,0 +1,303 @@
+"""One run in progress: its folder, its screen, and everything that phases share, built when first needed.
+
+`rmx.workflow` says what happens in which order; this module holds the things it happens to.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rmx.errors import DataError, RmxError
+from rmx.evaluation import Evaluations, evaluate_pairs
+from rmx.outputs import environment, open_folder, write_json, write_lines, write_results
+from rmx.records import Comparison, EncodedComparison
+from rmx.scorer import Scorer
+from rmx.screen import Screen
+from rmx.summary import describe_run
+from rmx.tokens import TruncationReport, encode
+from rmx.trackers import Recorder, make_trackers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainingArguments
+
+    from rmx.data import Splits
+    from rmx.models import LoadedModel
+    from rmx.templates import BoundTemplate
+    from rmx.workflow import Workflow
+
+__all__ = ["Run"]
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """The state of one run. Use it as a context manager, so that trackers and logs are closed whatever happens."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.started = time.perf_counter()
+        self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.is_main = self.rank == 0
+        self.folder = self._open_folder()
+        self.closed = False
+        self.results: dict[str, Any] = {}
+        self.trained = False
+        self.step, self.epoch = 0, None  # type: int, float | None
+        self.reports: dict[str, TruncationReport] = {}
+        log_file = self.folder / "run.log" if self.is_main else None
+        self.screen = Screen(verbose=workflow.verbose and self.is_main, log_file=log_file).__enter__()
+        if self.is_main:
+            write_json(self.folder / "environment.json", environment())
+            if workflow.config is not None:
+                write_lines(self.folder / "run.yaml", [workflow.config.rstrip("\n")])
+
+    def _open_folder(self) -> Path:
+        w = self.workflow
+        if self.ranks == 1:
+            return open_folder(w.output_dir, w.model.name, w.data.name or "data")
+        # The clock differs between ranks: the first one names the folder for all.
+        import torch.distributed as dist
+        from accelerate import PartialState
+
+        PartialState()
+        shared = [str(open_folder(w.output_dir, w.model.name, w.data.name or "data"))] if self.is_main else [None]
+        dist.broadcast_object_list(shared)
+        return Path(str(shared[0]))
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            code = error.exit_code if isinstance(error, RmxError) else 1
+            log.debug("The run ends with %s", type(error).__name__)
+            if not isinstance(error, RmxError) and self.screen.log_file is not None:
+                logging.getLogger("rmx.crash").error("crash", exc_info=error)
+            self.close(code)
+        else:
+            self.close(0)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Close trackers, screen and log."""
+        if not self.closed:
+            self.closed = True
+            if "recorder" in self.__dict__:
+                self.recorder.close(exit_code)
+            self.screen.__exit__()
+
+    # --- What phases share ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The comparisons, read and split."""
+        splits = self.workflow.data.read(self.folder)
+        for note in splits.accounting.notes:
+            log.info("data: %s", note)
+        return splits
+
+    @cached_property
+    def args(self) -> TrainingArguments:
+        """The transformers arguments; they also say which device this process has."""
+        return self.workflow.trainer.training_arguments(
+            self.folder, self.workflow.seed, evaluates=bool(self.splits.evals), verbose=self.workflow.verbose
+        )
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.args.device
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """Model and tokenizer."""
+        w = self.workflow
+        trainable = "train" in w.phases
+        loaded = w.model.load(
+            adapter=w.peft if trainable else None, trainable=trainable, seed=w.seed, device=str(self.device)
+        )
+        for note in loaded.notes:
+            log.info("model: %s", note)
+        return loaded
+
+    @cached_property
+    def template(self) -> BoundTemplate:
+        """The template, bound to the tokenizer."""
+        bound = self.workflow.template.bind(self.loaded.tokenizer)
+        for check in bound.checks:
+            if not check.ok:
+                log.warning("template: %s: %s", check.name, check.detail)
+        return bound
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model with its engine: what training, evaluation and prediction score with."""
+        settings = self.workflow.trainer
+        budget = settings.max_tokens_per_micro_batch
+        return Scorer(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            self.template,
+            max_tokens=self.max_tokens,
+            encoding=settings.encoding,
+            precision=settings.resolved_precision(self.device.type, training=False),
+            max_tokens_per_micro_batch=4096 if budget == "auto" else budget,
+        )
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """The longest sequence: `data.max_tokens`, or what the model has positions for."""
+        asked, limit = self.workflow.data.max_tokens, self.loaded.max_positions
+        if limit is not None and asked > limit:
+            log.warning("data.max_tokens=%d: the model has positions for %d tokens, which is used", asked, limit)
+            return limit
+        return asked
+
+    @cached_property
+    def train_rows(self) -> list[EncodedComparison]:
+        """The training set as token ids."""
+        if not self.splits.train:
+            raise DataError("phases: train: there are no training rows; look at data.path and validation_fraction")
+        return self._encode("train", self.splits.train)
+
+    @cached_property
+    def eval_rows(self) -> dict[str, list[EncodedComparison]]:
+        """The evaluation sets as token ids."""
+        return {name: self._encode(name, rows) for name, rows in self.splits.evals.items()}
+
+    def _encode(self, name: str, comparisons: list[Comparison]) -> list[EncodedComparison]:
+        rows, report = encode(
+            comparisons,
+            self.loaded.tokenizer,
+            self.template,
+            max_tokens=self.max_tokens,
+            truncation=self.workflow.data.truncation,
+        )
+        self.reports[name] = report
+        return rows
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        """Where numbers go; nothing on ranks other than the first."""
+        w = self.workflow
+        if not self.is_main:
+            return Recorder()
+        return Recorder(
+            make_trackers(
+                w.trackers,
+                self.folder,
+                args=self.args,
+                project=w.project,
+                group=w.group,
+                tags=w.tags,
+                config=yaml.safe_load(w.config) if w.config else {},
+            )
+        )
+
+    # --- The screen ---------------------------------------------------------------------------------------------------
+
+    def show_header(self) -> None:
+        """Say what is about to run; this is where data and model are read."""
+        if not self.is_main:
+            return
+        wants_model = set(self.workflow.phases) - {"audit"}
+        self.screen.header(*describe_run(self, with_model=bool(wants_model)))
+
+    def finish(self) -> dict[str, Any]:
+        """Draw plots and the report, write the model card, push, and show the final table."""
+        from rmx.finish import finish
+
+        if self.is_main:
+            finish(self)
+        return {**self.results, "output_dir": str(self.folder)}
+
+    # --- Phases ---------------------------------------------------------------------------------------------------
+
+    def audit(self) -> dict[str, Any]:
+        """See `Workflow.audit`."""
+        return self.audited
+
+    @cached_property
+    def audited(self) -> dict[str, Any]:
+        """The audit of the data, written to audit.json and shown on the screen."""
+        encoded = {"train": self.train_rows, **self.eval_rows} if "loaded" in self.__dict__ else None
+        found = audit(self.splits, encoded, reports=self.reports)
+        if self.is_main:
+            write_json(self.folder / "audit.json", found.as_dict())
+        self.screen.text(found.summary())
+        found.require_no_leak()
+        return found.as_dict()
+
+    def inspect(self) -> None:
+        """See `Workflow.inspect`."""
+        rows = self.splits.train or next(iter(self.splits.evals.values()))
+        for comparison in rows[:3]:
+            self.screen.text(show_tokens(comparison, self.loaded.tokenizer, self.template, max_tokens=self.max_tokens))
+
+    def train(self) -> dict[str, float]:
+        """See `Workflow.train`."""
+        from rmx.training import train
+
+        metrics = train(self)
+        self.trained = True
+        self.__dict__.pop("evaluations", None)  # the model has changed
+        self.record("train", metrics)
+        return metrics
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """Scores of all evaluation sets by the model as it is now; eval and predict share them."""
+        if not self.eval_rows:
+            raise DataError(
+                "phases: eval and predict need an evaluation set; set data.validation_fraction above 0, "
+                "or name one: +data.eval_sets.test=<path>"
+            )
+        return evaluate_pairs(self.scorer, self.eval_rows, self.workflow.loss)
+
+    def evaluate(self) -> dict[str, float]:
+        """See `Workflow.evaluate`."""
+        metrics = self._results("eval")
+        for name, values in self.evaluations.metrics.items():
+            self.recorder.log(self.step, self.epoch, name, values)
+        self.record("eval", metrics)
+        return metrics
+
+    def predict(self) -> Path:
+        """See `Workflow.predict`."""
+        paths = []
+        for name, evaluation in self.evaluations.sets.items():
+            several = len(self.evaluations.sets) > 1
+            path = self.folder / (f"generated_predictions_{name}.jsonl" if several else "generated_predictions.jsonl")
+            if self.is_main:
+                write_lines(path, (json.dumps(row, allow_nan=False, ensure_ascii=False) for row in evaluation.rows()))
+            paths.append(path)
+        self.record("predict", self._results("predict"))
+        return paths[0]
+
+    def _results(self, phase: str) -> dict[str, float]:
+        """The evaluation's metrics under LLaMA-Factory's key names (`eval_loss`, `predict_accuracy`, ...) and ours."""
+        flat: dict[str, float] = {}
+        for name, values in self.evaluations.metrics.items():
+            prefix = name.replace("eval", phase, 1)
+            flat |= {f"{prefix}_{key}": value for key, value in values.items() if key != "seconds"}
+            flat[f"{prefix}_runtime"] = values["seconds"]
+            flat[f"{prefix}_samples_per_second"] = values["pairs_per_second"]
+        if self.epoch is not None:
+            flat["epoch"] = self.epoch
+        return flat
+
+    def record(self, phase: str, metrics: Mapping[str, float]) -> None:
+        """Keep a phase's metrics for the final table and write its result files."""
+        self.results |= metrics
+        if self.is_main:
+            write_results(self.folder, phase, metrics)

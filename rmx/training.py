@@ -1,0 +1,112 @@
+"""The train phase: optimise, keep the best, save the artefact, and prove that it scores as the model in memory does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from rmx.callbacks import PruneOnRequest
+from rmx.errors import ConfigError
+from rmx.models import check_trainable, save_artefact, verify_artefact
+from rmx.progress import ShowProgress
+from rmx.trainer import RewardTrainer
+
+if TYPE_CHECKING:
+    from rmx.run import Run
+
+__all__ = ["train"]
+
+log = logging.getLogger(__name__)
+
+VERIFIED_ROWS = 16  # comparisons that the saved artefact has to score as the model in memory did
+
+
+def train(run: Run) -> dict[str, float]:
+    """Train `run`'s model and leave `model/` in its folder; returns train_results.json's content."""
+    started = time.perf_counter()
+    trainer = build_trainer(run)
+    check_trainable(run.loaded.model)
+    run.scorer.model.train()
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(run))
+    run.step, run.epoch = trainer.state.global_step, trainer.state.epoch
+    metrics = train_metrics(run, trainer, time.perf_counter() - started)
+    run.scorer.model.eval()
+    save(run)
+    return metrics
+
+
+def build_trainer(run: Run) -> RewardTrainer:
+    """Return the trainer of this run, with the user's callbacks and ours."""
+    w = run.workflow
+    return RewardTrainer(
+        run.scorer,
+        run.args,
+        loss=w.loss,
+        train=run.train_rows,
+        evals=run.eval_rows,
+        settings=w.trainer,
+        recorder=run.recorder,
+        callbacks=[ShowProgress(run.screen), PruneOnRequest(run.folder), *user_callbacks(w.callbacks)],
+    )
+
+
+def user_callbacks(named: dict[str, Any] | None) -> list[TrainerCallback]:
+    """Return the configured callbacks.
+
+    Raises:
+        ConfigError: one of them is no TrainerCallback.
+    """
+    for name, callback in (named or {}).items():
+        if not isinstance(callback, TrainerCallback):
+            raise ConfigError(
+                f"callbacks.{name}: {type(callback).__name__} is not a transformers.TrainerCallback; "
+                "its _target_ must be a class derived from it"
+            )
+    return list((named or {}).values())
+
+
+def checkpoint_to_resume(run: Run) -> str | None:
+    """Return the checkpoint to continue from: the newest in this folder, the one named, or None."""
+    if run.workflow.resume == "never":
+        return None
+    folder = run.folder / "checkpoints"
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def train_metrics(run: Run, trainer: RewardTrainer, seconds: float) -> dict[str, float]:
+    """Return LLaMA-Factory's train_results keys, and the sums over the whole run."""
+    totals = trainer.totals.over_run(trainer.accelerator)
+    return {
+        "epoch": float(trainer.state.epoch or 0.0),
+        "total_flos": float(trainer.state.total_flos),
+        "train_runtime": seconds,
+        "train_samples_per_second": totals["pairs"] / seconds,
+        "train_steps_per_second": trainer.state.global_step / seconds,
+        **{f"train_{name}": value for name, value in totals.items()},
+    }
+
+
+def save(run: Run) -> None:
+    """Save the artefact, load it afresh, and compare the scores of some rows.
+
+    Raises:
+        ArtefactError: the loaded artefact gives other scores.
+    """
+    if not run.is_main:
+        return
+    rows = next(iter(run.eval_rows.values()), run.train_rows)[:VERIFIED_ROWS]
+    expected = run.scorer.rewards(rows)
+    folder = save_artefact(
+        run.loaded,
+        run.folder / "model",
+        template=run.template,
+        max_tokens=run.max_tokens,
+        truncation=run.workflow.data.truncation,
+        precision=run.scorer.engine.precision,
+    )
+    difference = verify_artefact(folder, rows, expected)
+    log.info("Saved %s; loaded afresh it gives the same scores (largest difference %.1e)", folder, difference)
