@@ -23,6 +23,7 @@ __all__ = ["PREFIX", "install", "original_name", "uninstall"]
 PREFIX = "rmx_"  # "rmx_sdpa": rmx rows where a layout is given, the model's own "sdpa" where none is
 
 Attention = tuple[torch.Tensor, torch.Tensor | None]
+Run = Callable[..., torch.Tensor]
 
 
 def original_name(model: Any) -> str:
@@ -73,16 +74,17 @@ def _attention(
     if rmx_layout is None:
         options = {"sliding_window": sliding_window, "softcap": softcap, "s_aux": s_aux}
         kwargs |= {name: option for name, option in options.items() if option is not None}
-        function = _original(module, original)
-        return function(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+        return _original(module, original)(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
     if torch.is_autocast_enabled(query.device.type):  # cast once here, not run by run
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     special = softcap is not None or s_aux is not None
     if rmx_layout.kernel in varlen.KERNELS and not special and varlen.takes(query, value, dropout):
         return varlen.attend(query, key, value, rmx_layout, scaling=scaling, window=sliding_window), None
-    function = partial(_special, softcap=softcap, sinks=s_aux) if special else _fused
-    run = partial(function, layout=rmx_layout, window=sliding_window, scaling=scaling, dropout=dropout)
+    kind: Run = partial(_special, softcap=softcap, sinks=s_aux) if special else _fused
+    run = partial(kind, layout=rmx_layout, window=sliding_window, scaling=scaling, dropout=dropout)
     if rmx_layout.kv_index is not None:
         key, value = key.index_select(2, rmx_layout.kv_index), value.index_select(2, rmx_layout.kv_index)
     runs = zip(  # one split per tensor: slicing run by run would write a full-size zero gradient for each run

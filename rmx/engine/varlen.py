@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple, cast
 
 import torch
 
@@ -18,7 +18,6 @@ from rmx.engine.layout import Layout
 
 __all__ = ["KERNELS", "attend", "candidates", "takes"]
 
-Kernel = Callable[..., torch.Tensor]
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -58,45 +57,36 @@ def attend(
     else:
         k, v = k.index_select(0, layout.kv_index), v.index_select(0, layout.kv_index)
     cu_q, cu_k = layout.boundaries(q.device)
-    reach = -1 if window is None else window - 1  # keys before the query's own
-    limits = {"max_q": max(layout.q_lens), "max_k": max(layout.k_lens)}
-    output = KERNELS[layout.kernel](q.contiguous(), k, v, cu_q, cu_k, **limits, scale=scaling, reach=reach)
-    return output[None]
+    runs = Runs(cu_q, cu_k, max(layout.q_lens), max(layout.k_lens))
+    reach = -1 if window is None else window - 1  # keys before the query's own that it sees; -1: all
+    return KERNELS[layout.kernel](q.contiguous(), k, v, runs, scaling, reach)[None]
+
+
+class Runs(NamedTuple):
+    """The arguments of flash attention that say where the runs are, in its order."""
+
+    cu_q: torch.Tensor
+    cu_k: torch.Tensor
+    max_q: int
+    max_k: int
 
 
 def _torch_varlen(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_q: Any,
-    cu_k: Any,
-    *,
-    scale: float | None,
-    reach: int,
-    **limits: int,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, runs: Runs, scaling: float | None, reach: int
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 
-    return varlen_attn(q, k, v, cu_q, cu_k, **limits, scale=scale, window_size=(reach, 0), enable_gqa=True)
+    output = varlen.varlen_attn(q, k, v, *runs, scale=scaling, window_size=(reach, 0), enable_gqa=True)
+    return cast(torch.Tensor, output)  # a pair only where the log-sum-exp is asked for
 
 
 def _flash_attn(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_q: Any,
-    cu_k: Any,
-    *,
-    scale: float | None,
-    reach: int,
-    **limits: int,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, runs: Runs, scaling: float | None, reach: int
 ) -> torch.Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    lengths = (limits["max_q"], limits["max_k"])
-    return flash_attn_varlen_func(
-        q, k, v, cu_q, cu_k, *lengths, softmax_scale=scale, causal=True, window_size=(reach, 0 if reach >= 0 else -1)
-    )
+    window = (-1, -1) if reach < 0 else (reach, 0)
+    return flash_attn_varlen_func(q, k, v, *runs, softmax_scale=scaling, causal=True, window_size=window)
 
 
-KERNELS: dict[str, Kernel] = {"torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
+KERNELS: dict[str, Callable[..., torch.Tensor]] = {"torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
