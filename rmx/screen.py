@@ -39,7 +39,6 @@ class Screen:
     # --- Logging ------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Screen:
-        self.console.file.flush()
         logger = logging.getLogger("rmx")
         logger.setLevel(logging.INFO)
         logger.propagate = False
@@ -125,8 +124,9 @@ class Screen:
     def advance(self, completed: int, numbers: str | None = None) -> None:
         """Move the bar to `completed` and show `numbers` behind it."""
         if self.progress is not None:
-            fields = {} if numbers is None else {"numbers": numbers}
-            self.progress.update(self.progress.task_ids[0], completed=completed, **fields)
+            task = self.progress.tasks[0]
+            shown = task.fields["numbers"] if numbers is None else numbers
+            self.progress.update(task.id, completed=completed, numbers=shown)
 
     def stop_bar(self) -> None:
         """Remove the bar."""

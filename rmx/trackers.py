@@ -105,7 +105,7 @@ class WandbTracker:
         if asked in ("offline", "disabled"):
             self.offline_because = f"WANDB_MODE={asked}"
         if self.offline_because:
-            self.run = wandb.init(**options, mode=asked if asked == "disabled" else "offline", settings=quiet)
+            self.run = wandb.init(**options, mode="disabled" if asked == "disabled" else "offline", settings=quiet)
         else:
             try:
                 self.run = wandb.init(**options, settings=quiet)
@@ -131,7 +131,7 @@ class WandbTracker:
 
     def close(self, exit_code: int) -> None:
         """Finish the run, so that the next job of a multirun does not log into it."""
-        self.run.finish(exit_code=exit_code, quiet=True)
+        self.run.finish(exit_code=exit_code)
 
 
 def wandb_has_key() -> bool:
@@ -168,7 +168,7 @@ class HfTracker:
 
     def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
         """Hand the values over under the names from which transformers makes train/* and eval/*."""
-        self.state.global_step, self.state.epoch = step, epoch
+        self.state.global_step, self.state.epoch = step, epoch or 0.0
         logs = {key.removeprefix("train/").replace("eval/", "eval_"): value for key, value in values.items()}
         self.callback.on_log(self.args, self.state, self.control, logs=logs, model=None)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rmx.engine import Engine
@@ -85,14 +86,14 @@ class RewardTrainer(Trainer):
             settings.resolved_precision(args.device.type, training=True)
         )
         budget = settings.max_tokens_per_micro_batch
-        self.max_tokens = starting_budget(self.model, args.device) if budget == "auto" else budget
+        self.max_tokens = starting_budget(scorer.model, args.device) if budget == "auto" else budget
         self.last_evaluations: dict[str, Evaluation] = {}
-        self._step_sums: Tensor | None = None
+        self._step_sums = torch.zeros(len(SUMS), dtype=torch.float64)
         self._step_rewards: list[tuple[Batch, Tensor]] = []
         self._window_started = time.perf_counter()
-        self._parameters = sum(p.numel() for n, p in self.model.named_parameters() if "embed" not in n)
+        self._parameters = sum(p.numel() for n, p in scorer.model.named_parameters() if "embed" not in n)
         if train is not None:
-            self.train_dataset = StepDataset(
+            self.train_dataset = self.steps = StepDataset(
                 train,
                 per_rank=args.per_device_train_batch_size,
                 collate=self._collate,
@@ -118,15 +119,15 @@ class RewardTrainer(Trainer):
         """Return the loader of whole optimizer steps."""
         workers = self.args.dataloader_num_workers
         return StepLoader(
-            self.train_dataset,
+            self.steps,
             num_workers=workers,
             persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,
             generator=torch.Generator().manual_seed(self.args.seed),  # leaves the global generator alone
         )
 
-    def num_examples(self, dataloader: StepLoader) -> int:
+    def num_examples(self, dataloader: DataLoader) -> int:
         """Count comparisons, not steps."""
-        return len(self.train_dataset.comparisons)
+        return len(self.steps.comparisons)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Step], num_batches: int, device: Any) -> tuple[list, None]:
         """Return one step; its pairs are counted in the step, not by labels."""
@@ -134,7 +135,7 @@ class RewardTrainer(Trainer):
 
     # --- One optimizer step ---------------------------------------------------------------------------------
 
-    def training_step(self, model: nn.Module, inputs: Step, num_items_in_batch: Any = None) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one step, in micro-batches; the loss is accounted for in `_get_grad_norm`."""
         model.train()
         seed = (self.args.seed * 1_000_003 + inputs.index) * self.args.world_size + self.args.process_index
@@ -156,14 +157,14 @@ class RewardTrainer(Trainer):
                 "peft=lora, or a lower data.max_tokens"
             ) from error
         model.zero_grad()
-        self._step_rewards, self._step_sums = [], None
+        self._step_rewards = []
         torch.cuda.empty_cache()
         self.max_tokens //= 2
         log.warning("Out of GPU memory: trainer.max_tokens_per_micro_batch is now %d, step repeated", self.max_tokens)
         return dataclasses.replace(step, batches=self._collate(step.comparisons))
 
     def _forward_backward(self, model: nn.Module, step: Step) -> None:
-        sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.args.device)
+        sums = torch.zeros(len(SUMS), dtype=sum_dtype(self.args.device), device=self.args.device)
         self._step_rewards = []
         scale = 0.0 if step.is_filler else self.args.world_size / step.pair_weight
         for i, batch in enumerate(step.batches):
@@ -183,7 +184,7 @@ class RewardTrainer(Trainer):
         """Read the step's numbers from the device, once; stop here if one of them is not finite."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         norm = norm if isinstance(norm, Tensor) else torch.tensor(float(norm))
-        *sums, norm_value = torch.cat([self._step_sums, norm.double().reshape(1).to(self._step_sums.device)]).tolist()
+        *sums, norm_value = torch.cat([self._step_sums, norm.reshape(1).to(self._step_sums)]).tolist()
         if not (math.isfinite(norm_value) and all(map(math.isfinite, sums))):
             raise NonFiniteError(self._describe_non_finite(norm_value))
         self.totals.add(sums)
@@ -200,14 +201,22 @@ class RewardTrainer(Trainer):
             f"moved and the last checkpoint is good. Rows: {named}. Lower trainer.learning_rate, or look at the rows"
         )
 
-    def floating_point_ops(self, inputs: Step) -> int:
+    def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: floating-point operations are counted with the step's tokens."""
         return 0
 
     # --- Logging: everything comes from the sums -------------------------------------------------------------
 
     def _maybe_log_save_evaluate(
-        self, tr_loss: Tensor, grad_norm: float | None, *args: Any, learning_rate: float | None = None, **kwargs: Any
+        self,
+        tr_loss: Tensor,
+        grad_norm: Tensor | float | None,
+        model: nn.Module,
+        trial: Any,
+        epoch: float,
+        ignore_keys_for_eval: list[str] | None,
+        start_time: float,
+        learning_rate: float | None = None,
     ) -> None:
         """Log the window's exact means ourselves, then let transformers evaluate and save."""
         if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
@@ -220,11 +229,13 @@ class RewardTrainer(Trainer):
             self.recorder.log(self.state.global_step, self.state.epoch, "train", logs)
             self.log(dict(logs))
         self.control.should_log = False
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, learning_rate=learning_rate, **kwargs)
+        super()._maybe_log_save_evaluate(
+            tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate
+        )
 
     # --- Evaluation: the scorer's numbers, pooled rows --------------------------------------------------------
 
-    def evaluate(
+    def evaluate(  # type: ignore[override]  # encoded comparisons, not datasets
         self,
         eval_dataset: Mapping[str, Sequence[EncodedComparison]] | None = None,
         ignore_keys: list[str] | None = None,
@@ -246,30 +257,33 @@ class RewardTrainer(Trainer):
     # --- Saving: safetensors and JSON, no pickled arguments ---------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        target = output_dir or self.args.output_dir
-        if not self.args.should_save:
-            return
-        self.accelerator.unwrap_model(self.model).save_pretrained(target, state_dict=state_dict)
-        self.processing_class.save_pretrained(target)
+        if self.args.should_save:
+            target = output_dir or str(self.args.output_dir)
+            self.accelerator.unwrap_model(self.model).save_pretrained(target, state_dict=state_dict)
+            self.scorer.tokenizer.save_pretrained(target)
 
 
 def step_sums(winner: Tensor, loser: Tensor, terms: Tensor, pairs: PairTable, tokens: int) -> Tensor:
-    """Return the sums over one micro-batch's pairs, in the order of `SUMS`, float64, on the device of the rewards."""
-    w, l = winner.double(), loser.double()
+    """Return the sums over one micro-batch's pairs, in the order of `SUMS`, on the device of the rewards."""
+    exact = sum_dtype(winner.device)
+    w, lo, weight = winner.to(exact), loser.to(exact), pairs.weight.to(exact)
     decided = ~pairs.tie  # annotators' ties have no right order
-    rows = torch.stack([w, l])
-    return torch.stack(
-        [
-            (pairs.weight.double() * terms.double()).sum(),
-            pairs.weight.double().sum(),
-            ((w > l) & decided).sum().double(),
-            ((w == l) & decided).sum().double(),
-            decided.sum().double(),
-            (w - l).sum(),
-            w.sum(),
-            l.sum(),
-            rows.square().sum(),
-            torch.full((), float(winner.numel()), dtype=torch.float64, device=w.device),
-            torch.full((), float(tokens), dtype=torch.float64, device=w.device),
-        ]
-    )
+    sums = {
+        "loss": (weight * terms.to(exact)).sum(),
+        "weight": weight.sum(),
+        "correct": ((w > lo) & decided).sum().to(exact),
+        "ties": ((w == lo) & decided).sum().to(exact),
+        "decided": decided.sum().to(exact),
+        "margin": (w - lo).sum(),
+        "chosen": w.sum(),
+        "rejected": lo.sum(),
+        "squares": w.square().sum() + lo.square().sum(),
+        "pairs": w.new_full((), winner.numel()),
+        "tokens": w.new_full((), tokens),
+    }
+    return torch.stack([sums[name] for name in SUMS])
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """float64, so that sums over long windows stay exact; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
