@@ -106,13 +106,15 @@ def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: da
         ModelError: the template fails on a plain user/assistant conversation, has a random part, writes BOS twice,
             or the tokenizer has no token to end with.
     """
+    missing = [kind for kind in ("bos_token", "eos_token") if kind not in tokenizer.special_tokens_map]
+    source = rewrite.without(source, missing)
     pinned = rewrite.pin_date(source, date)
     if left := rewrite.unpinned(pinned):
         raise ModelError(f"template {name!r} uses {', '.join(left)}: the same conversation would get two texts")
     raw = _try(pinned, tokenizer, name)
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     start = _start_token(tokenizer)
-    tail = raw[raw.rindex(_ANSWER) + len(_ANSWER) :].rstrip() if _ANSWER in raw else ""
+    tail = raw[raw.rindex(_ANSWER) + len(_ANSWER) :].rstrip()
     closing = max((token for token in added if tail.endswith(token)), key=len, default=None)
     prefix = "" if start is None or raw.lstrip().startswith(start) else _expression(start, tokenizer)
     if closing is None:
@@ -140,6 +142,12 @@ def _try(source: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str:
         text = tokenizer.apply_chat_template(list(_PROBE), chat_template=source, tokenize=False)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise ModelError(f"template {name!r} fails on a plain user/assistant conversation: {error}") from None
+    lost = [str(message["content"]) for message in _PROBE if str(message["content"]) not in text]
+    if lost:
+        raise ModelError(
+            f"template {name!r} leaves out {len(lost)} of 4 messages of a plain user/assistant conversation; "
+            "templates of vision models, which want content in parts, cannot be used for text"
+        )
     return text  # type: ignore[return-value]
 
 

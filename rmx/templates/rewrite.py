@@ -18,7 +18,7 @@ import jinja2.sandbox
 
 from rmx.errors import ModelError
 
-__all__ = ["literals", "pin_date", "quoted", "unpinned", "variables", "wrap"]
+__all__ = ["literals", "pin_date", "quoted", "unpinned", "variables", "without", "wrap"]
 
 
 class _Generation(jinja2.ext.Extension):
@@ -35,6 +35,7 @@ def _parse(source: str) -> jinja2.nodes.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
+    del environment.globals["lipsum"]  # so that `variables` lists it: its text is random
     try:
         return environment.parse(source)
     except jinja2.TemplateSyntaxError as error:
@@ -94,6 +95,16 @@ def pin_date(source: str, date: datetime.date) -> str:
     other = f"{{{{- {quoted(date.isoformat())} -}}}}"
     body = f"{branches}{{%- else -%}}{other}{{%- endif -%}}" if branches else other
     return f"{{%- macro strftime_now(format) -%}}{body}{{%- endmacro %}}\n{source}"
+
+
+def without(source: str, names: list[str]) -> str:
+    """Let a template read special tokens that the tokenizer does not have as empty text.
+
+    >>> without("{{ bos_token + 'a' }}", ["bos_token", "eos_token"])
+    "{%- set bos_token = '' %}\\n{{ bos_token + 'a' }}"
+    """
+    used = variables(source)
+    return "".join(f"{{%- set {name} = '' %}}\n" for name in names if name in used) + source
 
 
 def wrap(source: str, *, start: str, end: str | None) -> str:

@@ -135,8 +135,8 @@ class Template:
         folder = _trl_folder()
         if folder is None:
             raise ConfigError(f"template.name: {self.name!r} is read from trl, which has no chat_templates folder here")
-        stem = self.name.removeprefix("trl/")
-        return (folder / f"{_TRL_FAMILIES.get(stem, stem)}.jinja").read_text(encoding="utf-8")
+        stem = _TRL_FAMILIES.get(self.name, self.name.removeprefix("trl/"))
+        return (folder / f"{stem}.jinja").read_text(encoding="utf-8")
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> BoundTemplate:
         """Make the final Jinja for this tokenizer and check it. The tokenizer is not changed.
