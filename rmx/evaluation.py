@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rmx.metrics import by_source, pair_metrics
+from rmx.metrics import by_source, ceiling, pair_metrics, truth_correlation
 from rmx.records import EncodedComparison, PairTable
 from rmx.scorer import Scorer
 
@@ -154,8 +154,26 @@ def measure(evaluations: Sequence[Evaluation], seconds: float) -> dict[str, floa
     if len(set(sources)) > 1:
         for source, values in by_source(sources, column["chosen"], column["rejected"], tie=column["tie"]).items():
             metrics[f"accuracy_{source}"] = values["accuracy"]
+    metrics |= measure_truth(evaluations, column["chosen"], column["rejected"])
     tokens = sum(c.shared_tokens for e in evaluations for c in e.comparisons)
     metrics["seconds"] = seconds
     metrics["pairs_per_second"] = len(column["chosen"]) / seconds
     metrics["tokens_per_second"] = tokens / seconds
     return metrics
+
+
+def measure_truth(evaluations: Sequence[Evaluation], chosen: np.ndarray, rejected: np.ndarray) -> dict[str, float]:
+    """Return the best reachable numbers and the correlation with the truth, where true rewards are known."""
+    pairs = [(e.comparisons[c], m) for e in evaluations for c, m in zip(e.comparison_M, e.pair_M, strict=True)]
+    truths = [(c.truth[c.pairs[m].winner], c.truth[c.pairs[m].loser]) for c, m in pairs if c.truth is not None]
+    if len(truths) < len(pairs):
+        return {}
+    true_chosen, true_rejected = np.array(truths).T
+    best = ceiling(true_chosen, true_rejected)
+    agreement = truth_correlation(chosen, rejected, true_chosen, true_rejected)["margin_pearson"]
+    return {
+        "ceiling_accuracy": best["accuracy"],
+        "ceiling_loss": best["loss"],
+        "drawn_ceiling_accuracy": best["drawn_accuracy"],
+        **({} if agreement is None else {"truth_correlation": agreement}),
+    }

@@ -17,6 +17,7 @@ import torch
 
 from rmx.engine import Engine
 from rmx.records import EncodedComparison, Message
+from rmx.templates import Template
 from rmx.tokens import encode_conversations
 
 if TYPE_CHECKING:
@@ -119,10 +120,12 @@ def load(
     from rmx.models import read_artefact
 
     artefact = read_artefact(path, device=device)
+    template = artefact.contract.get("template", {})
+    spec = Template(template["name"], jinja=template["jinja"]) if template else Template("auto")
     return Scorer(
         artefact.model,
         artefact.tokenizer,
-        artefact.template,
+        spec.bind(artefact.tokenizer),
         max_tokens=artefact.max_tokens,
         precision=precision,
         max_tokens_per_micro_batch=max_tokens_per_micro_batch,

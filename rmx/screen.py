@@ -12,13 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 __all__ = ["Screen"]
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints log messages above the bar, unwrapped; warnings in colour."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
+        self.console.print(Text(record.getMessage(), style=style), soft_wrap=True)
 
 
 class Screen:
@@ -31,6 +43,8 @@ class Screen:
 
     def __init__(self, *, verbose: bool = True, log_file: Path | None = None, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        if console is None and not self.console.is_terminal:
+            self.console.width = 120  # a log file or a pipe: rich would assume 80
         self.verbose = verbose
         self.log_file = log_file
         self.progress: Progress | None = None
@@ -42,7 +56,7 @@ class Screen:
         logger = logging.getLogger("rmx")
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        shown = RichHandler(console=self.console, show_path=False, show_time=False, show_level=False, markup=False)
+        shown = _ConsoleHandler(self.console)
         shown.setLevel(logging.INFO if self.verbose else logging.WARNING)
         self._handlers = [shown]
         if self.log_file is not None:

@@ -99,7 +99,7 @@ class TrainerSettings:
             logging_nan_inf_filter=False,
             remove_unused_columns=False,
             disable_tqdm=True,
-            log_level=arguments.pop("log_level", "warning"),
+            log_level=arguments.pop("log_level", "error"),
             **arguments,
         )
 

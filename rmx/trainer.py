@@ -30,6 +30,7 @@ from rmx.engine import Engine
 from rmx.errors import ModelError, NonFiniteError
 from rmx.evaluation import Evaluation, evaluate_pairs
 from rmx.memory import starting_budget
+from rmx.models.quiet import quiet
 from rmx.records import Batch, EncodedComparison, PairTable
 from rmx.scorer import Scorer
 from rmx.settings import TrainerSettings
@@ -259,7 +260,8 @@ class RewardTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
             target = output_dir or str(self.args.output_dir)
-            self.accelerator.unwrap_model(self.model).save_pretrained(target, state_dict=state_dict)
+            with quiet():
+                self.accelerator.unwrap_model(self.model).save_pretrained(target, state_dict=state_dict)
             self.scorer.tokenizer.save_pretrained(target)
 
 

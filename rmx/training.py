@@ -99,14 +99,18 @@ def save(run: Run) -> None:
     if not run.is_main:
         return
     rows = next(iter(run.eval_rows.values()), run.train_rows)[:VERIFIED_ROWS]
-    expected = run.scorer.rewards(rows)
-    folder = save_artefact(
-        run.loaded,
-        run.folder / "model",
-        template=run.template,
-        max_tokens=run.max_tokens,
-        truncation=run.workflow.data.truncation,
-        precision=run.scorer.engine.precision,
+    expected = [float(reward) for rewards in run.scorer.rewards(rows) for reward in rewards]
+    sequences = [[*row.prefix_ids, *suffix] for row in rows for suffix in row.suffix_ids]
+    contract = {
+        "max_tokens": run.max_tokens,
+        "truncation": run.workflow.data.truncation,
+        "precision": run.scorer.engine.precision,
+    }
+    folder = save_artefact(run.loaded, run.folder / "model", template=run.template, contract=contract)
+    checked = verify_artefact(folder, sequences, expected, device=str(run.device))
+    log.info(
+        "Saved %s; loaded afresh it scores %d texts as before (largest difference %.1e)",
+        folder,
+        checked.rows,
+        checked.max_difference,
     )
-    difference = verify_artefact(folder, rows, expected)
-    log.info("Saved %s; loaded afresh it gives the same scores (largest difference %.1e)", folder, difference)
