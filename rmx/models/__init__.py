@@ -14,30 +14,42 @@ from rmx.models.spec import LoadedModel, RewardModelSource
 from rmx.models.tiny import tiny_config, tiny_tokenizer
 
 if TYPE_CHECKING:
+    from rmx.models.artefact import Artefact, read_artefact, save_artefact
     from rmx.models.head import Head, backbone_of, head_of, unwrap
+    from rmx.models.verify import Verification, verify_artefact
+
+_LATER = {
+    "Artefact": "artefact",
+    "Head": "head",
+    "Verification": "verify",
+    "backbone_of": "head",
+    "head_of": "head",
+    "read_artefact": "artefact",
+    "save_artefact": "artefact",
+    "unwrap": "head",
+    "verify_artefact": "verify",
+}
 
 __all__ = [
     "Adapter",
+    "Artefact",
     "Head",
     "LoadedModel",
     "RewardModelSource",
+    "Verification",
     "backbone_of",
     "check_trainable",
     "head_of",
+    "read_artefact",
+    "save_artefact",
     "tiny_config",
     "tiny_tokenizer",
     "unwrap",
+    "verify_artefact",
 ]
-
-_LATER = {
-    "Head": "rmx.models.head",
-    "backbone_of": "rmx.models.head",
-    "head_of": "rmx.models.head",
-    "unwrap": "rmx.models.head",
-}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
+        return getattr(import_module(f"rmx.models.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from rmx.errors import ConfigError, ModelError
+from rmx.models.quiet import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from peft import LoraConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
-__all__ = ["Adapter", "attach", "check_trainable", "quiet_peft"]
+__all__ = ["Adapter", "attach", "check_trainable"]
 
 OWNED = {  # LoraConfig fields that rmx decides, and the key that does it where there is one
     "r": "peft.r",
@@ -93,11 +90,12 @@ class Adapter:
 
         from rmx.models.head import head_parts
 
-        parts = head_parts(model)
+        parts, linear = head_parts(model), _linear_layers(model)
         arguments: dict[str, Any] = {
             "use_rslora": self.kind == "rslora",
             "use_dora": self.kind == "dora",
             # 16 subspace iterations: seconds where a full SVD of an 8B model takes minutes (PiSSA, section 4.3)
+            "fan_in_fan_out": any(type(module).__name__ == "Conv1D" for module in linear.values()),  # GPT-2
             "init_lora_weights": "pissa_niter_16" if self.kind == "pissa" else True,
             **self.extra,
         }
@@ -107,7 +105,7 @@ class Adapter:
                 r=self.r,
                 lora_alpha=self.alpha,  # type: ignore[arg-type]  # a float works, the annotation says int
                 lora_dropout=self.dropout,
-                target_modules=_targets(model, self.target_modules),
+                target_modules=_targets(linear, self.target_modules),
                 modules_to_save=parts,
                 # Without this, a list such as [dense] also wraps an encoder's pooler, which is already saved whole.
                 exclude_modules=r"(.*\.)?(" + "|".join(parts) + r")(\..*)?",
@@ -117,33 +115,31 @@ class Adapter:
             raise ConfigError(f"peft.extra: {error}; see peft.LoraConfig for the names") from None
 
 
-def _targets(model: PreTrainedModel, asked: str | list[str]) -> list[str]:
+def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     from rmx.models.head import text_backbone
 
-    linear = [
-        name
+    quantized = ("Linear4bit", "Linear8bitLt")  # bitsandbytes is not installed everywhere
+    return {
+        name: module
         for name, module in text_backbone(model).named_modules()
-        if isinstance(module, nn.Linear | Conv1D) or type(module).__name__ in ("Linear4bit", "Linear8bitLt")
-    ]
-    if asked == "auto":
-        return sorted({name.rsplit(".", 1)[-1] for name in linear})
-    endings = [asked] if isinstance(asked, str) else list(asked)
+        if isinstance(module, nn.Linear | Conv1D) or type(module).__name__ in quantized
+    }
+
+
+def _targets(linear: dict[str, nn.Module], asked: str | list[str]) -> list[str]:
     names = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if asked == "auto":
+        return names
+    endings = [asked] if isinstance(asked, str) else list(asked)
     for ending in endings:
         if not any(name == ending or name.endswith("." + ending) for name in linear):
-            raise ConfigError(f"peft.target_modules: {ending!r} fits no linear layer; this model has {', '.join(names)}")
+            raise ConfigError(
+                f"peft.target_modules: {ending!r} fits no linear layer; this model has {', '.join(names)}"
+            )
     return endings
-
-
-@contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Silence peft 0.21's use of a property that transformers 5.23 renames; delete when peft has followed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
 
 
 def attach(model: PreTrainedModel, adapter: Adapter) -> tuple[PeftModel, dict[str, torch.Tensor] | None]:
@@ -151,7 +147,7 @@ def attach(model: PreTrainedModel, adapter: Adapter) -> tuple[PeftModel, dict[st
     from peft import get_peft_model, get_peft_model_state_dict
 
     try:
-        with quiet_peft():
+        with quiet():
             wrapped = get_peft_model(model, adapter.lora_config(model))
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"peft: {error}") from None
@@ -195,5 +191,5 @@ def _saved_parts(model: nn.Module) -> list[set[str]]:
             for config in module.peft_config.values():
                 if config.task_type != TaskType.SEQ_CLS:
                     raise ModelError(f"the adapter's task_type is {config.task_type}: it must be SEQ_CLS for a head")
-                found.append(set(config.modules_to_save or ()))
+                found.append(set(vars(config).get("modules_to_save") or ()))
     return found

@@ -12,7 +12,6 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
-    LlamaForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,7 +19,8 @@ from transformers import (
 
 from rmx.errors import ModelError
 from rmx.models.checkpoint import VALUE_HEAD, half_precision, tensors
-from rmx.models.head import find_head, head_parts, init_head, restore_head
+from rmx.models.head import HEADS, StoredHead, embedding_of, find_head, head_parts, init_head, restore_head
+from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve, trust_remote_code
 from rmx.models.spec import RewardModelSource
 from rmx.models.tiny import TINY, tiny_config, tiny_tokenizer
@@ -58,14 +58,13 @@ def build_tiny(wish: Wish) -> Base:
     """The embedded model: random weights that depend on the seed alone."""
     source, config, tokenizer = wish.source, tiny_config(), tiny_tokenizer()
     reward_config(config, tokenizer.pad_token_id, keep_dropout=source.dropout)
-    config._attn_implementation = _attention(source, config)
+    dtype = torch.float32 if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
-        model = LlamaForSequenceClassification(config)
+        model = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=_attention(source, config), dtype=dtype, trust_remote_code=False
+        )
     except (ImportError, ValueError) as error:
         raise ModelError(f"model.attn_implementation: {_first_line(error)}") from None
-    dtype = torch.float32 if source.dtype == "auto" else getattr(torch, source.dtype)
-    model.to(dtype)
-    config.dtype = dtype
     init_head(model, "zero" if source.head_init == "zero" else "normal", wish.seed)
     return Base(model, tokenizer, TINY, None, None, head_was_kept=False, changed=True)
 
@@ -86,7 +85,7 @@ def build_checkpoint(place: Resolved, wish: Wish) -> Base:
         )
     reward_config(config, padding.id, keep_dropout=source.dropout)
     model, loaded = _from_pretrained(place, config, wish, _dtype(wish, half_precision(stored)), strict=head is not None)
-    _check_backbone(model, loaded, place.path)
+    _check_weights(model, loaded, place.path, head)
     changed = _fit_vocabulary(model, tokenizer, padding.id, place.path, notes)
     if head is not None:
         notes.extend(restore_head(model, head))
@@ -122,13 +121,12 @@ def _config(place: Resolved) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(place.folder, trust_remote_code=trust_remote_code())
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        hint = ""
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"model.path: {place.path} brings its own code, which is not run; if you have read and trust it, "
                 "repeat the command with --trust-remote-code"
             ) from None
-        raise ModelError(f"model.path: the config of {place.path} cannot be used: {_first_line(error)}{hint}") from None
+        raise ModelError(f"model.path: the config of {place.path} cannot be used: {_first_line(error)}") from None
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not trust_remote_code():
         raise ModelError(
             f"model.path: {place.path} is a {config.model_type} model, for which transformers has no "
@@ -162,7 +160,7 @@ def _attention(source: RewardModelSource, config: PreTrainedConfig) -> str:
         raise ModelError(f"model.attn_implementation: {asked} needs a CUDA device, and there is none; use sdpa")
     if asked != "auto":
         return asked
-    model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    model_class: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     return "sdpa" if model_class is None or model_class._supports_sdpa else "eager"
 
 
@@ -173,25 +171,30 @@ def _from_pretrained(
     if wish.quantization is not None:
         extra = {"quantization_config": wish.quantization, "device_map": {"": wish.device or "cuda"}}
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
-            place.folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=_attention(wish.source, config),
-            trust_remote_code=trust_remote_code(),
-            use_safetensors=True,
-            ignore_mismatched_sizes=not strict,
-            output_loading_info=True,
-            **extra,
-        )
+        with quiet(sum(file.stat().st_size for file in place.folder.glob("*.safetensors"))):
+            return AutoModelForSequenceClassification.from_pretrained(
+                place.folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=_attention(wish.source, config),
+                trust_remote_code=trust_remote_code(),
+                use_safetensors=True,
+                ignore_mismatched_sizes=not strict,
+                output_loading_info=True,
+                **extra,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise ModelError(f"model.path: {place.path} cannot be loaded: {type(error).__name__}: {_first_line(error)}") from None
+        raise ModelError(
+            f"model.path: {place.path} cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+        ) from None
 
 
-def _check_backbone(model: PreTrainedModel, loaded: dict[str, Any], path: str) -> None:
-    parts = tuple(f"{name}." for name in head_parts(model))
-    missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(parts))
-    wrong = sorted(str(entry[0]) for entry in loaded["mismatched_keys"] if not str(entry[0]).startswith(parts))
+def _check_weights(model: PreTrainedModel, loaded: dict[str, Any], path: str, head: StoredHead | None) -> None:
+    """Fail where weights would stay random that no one draws on purpose: the backbone's, or half of a kept head."""
+    # A kept head is restored from the file, under whatever name it has there.
+    random = tuple(f"{name}." for name in (head_parts(model) if head is None else HEADS))
+    missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(random))
+    wrong = sorted(str(entry[0]) for entry in loaded["mismatched_keys"] if not str(entry[0]).startswith(random))
     if missing or wrong:
         what = f"{len(missing)} weights are missing" if missing else f"{len(wrong)} weights have another shape"
         raise ModelError(
@@ -203,13 +206,13 @@ def _check_backbone(model: PreTrainedModel, loaded: dict[str, Any], path: str) -
 def _fit_vocabulary(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pad: int, path: str, notes: list[str]
 ) -> bool:
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embedding_of(model).num_embeddings
     if pad == rows:  # a new padding token, and no spare row for it
         model.resize_token_embeddings(rows + 1, mean_resizing=False)
         with torch.no_grad():
-            model.get_input_embeddings().weight[pad].zero_()
+            embedding_of(model).weight[pad].zero_()
         notes.append(f"the embedding grew from {rows} to {rows + 1} rows for the new padding token")
-    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], path)
+    check_vocabulary(tokenizer, embedding_of(model).num_embeddings, path)
     return pad == rows
 
 

@@ -60,7 +60,8 @@ def read_tensor(stored: dict[str, StoredTensor], name: str) -> torch.Tensor:
 def half_precision(stored: dict[str, StoredTensor]) -> str | None:
     """The backbone's half precision: that of the largest tensor, or None where it is stored in float32.
 
-    >>> half_precision({"a": StoredTensor(Path("x"), (2, 2), "BF16"), "score.weight": StoredTensor(Path("x"), (1, 2), "F32")})
+    >>> file = Path("model.safetensors")
+    >>> half_precision({"a": StoredTensor(file, (2, 2), "BF16"), "score.weight": StoredTensor(file, (1, 2), "F32")})
     'bfloat16'
     """
     if not stored:

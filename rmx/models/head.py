@@ -21,14 +21,17 @@ from rmx.errors import ModelError
 from rmx.models.checkpoint import VALUE_HEAD, StoredTensor, read_tensor, tensors
 
 __all__ = [
+    "HEADS",
     "Head",
     "StoredHead",
     "backbone_of",
+    "embedding_of",
     "find_head",
     "head_of",
     "head_parts",
     "in_float32",
     "init_head",
+    "linear_of",
     "restore_head",
     "text_backbone",
     "unwrap",
@@ -48,7 +51,9 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
     """The `<Arch>ForSequenceClassification` inside an adapter, DDP or compile wrapper."""
     while not isinstance(model, PreTrainedModel):
         children = dict(model.named_children())
-        found = next((children[name] for name in ("module", "_orig_mod", "base_model", "model") if name in children), None)
+        found = next(
+            (children[name] for name in ("module", "_orig_mod", "base_model", "model") if name in children), None
+        )
         if found is None:
             raise ModelError(f"{type(model).__name__} is no transformers model with a backbone and a head")
         model = found
@@ -65,9 +70,7 @@ def head_of(model: nn.Module) -> Head:
     children = dict(inner.named_children())
     for name in HEADS:
         if name in children:
-            linear = _plain(children[name])
-            if not isinstance(linear, nn.Linear) or linear.out_features != 1:
-                raise ModelError(f"{type(inner).__name__}.{name} is no linear layer with one output: {linear}")
+            linear_of(children[name])
             return Head(name, children[name])
     raise ModelError(f"{type(inner).__name__} has no scalar head; its parts are {', '.join(children)}")
 
@@ -84,6 +87,14 @@ def text_backbone(model: nn.Module) -> nn.Module:
     return dict(backbone.named_children()).get("language_model", backbone)
 
 
+def embedding_of(model: nn.Module) -> nn.Embedding:
+    """The token embedding."""
+    embedding = unwrap(model).get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
+        raise ModelError(f"{type(unwrap(model)).__name__} has no plain token embedding: {type(embedding).__name__}")
+    return embedding
+
+
 def head_parts(model: nn.Module) -> list[str]:
     """Names of everything with weights outside the backbone: ["score"], or an encoder's pooling and classifier."""
     inner = unwrap(model)
@@ -98,7 +109,7 @@ def init_head(model: nn.Module, how: Literal["normal", "zero"], seed: int) -> No
     initialisation of OpenRLHF and of Stiennon et al. 2020, appendix B.1). A bias starts at 0: preferences say
     nothing about it, r + b ranks as r does.
     """
-    linear = _plain(head_of(model).module)
+    linear = linear_of(head_of(model).module)
     hidden = linear.in_features
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(1, hidden, generator=generator, dtype=torch.float32) / math.sqrt(hidden + 1)
@@ -121,12 +132,18 @@ def _float32_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(arg.float() if isinstance(arg, torch.Tensor) and arg.is_floating_point() else arg for arg in args)
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    """The module itself where an adapter keeps a trained copy of it (peft's ModulesToSaveWrapper)."""
-    if not isinstance(module, ModulesToSaveWrapper):
-        return module
-    active = [name for name in module.active_adapters if name in module.modules_to_save]
-    return module.modules_to_save[active[0]] if active else module.original_module
+def linear_of(module: nn.Module) -> nn.Linear:
+    """The linear layer itself: where an adapter keeps a trained copy of the head, that copy.
+
+    Raises:
+        ModelError: It is no linear layer with one output.
+    """
+    if isinstance(module, ModulesToSaveWrapper):
+        active = [name for name in module.active_adapters if name in module.modules_to_save]
+        module = module.modules_to_save[active[0]] if active else module.original_module
+    if not isinstance(module, nn.Linear) or module.out_features != 1:
+        raise ModelError(f"the head is no linear layer with one output: {module}")
+    return module
 
 
 # --- A head that a checkpoint brings ---
@@ -162,7 +179,7 @@ def restore_head(model: nn.Module, head: StoredHead) -> list[str]:
     Raises:
         ModelError: It is of another width than the model.
     """
-    linear = _plain(head_of(model).module)
+    linear = linear_of(head_of(model).module)
     weight = read_tensor(head.names, head.weight).float()
     if weight.shape != linear.weight.shape:
         raise ModelError(

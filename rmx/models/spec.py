@@ -47,7 +47,7 @@ class RewardModelSource:
     True
     >>> RewardModelSource(name="x", path="org/x", freeze_layers=-2)
     Traceback (most recent call last):
-    rmx.errors.ConfigError: model.freeze_layers: -2; give 0 (train all layers), N (freeze the lowest N) or -1 (head only)
+    rmx.errors.ConfigError: model.freeze_layers: -2; give 0 (train all layers), N (freeze the lowest) or -1 (head only)
     """
 
     name: str
@@ -67,7 +67,7 @@ class RewardModelSource:
             mistakes.append("model.path: empty; give a local folder, a hub id, or null for the embedded model")
         if self.freeze_layers < -1:
             mistakes.append(
-                f"model.freeze_layers: {self.freeze_layers}; give 0 (train all layers), N (freeze the lowest N) "
+                f"model.freeze_layers: {self.freeze_layers}; give 0 (train all layers), N (freeze the lowest) "
                 "or -1 (head only)"
             )
         allowed: dict[str, tuple[str | None, ...]] = {

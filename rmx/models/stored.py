@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import ModelError
-from rmx.models.adapters import quiet_peft
 from rmx.models.build import Base, Wish, build_checkpoint, reward_config
 from rmx.models.checkpoint import VALUE_HEAD, read_json, tensors
 from rmx.models.head import find_head, head_parts, restore_head
+from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve
 from rmx.models.tokenizer import choose_padding, load_tokenizer
 
@@ -62,7 +62,7 @@ def open_adapter(base: Base, place: Resolved, trainable: bool) -> Any:
                 "scores with random weights; train it again"
             )
     try:
-        with quiet_peft():
+        with quiet():
             model = PeftModel.from_pretrained(base.model, str(place.folder), is_trainable=trainable)
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         detail = (str(error).strip().splitlines() or [""])[0][:300]
@@ -77,7 +77,7 @@ def merge_foreign(base: Base, place: Resolved, wish: Wish) -> None:
     from peft import PeftModel
 
     try:
-        with quiet_peft():
+        with quiet():
             wrapped = PeftModel.from_pretrained(base.model, str(place.folder))
         base.model = wrapped.merge_and_unload()
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, AttributeError) as error:

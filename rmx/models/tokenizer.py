@@ -81,7 +81,7 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase) -> Padding:
     tokenizer.add_special_tokens({"pad_token": token})
     found = f"{had} is also its end token" if had else "the tokenizer has none"
     why = f"padding token {token} ({'new' if added else 'reserved by the vocabulary'}): {found}"
-    return Padding(token, tokenizer.convert_tokens_to_ids(token), added, why)
+    return Padding(token, tokenizer.pad_token_id, added, why)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, shown: str) -> None:
