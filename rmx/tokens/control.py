@@ -8,6 +8,7 @@ cut at the marks, and the marked pieces are tokenised as ordinary text. Every ot
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokeniser"]
 
+log = logging.getLogger(__name__)
+
 # Private-use characters to mark with; a pair is taken that occurs nowhere in the row.
 _MARKS = [chr(point) for point in range(0xE000, 0xF8FF)]
 
@@ -41,6 +44,7 @@ class Tokeniser:
         self._special = sorted((token for token in special if token.strip()), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self._special)) or "(?!)")
         self._starts = "".join(sorted({token[0] for token in self._special}))
+        self._borders = _borders(tokenizer) if tokenizer.is_fast else ()
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of whole texts without anything added; int32."""
@@ -53,6 +57,44 @@ class Tokeniser:
             return [np.array(row.ids, dtype=np.int32) for row in encoded]
         rows = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return [np.array(row, dtype=np.int32) for row in rows]
+
+    def ids_of_rows(self, rows: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
+        """Ids of the K texts of each row; what they begin with is tokenised once where that is exact.
+
+        A fast tokenizer first cuts a text at its special tokens and treats what lies between them separately. So a
+        text may be cut *before* a special token: the ids of both parts, joined, are the ids of the whole. This is
+        tried on the first rows of every call, and given up for good if it ever fails.
+        """
+        cuts = [self._cut(texts) for texts in rows]
+        pieces: list[str] = []
+        for texts, at in zip(rows, cuts, strict=True):
+            pieces += [texts[0][:at], *(text[at:] for text in texts)] if at else texts
+        ids = iter(self.ids(pieces))
+        answer: list[list[np.ndarray]] = []
+        for texts, at in zip(rows, cuts, strict=True):
+            start = next(ids) if at else None
+            ends = [next(ids) for _ in texts]
+            answer.append(ends if start is None else [np.concatenate([start, end]) for end in ends])
+        tried = [i for i, at in enumerate(cuts) if at][:2]
+        whole = iter(self.ids([text for i in tried for text in rows[i]]))
+        if not all(np.array_equal(row, next(whole)) for i in tried for row in answer[i]):
+            log.warning("this tokenizer does not cut texts at its special tokens; every text is tokenised whole")
+            self._borders = ()
+            return self.ids_of_rows(rows)
+        return answer
+
+    def _cut(self, texts: Sequence[str]) -> int:
+        """Where the last special token begins that all texts have in common, 0 for nowhere."""
+        first, end = texts[0], len(texts[0])
+        while self._borders and len(texts) > 1:
+            at, token = max((first.rfind(token, 0, end), token) for token in self._borders)
+            if at <= 0:
+                return 0
+            shared = first[: at + len(token)]
+            if all(text.startswith(shared) for text in texts[1:]):
+                return at
+            end = at
+        return 0
 
     def spelled(self, value: Any) -> bool:
         """Does a string anywhere in this message (or tool) contain the letters of a control token?"""
@@ -113,6 +155,33 @@ class Tokeniser:
         if spelled and self.tokenizer.convert_tokens_to_ids(piece) in row:
             return np.concatenate([self._plain(letter, spelled=True) for letter in (piece[0], piece[1:])])
         return row
+
+
+def _borders(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Special tokens before which a text may be cut.
+
+    They take no white space from their left, are looked for in the text as it is, and no added token can overlap
+    them, so wherever their letters stand they are that token.
+    """
+    added = list(tokenizer.added_tokens_decoder.values())
+    texts = {token.content for token in added}
+    return tuple(
+        token.content
+        for token in added
+        if token.special
+        and not (token.lstrip or token.single_word or token.normalized)
+        and token.content.strip()
+        and not any(_overlap(token.content, other) for other in texts)
+    )
+
+
+def _overlap(token: str, other: str) -> bool:
+    """Can an occurrence of `other` share letters with one of `token` (and not be that very occurrence)?"""
+    if token != other and (token in other or other in token):
+        return True
+    return any(
+        other.endswith(token[:size]) or token.endswith(other[:size]) for size in range(1, min(len(token), len(other)))
+    )
 
 
 @contextmanager
