@@ -1,0 +1,116 @@
+"""Jobs on a cluster: batches through a Hydra launcher, guarded on the node as they would be here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+
+from rmx.errors import RmxError
+from rmx.sweep.jobs import Ended, Job, guard_command, outcome
+from rmx.sweep.trials import Attempt, SweepFolder
+
+__all__ = ["BatchJobs", "run_guarded"]
+
+log = logging.getLogger(__name__)
+
+
+def run_guarded(folder: SweepFolder, name: str, argv: Sequence[str], grace_seconds: float) -> int:
+    """Run one job under a guard, here and now; what a cluster's node does.
+
+    The sweep asks it to stop with a file, because there is no pipe from the sweeper to the node.
+
+    Returns:
+        The job's exit code.
+    """
+    stop = folder.jobs / f"{name}.stop"
+    stop.unlink(missing_ok=True)
+    command = guard_command(folder, name, argv, grace_seconds)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as guard:
+        asked = False
+        while True:
+            try:
+                return guard.wait(timeout=2.0)
+            except subprocess.TimeoutExpired:
+                if not asked and stop.exists() and guard.stdin is not None:
+                    asked = True
+                    with contextlib.suppress(BrokenPipeError):
+                        guard.stdin.write(b"stop")
+                        guard.stdin.flush()
+
+
+class BatchJobs:
+    """Runs jobs in batches through a cluster launcher; every node guards its job as this machine would.
+
+    `launch` blocks until a batch is over, so it runs in a thread while the sweep goes on reading metrics.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        launch: Callable[[list[Job], int], None],
+        *,
+        n_jobs: int,
+    ) -> None:
+        self.folder, self.launch, self.n_jobs = folder, launch, max(1, n_jobs)
+        self.queue: list[Job] = []
+        self.batch: list[Job] = []
+        self.thread: threading.Thread | None = None
+        self.launched = 0
+        self.before: dict[int, list[Attempt]] = {}
+        self.error: Exception | None = None
+
+    def free_slots(self) -> int:
+        """Return the size of a batch less what is queued; nothing while a batch is under way."""
+        return 0 if self.batch else self.n_jobs - len(self.queue)
+
+    def running(self) -> int:
+        """Return how many jobs are under way."""
+        return len(self.batch)
+
+    def start(self, job: Job) -> None:
+        """Queue a job for the next batch."""
+        self.queue.append(job)
+
+    def flush(self) -> None:
+        """Hand the queue to the launcher as a batch."""
+        if self.batch or not self.queue:
+            return
+        self.batch, self.queue = self.queue, []
+        self.before = {job.number: self.folder.attempts(job.name) for job in self.batch}
+        first, self.launched = self.launched, self.launched + len(self.batch)
+        self.thread = threading.Thread(target=self._run, args=(first,), name="launcher", daemon=True)
+        self.thread.start()
+
+    def _run(self, first: int) -> None:
+        try:
+            self.launch(self.batch, first)
+        except Exception as error:  # noqa: BLE001 - launchers raise anything; the records tell what really ran
+            self.error = error
+
+    def collect(self) -> list[Ended]:
+        """Return the whole batch once it is over.
+
+        Raises:
+            RmxError: the launcher failed before any job ran.
+        """
+        if self.thread is None or self.thread.is_alive():
+            return []
+        self.thread.join()
+        self.thread = None
+        over = [outcome(self.folder, job, self.before[job.number]) for job in self.batch]
+        self.batch = []
+        if self.error is not None:
+            error, self.error = self.error, None
+            if all(end.exit_code is None for end in over):
+                raise RmxError(f"the launcher could not run the batch: {type(error).__name__}: {error}") from error
+            log.warning("The launcher reported %s: %s", type(error).__name__, error)
+        return over
+
+    def stop(self, number: int) -> None:
+        """Ask a job to stop by the file that its node's guard looks for."""
+        for job in self.batch:
+            if job.number == number:
+                (self.folder.jobs / f"{job.name}.stop").touch()
