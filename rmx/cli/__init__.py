@@ -1,0 +1,102 @@
+"""The command line: `rmx` and `python -m rmx` are this module's `main`.
+
+    verbs        rmx report FOLDER, ...      handed on before anything else is read
+    flags        --help, --cfg job, ...      answered without importing torch
+    a run        compose, check, instantiate, run
+    several      -m: the same, under Hydra's sweeper and launcher
+
+Errors that rmx raises on purpose are one message on stderr and an exit code (`rmx.errors`); anything else is
+a bug, and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from rmx import __version__
+from rmx.cli.arguments import Arguments, parse
+from rmx.errors import ConfigError, RmxError
+
+__all__ = ["VERBS", "console", "main"]
+
+log = logging.getLogger(__name__)
+
+# verb -> (its main function, one line for --help)
+VERBS = {
+    "report": ("rmx.report:main", "FOLDER...   draw report.html again; several runs are compared"),
+    "watch": ("rmx.watch:main", "FOLDER      what the runs below a folder are doing now"),
+    "export": ("rmx.export:main", "MODEL OUT   write a model in the layout that another program needs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 wrong input, 1 a bug, 75, 130, 143 (`rmx.errors`)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except RmxError as error:
+        sys.stderr.write(message_of(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("rmx: interrupted\n")
+        return 130
+    except BrokenPipeError:  # `rmx --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:  # noqa: BLE001  the door: nothing lies above it that could tell the user
+        sys.stderr.write(traceback.format_exc())
+        sys.stderr.write(
+            f"rmx: this is a bug in rmx {__version__}, not a mistake of yours. Please report it with the lines above, "
+            "the command, and the run folder's run.log and environment.json.\n"
+        )
+        return 1
+
+
+def console() -> None:
+    """The entry point of `rmx` and of `python -m rmx`: both find Python files of the current folder."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    sys.exit(main())
+
+
+def message_of(error: RmxError) -> str:
+    """Return what a user reads of an error: a line, or a headline and a line per mistake."""
+    lines = str(error).splitlines()
+    if isinstance(error, ConfigError) and len(lines) > 1:
+        return "\n".join([f"rmx: {len(lines)} mistakes in the configuration", *(f"  {line}" for line in lines)]) + "\n"
+    return f"rmx: {error}\n"
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and words[0] in VERBS:
+        module, _, name = VERBS[words[0]][0].partition(":")
+        code = getattr(import_module(module), name)(words[1:])
+        return int(code or 0)
+    arguments = parse(words)
+    if arguments.version:
+        sys.stdout.write(f"rmx {__version__}\n")
+        return 0
+    if arguments.help:
+        return _help(arguments)
+    # Hydra takes a third of a second to import, so everything that needs it is beyond this line.
+    from rmx.cli import runs
+
+    if arguments.shell_completion or arguments.info or arguments.cfg in {"hydra", "all"}:
+        return runs.ask_hydra(arguments)
+    if arguments.cfg:
+        return runs.show(arguments)
+    return runs.sweep(arguments) if arguments.multirun else runs.run(arguments)
+
+
+def _help(arguments: Arguments) -> int:
+    from rmx.cli.page import help_page
+    from rmx.places import conf_folder
+
+    verbs = {verb: meaning for verb, (_, meaning) in VERBS.items()}
+    sys.stdout.write(help_page(conf_folder(), verbs, arguments.config_dir))
+    return 0

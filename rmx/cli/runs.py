@@ -1,0 +1,103 @@
+"""What the command line does with a configuration: show it, run it once, run it many times."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from rmx.cli.arguments import Arguments
+from rmx.config import Composer, compose, instantiate, redact, run_yaml
+from rmx.config.checking import mistakes_of
+from rmx.config.mistakes import Mistake, raise_all
+from rmx.errors import ConfigError, RmxError
+
+__all__ = ["ask_hydra", "run", "show", "sweep"]
+
+
+def run(arguments: Arguments) -> int:
+    """One run: compose, check, instantiate, run."""
+    cfg = compose(arguments.overrides, arguments.config_dir, arguments.config_name)
+    instantiate(cfg).run()
+    return 0
+
+
+def show(arguments: Arguments) -> int:
+    """--cfg job: print the configuration without secrets, then say what is wrong with it."""
+    composer = Composer(arguments.config_dir, arguments.config_name)
+    cfg, mistakes = composer.compose(arguments.overrides)
+    if cfg is not None and not mistakes:
+        node = cfg if arguments.package in {None, "_global_"} else OmegaConf.select(cfg, str(arguments.package))
+        if node is None:
+            raise ConfigError(f"--package: there is nothing at {arguments.package}; groups: {', '.join(cfg)}")
+        if not OmegaConf.is_config(node):
+            text = f"{redact({str(arguments.package): node})}\n"
+        elif arguments.resolve:
+            text = run_yaml(node)
+        else:
+            text = OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(node))))
+        sys.stdout.write(text)
+    raise_all([*mistakes, *(mistakes_of(cfg, composer.groups()) if cfg is not None else [])])
+    return 0
+
+
+def sweep(arguments: Arguments) -> int:
+    """-m: check a run for every value first, then hand over to Hydra's sweeper and launcher."""
+    composer = Composer(arguments.config_dir, arguments.config_name)
+    mistakes: list[Mistake] = []
+    for overrides in composer.single_runs(arguments.overrides):
+        cfg, found = composer.compose(overrides)
+        mistakes += [*found, *(mistakes_of(cfg, composer.groups()) if cfg is not None else [])]
+    raise_all(mistakes)
+    overrides = [*composer.sweep_overrides(arguments.overrides), "hydra.mode=MULTIRUN"]
+    hydra = Hydra.create_main_hydra2("rmx", composer.search_path())
+    try:
+        hydra.multirun(config_name=arguments.config_name, task_function=job, overrides=overrides)
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+    except RmxError as error:  # the first of the jobs that failed: each has said why already
+        return error.exit_code
+    finally:
+        GlobalHydra.instance().clear()
+    return 0
+
+
+def job(cfg: DictConfig) -> Any:
+    """One job of a sweep that runs inside Hydra's launcher; its folder is the sweep's subfolder."""
+    from rmx.cli import message_of
+
+    hydra = HydraConfig.get()
+    with open_dict(cfg):
+        parent = cfg.output_dir
+        cfg.output_dir = hydra.runtime.output_dir if parent is None else str(Path(parent) / str(hydra.job.num))
+        cfg.group = cfg.group or Path(hydra.sweep.dir).name
+    try:
+        return instantiate(cfg).run()
+    except RmxError as error:
+        sys.stderr.write(f"job {hydra.job.num} ({hydra.job.override_dirname or 'no overrides'}) {message_of(error)}")
+        raise
+
+
+def ask_hydra(arguments: Arguments) -> int:
+    """--info, --cfg hydra and tab completion are Hydra's own."""
+    composer = Composer(arguments.config_dir, arguments.config_name)
+    hydra = Hydra.create_main_hydra2("rmx", composer.search_path())
+    name = arguments.config_name
+    try:
+        if arguments.shell_completion:
+            hydra.shell_completion(config_name=name, overrides=arguments.overrides)
+        elif arguments.cfg:
+            hydra.show_cfg(name, arguments.overrides, arguments.cfg, arguments.package, arguments.resolve)
+        elif arguments.info:
+            hydra.show_info(arguments.info, config_name=name, overrides=arguments.overrides)
+    except (HydraException, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+    return 0

@@ -1,0 +1,84 @@
+"""YAML in, one Workflow out: compose, check, instantiate.
+
+compose(["model=llama3", "data=hh_rlhf"])   groups, files and overrides -> a DictConfig
+check(cfg)                                  every node against the signature of its target, without imports
+instantiate(cfg)                            the calls themselves -> rmx.workflow.Workflow
+run_yaml(cfg)                               the resolved text that repeats the run, without secrets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rmx.config.checking import build, mistakes_of, plain
+from rmx.config.composing import Composer
+from rmx.config.mistakes import raise_all
+from rmx.config.redaction import redact, redact_text
+
+if TYPE_CHECKING:
+    from rmx.workflow import Workflow
+
+__all__ = ["Composer", "check", "compose", "instantiate", "redact", "redact_text", "run_yaml"]
+
+
+def compose(
+    overrides: Sequence[str] = (), config_dir: str | Path | None = None, config_name: str = "config"
+) -> DictConfig:
+    """Compose a configuration as the command line does.
+
+    Args:
+        overrides: `group=option` and `key=value`, in the grammar of Hydra.
+        config_dir: a folder with files of your own, beside the shipped ones.
+        config_name: the root file, without `.yaml`.
+
+    Raises:
+        ConfigError: all mistakes at once, a line each: those of the overrides, then those `check` finds.
+
+    >>> compose(["seed=7"]).seed
+    7
+    """
+    composer = Composer(Path(config_dir) if config_dir is not None else None, config_name)
+    cfg, mistakes = composer.compose(overrides)
+    if cfg is None or mistakes:
+        raise_all([*mistakes, *(mistakes_of(cfg, composer.groups()) if cfg is not None else [])])
+    assert cfg is not None
+    return cfg
+
+
+def check(cfg: DictConfig) -> None:
+    """Check every value of a configuration against the signature and annotations of its target.
+
+    Nothing is imported but what is installed without source. All mistakes come in one error.
+
+    Raises:
+        ConfigError: a line per mistake: key, value, what is allowed, "did you mean".
+    """
+    raise_all(mistakes_of(cfg, Composer().groups()))
+
+
+def instantiate(cfg: DictConfig) -> Workflow:
+    """Check a configuration and make its calls; nothing is downloaded and no device is touched.
+
+    Raises:
+        ConfigError: as `check`, and what the targets themselves refuse (values that do not go together).
+    """
+    check(cfg)
+    values, _ = plain(cfg)
+    workflow, mistakes = build(values | {"config": run_yaml(cfg)})
+    raise_all(mistakes)
+    return workflow
+
+
+def run_yaml(cfg: DictConfig) -> str:
+    """Return the resolved configuration as YAML, with secrets hidden by key name and by value.
+
+    >>> from omegaconf import OmegaConf
+    >>> run_yaml(OmegaConf.create({"hub_token": "hf_1", "seed": 7, "copy": "${seed}"})).splitlines()
+    ["hub_token: '***'", 'seed: 7', 'copy: 7']
+    """
+    values: dict[str, Any] = redact(OmegaConf.to_container(cfg, resolve=True))
+    return OmegaConf.to_yaml(OmegaConf.create(values))

@@ -1,0 +1,202 @@
+"""The walk over a composed configuration: every node bound to the signature of its target, then called."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rmx.config.annotations import mismatches
+from rmx.config.mistakes import Mistake, shown
+from rmx.config.signatures import Signature, read_signature
+from rmx.config.targets import import_target, refusal
+from rmx.errors import ConfigError
+
+__all__ = ["build", "mistakes_of", "plain"]
+
+_DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+_DEEPEST = 40  # levels of nesting; a configuration that contains itself goes on for ever
+_UNREADABLE = object()  # stands for a value that has a mistake already
+
+
+def mistakes_of(cfg: DictConfig, groups: Iterable[str] = ()) -> list[Mistake]:
+    """Return every mistake of a composed configuration; `groups` are names that a root key may have meant."""
+    values, mistakes = plain(cfg)
+    checker = _Checker(values, tuple(groups))
+    if "_target_" not in values:
+        checker.add("", "the configuration has no _target_; its root must have _target_: rmx.workflow.Workflow")
+    checker.node(values, "")
+    return mistakes + checker.mistakes
+
+
+def plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Mistake]]:
+    """Return the configuration as resolved dicts and lists, and a mistake for each value that has none."""
+    mistakes: list[Mistake] = []
+    values = _resolved(cfg, "", mistakes, 0)
+    return values, mistakes
+
+
+def build(values: Mapping[str, Any]) -> tuple[Any, list[Mistake]]:
+    """Call the targets of a checked configuration, innermost first; return the root object and what the calls refused.
+
+    This is Hydra's `instantiate` with `_convert_: all`, except that a ConfigError of one node does not hide
+    those of its siblings.
+    """
+    mistakes: list[Mistake] = []
+    return _built(values, "", mistakes), mistakes
+
+
+def _resolved(node: Any, key: str, mistakes: list[Mistake], depth: int) -> Any:
+    if depth > _DEEPEST:
+        mistakes.append(Mistake(key, "the configuration contains itself"))
+        return _UNREADABLE
+    if isinstance(node, DictConfig):
+        return {str(name): _item(node, name, _join(key, str(name)), mistakes, depth) for name in node}
+    if isinstance(node, ListConfig):
+        return [_item(node, place, f"{key}[{place}]", mistakes, depth) for place in range(len(node))]
+    return node
+
+
+def _item(node: DictConfig | ListConfig, name: Any, key: str, mistakes: list[Mistake], depth: int) -> Any:
+    if OmegaConf.is_missing(node, name):
+        mistakes.append(Mistake(key, f"must be given: {key}=..."))
+        return _UNREADABLE
+    try:
+        value = node[name]
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        mistakes.append(Mistake(key, f"cannot be resolved: {reason}"))
+        return _UNREADABLE
+    return _resolved(value, key, mistakes, depth + 1)
+
+
+class _Checker:
+    """Walks plain values and gathers mistakes."""
+
+    def __init__(self, values: Mapping[str, Any], groups: tuple[str, ...]) -> None:
+        self.values = values
+        self.groups = groups
+        self.mistakes: list[Mistake] = []
+
+    def add(self, key: str, text: str) -> None:
+        """Note one mistake."""
+        self.mistakes.append(Mistake(key, text))
+
+    @functools.cached_property
+    def possible_keys(self) -> dict[str, str]:
+        """Last part -> dotted key, for each key that some node of this configuration takes."""
+        keys = sorted(_possible_keys(self.values, ""), key=lambda key: (-key.count("."), key))
+        return {key.rpartition(".")[2]: key for key in keys}
+
+    def node(self, value: Any, key: str) -> None:
+        """Check a value of any kind."""
+        if isinstance(value, Mapping):
+            if "_target_" in value:
+                self.call(value, key)
+                return
+            for name in _DIRECTIVES & value.keys():
+                self.add(_join(key, name), "has no meaning in a node without _target_")
+            for name, item in value.items():
+                self.node(item, _join(key, name))
+        elif isinstance(value, list):
+            for place, item in enumerate(value):
+                self.node(item, f"{key}[{place}]")
+
+    def call(self, value: Mapping[str, Any], key: str) -> None:
+        """Check a node with `_target_`: the target, its directives, its arguments, and the nodes inside."""
+        target = value["_target_"]
+        reason = refusal(target)
+        if reason:
+            self.add(key, reason)
+        self.directives(value, key)
+        if not reason:
+            try:
+                self.arguments(value, key, read_signature(target))
+            except ConfigError as error:
+                self.add(key, f"_target_ '{target}': {error}")
+        for name, item in value.items():
+            if name not in _DIRECTIVES:
+                self.node(item, _join(key, name))
+
+    def directives(self, value: Mapping[str, Any], key: str) -> None:
+        """Check the keys that steer a call."""
+        if "_args_" in value:
+            self.add(_join(key, "_args_"), "positional arguments are not allowed; name each argument")
+        if not isinstance(value.get("_partial_", False), bool):
+            self.add(_join(key, "_partial_"), f"{value['_partial_']!r} is not true or false")
+        if value.get("_recursive_", True) is not True:
+            self.add(_join(key, "_recursive_"), "must be true or left out")
+
+    def arguments(self, value: Mapping[str, Any], key: str, signature: Signature) -> None:
+        """Check names and values against the signature."""
+        for name, given in value.items():
+            place = _join(key, name)
+            if name in _DIRECTIVES or given is _UNREADABLE:
+                continue
+            parameter = signature.parameters.get(name)
+            if parameter is not None:
+                for where, item, what in mismatches(given, parameter.type, place):
+                    self.add(where, f"{shown(where, item)} {what}")
+            elif name in signature.owned:
+                self.add(place, f"rmx sets this itself; use {signature.owned[name]}")
+            elif not signature.is_open:
+                self.add(place, self.unknown(key, name, given, signature))
+        if value.get("_partial_") is not True:
+            for name, parameter in signature.parameters.items():
+                if parameter.required and name not in value:
+                    self.add(_join(key, name), f"must be given: {_join(key, name)}=...")
+
+    def unknown(self, key: str, name: str, value: Any, signature: Signature) -> str:
+        """Say that a node takes no key of this name, and which was meant."""
+        names = {**dict.fromkeys(signature.parameters), **(dict.fromkeys(self.groups) if not key else {})}
+        found = [_join(key, other) for other in difflib.get_close_matches(name, names, 1, 0.6)]
+        if not found:
+            close = difflib.get_close_matches(name, self.possible_keys, 1, 0.8)
+            found = [self.possible_keys[other] for other in close]
+        kind = f"there is no such key in {key}" if key else "there is no such group or key"
+        text = f"{kind} (value {shown(_join(key, name), value)})"
+        if found:
+            return f"{text}; did you mean {' or '.join(found)}?"
+        names.pop("config", None)  # the workflow's own copy of this configuration
+        return f"{text}; it takes {', '.join(names)}" if len(names) < 40 else text
+
+
+def _built(value: Any, key: str, mistakes: list[Mistake]) -> Any:
+    if isinstance(value, list):
+        return [_built(item, f"{key}[{place}]", mistakes) for place, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    before = len(mistakes)
+    arguments = {
+        name: _built(item, _join(key, name), mistakes) for name, item in value.items() if name not in _DIRECTIVES
+    }
+    if "_target_" not in value or len(mistakes) > before:
+        return arguments
+    try:
+        target = import_target(value["_target_"])
+        return functools.partial(target, **arguments) if value.get("_partial_") else target(**arguments)
+    except ConfigError as error:
+        mistakes.extend(Mistake("", line) for line in str(error).splitlines())
+        return None
+
+
+def _possible_keys(value: Any, key: str) -> list[str]:
+    if isinstance(value, list):
+        return [found for item in value for found in _possible_keys(item, key)]
+    if not isinstance(value, Mapping):
+        return []
+    keys = [found for name, item in value.items() for found in _possible_keys(item, _join(key, name))]
+    if "_target_" in value and not refusal(value["_target_"]):
+        try:
+            keys += [_join(key, name) for name in read_signature(value["_target_"]).parameters]
+        except ConfigError:
+            return keys
+    return keys
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name

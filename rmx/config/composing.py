@@ -1,0 +1,230 @@
+"""compose: groups, files and `key=value` overrides become one configuration, by Hydra, with all mistakes at once.
+
+Hydra stops at the first mistake and never suggests anything. So each override is looked at alone first, the
+bad ones are noted and left out, and what remains is composed; unknown keys are let through here, because
+`check` knows the signatures and can say which key was meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from rmx.config.mistakes import Mistake, did_you_mean, raise_all
+from rmx.config.overriding import (
+    absent,
+    into_nothing,
+    lenient,
+    option_values,
+    parse_override,
+    sweep_values,
+)
+from rmx.config.targets import unsafe_hydra_nodes
+from rmx.errors import ConfigError
+from rmx.places import conf_folder
+
+__all__ = ["Composer"]
+
+_MOST_SWEEP_RUNS = 64  # runs of a sweep that are checked before it starts
+
+
+@dataclass
+class Composer:
+    """Composes configurations from the shipped conf/ and, after it, one folder of the user's.
+
+    Raises:
+        ConfigError: the folder or the configuration in it does not exist, or a file there can never be chosen.
+    """
+
+    config_dir: Path | None = None
+    config_name: str = "config"
+    loader: ConfigLoaderImpl = field(init=False)
+
+    def __post_init__(self) -> None:
+        setup_globals()
+        self.loader = ConfigLoaderImpl(self.search_path())
+        self._refuse_hidden_files()
+        self._refuse_foreign_search_path()
+
+    def search_path(self) -> ConfigSearchPath:
+        """Return where Hydra looks: the shipped conf/ wins over --config-dir."""
+        path = create_config_search_path(str(conf_folder()))
+        if self.config_dir is not None:
+            if not self.config_dir.is_dir():
+                raise ConfigError(f"--config-dir: there is no folder {self.config_dir}")
+            path.prepend("command-line", f"file://{self.config_dir.resolve()}", SearchPathQuery(provider="schema"))
+        return path
+
+    def groups(self) -> dict[str, list[str]]:
+        """Return each group's options."""
+        names = [name for name in self.loader.list_groups("") if not name.startswith(("hydra", "_"))]
+        options = {name: self.loader.get_group_options(name) for name in names}
+        return {name: found for name, found in options.items() if found}
+
+    def compose(self, overrides: Sequence[str]) -> tuple[DictConfig | None, list[Mistake]]:
+        """Compose one run; return the configuration without `hydra:`, and what was wrong with the overrides.
+
+        The configuration lacks the overrides that were wrong; it is None where nothing can be composed.
+        """
+        accepted, mistakes = self._accepted(overrides)
+        lines = [str(item.input_line) if self._is_group(item) else lenient(item) for item in accepted]
+        while True:
+            try:
+                cfg = self.loader.load_configuration(self.config_name, lines, RunMode.RUN)
+                break
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+                culprit = next((line for line in lines if _is_about(error, line)), None)
+                mistakes.append(self._explained(error, culprit))
+                if culprit is None:
+                    return None, mistakes
+                lines.remove(culprit)
+        hydra: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
+        mistakes += [Mistake(key, reason) for key, reason in unsafe_hydra_nodes(hydra)]
+        with open_dict(cfg):
+            del cfg["hydra"]
+            for override in accepted:
+                mistakes += into_nothing(override, cfg)
+        return cfg, mistakes
+
+    def sweep_overrides(self, overrides: Sequence[str]) -> list[str]:
+        """Return overrides as Hydra's own multirun takes them: `++` before keys that no YAML lists."""
+        accepted, mistakes = self._accepted(overrides, sweeps=True)
+        raise_all(mistakes)
+        chosen = [str(item.input_line) for item in accepted if self._is_group(item) and not item.is_sweep_override()]
+        cfg, mistakes = self.compose(chosen)
+        raise_all(mistakes)
+        lines = []
+        for item in accepted:
+            plain = self._is_group(item) or cfg is None or not absent(item, cfg)
+            lines.append(str(item.input_line) if plain else lenient(item))
+        return lines
+
+    def single_runs(self, overrides: Sequence[str]) -> list[list[str]]:
+        """Return override lists of single runs in which each value of a sweep occurs once, to check them early."""
+        accepted, _ = self._accepted(overrides, sweeps=True)
+        wrong = [text for text in overrides if isinstance(parse_override(text), Mistake)]
+        values = [found for found in map(sweep_values, accepted) if found]
+        first = [choices[0] for choices in values]
+        runs = [[*first, *wrong]]
+        for place, choices in enumerate(values):
+            runs += [[*first[:place], choice, *first[place + 1 :]] for choice in choices[1:]]
+        return runs[:_MOST_SWEEP_RUNS]
+
+    def _accepted(self, overrides: Sequence[str], sweeps: bool = False) -> tuple[list[Override], list[Mistake]]:
+        """Look at each override alone: its syntax, and for a group the option it names."""
+        accepted: list[Override] = []
+        mistakes: list[Mistake] = []
+        for text in overrides:
+            override = parse_override(text)
+            if isinstance(override, Mistake):
+                mistakes.append(override)
+                continue
+            several = override.is_sweep_override() and not sweeps
+            mistake = _several_values(override) if several else self._group_mistake(override)
+            if mistake is not None:
+                mistakes.append(mistake)
+            elif override.key_or_group != "experiment" or override.value() is not None:
+                accepted.append(override)  # `experiment=null` asks for what is so already; Hydra has no word for it
+        return accepted, mistakes
+
+    def _is_group(self, override: Override) -> bool:
+        return self.loader.repository.group_exists(override.key_or_group)
+
+    def _group_mistake(self, override: Override) -> Mistake | None:
+        """Check the group and the options that a group override names; None for other overrides."""
+        key = override.key_or_group
+        if not self._is_group(override):
+            if "/" not in key:
+                return None
+            names = [*self.groups(), "hydra/launcher", "hydra/sweeper"]
+            return Mistake(key, f"there is no such group; {did_you_mean(key, names) or 'groups: ' + ', '.join(names)}")
+        options = self.loader.get_group_options(key, ObjectType.CONFIG)
+        listed = f"options: {', '.join(options)}"
+        for value in option_values(override):
+            if value is None and key != "experiment":
+                nothing = {"peft": "write peft=none; ", "callbacks": "write callbacks=[]; "}.get(key, "")
+                return Mistake(key, f"null is not an option; {nothing}{listed}")
+            if isinstance(value, str) and value not in options:
+                hint = did_you_mean(value, options)
+                if not hint and key in {"model", "data", "template"}:
+                    folder = "jsonl" if key == "data" else "hub" if key == "model" else ""
+                    hint = f"for a file or hub id write {f'{key}={folder} ' if folder else ''}{key}.path={value};"
+                return Mistake(key, f"'{value}' is not an option; {hint + ' ' if hint else ''}{listed}")
+        return None
+
+    def _explained(self, error: Exception, culprit: str | None) -> Mistake:
+        """Turn an exception of Hydra, OmegaConf or the YAML parser into a line."""
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            mark = error.problem_mark
+            return Mistake(f"{mark.name}:{mark.line + 1}", f"not valid YAML: {error.problem}")
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        text = " ".join(line.strip() for line in str(cause).splitlines() if line.strip()) or type(error).__name__
+        if culprit is not None:
+            return Mistake(culprit.lstrip("+~").partition("=")[0], text)
+        if "@experiment." in text:
+            return Mistake("experiment", "the first line of its file must be: # @package _global_")
+        groups = self.groups()
+        for name, options in groups.items():  # a defaults list that names an unknown option
+            wrong = text.partition(f"Could not find '{name}/")[2].partition("'")[0]
+            if wrong:
+                where = text.partition("Could not find")[0].strip().removeprefix("In ").removesuffix(":").strip("'")
+                hint = did_you_mean(wrong, options)
+                return Mistake(where or name, f"{name} has no option '{wrong}'; {hint} options: {', '.join(options)}")
+        wrong = text.partition("override '")[2].partition("'")[0]
+        hint = did_you_mean(wrong, groups) if wrong else ""
+        return Mistake("", f"{text}; {hint}" if hint else text)
+
+    def _refuse_hidden_files(self) -> None:
+        """A user's file of a shipped name would be ignored in silence: say so."""
+        if self.config_dir is None:
+            return
+        mistakes = []
+        for path in sorted((*self.config_dir.glob("*.yaml"), *self.config_dir.glob("*/*.yaml"))):
+            relative = path.relative_to(self.config_dir)
+            shipped = conf_folder() / relative
+            if shipped.is_file() and not shipped.samefile(path):
+                advice = "rename it" if len(relative.parts) > 1 else "rename it and choose it with --config-name"
+                mistakes.append(Mistake(str(path), f"rmx ships a file of that name, which would win; {advice}"))
+        raise_all(mistakes)
+
+    def _refuse_foreign_search_path(self) -> None:
+        """Check the primary file before Hydra uses it: `pkg://` search paths import Python packages."""
+        try:
+            loaded = self.loader.repository.load_config(self.config_name)
+        except (yaml.YAMLError, OSError) as error:
+            raise ConfigError(str(self._explained(error, None))) from error
+        if loaded is None:
+            names = sorted(path.stem for path in self.config_dir.glob("*.yaml")) if self.config_dir else []
+            hint = did_you_mean(self.config_name, names) or f"there are: {', '.join([*names, 'config'])}"
+            raise ConfigError(f"--config-name: there is no {self.config_name}.yaml; {hint}")
+        if not isinstance(loaded.config, DictConfig):
+            raise ConfigError(f"{self.config_name}.yaml: must hold keys and values")
+        for entry in OmegaConf.select(loaded.config, "hydra.searchpath", default=None) or []:
+            if str(entry).startswith("pkg://"):
+                raise ConfigError(f"hydra.searchpath: '{entry}' in a file is not allowed; use --config-dir")
+
+
+def _several_values(override: Override) -> Mistake:
+    key, value = override.key_or_group, str(override.input_line).partition("=")[2]
+    return Mistake(key, f"{value} is several values: for several runs add -m, for one list write {key}=[{value}]")
+
+
+def _is_about(error: BaseException, line: str) -> bool:
+    """Tell whether an error message is about this override."""
+    bare = line.lstrip("+~")
+    texts = [str(error), str(error.__cause__ or "")]
+    return any(bare in text or f"'{bare.partition('=')[0]}'" in text for text in texts)

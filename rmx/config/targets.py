@@ -1,0 +1,161 @@
+"""Which Python a configuration may call: the allowlist of `_target_`, decided before anything is imported.
+
+A config folder is data that people share, so a `_target_` may only be
+    1. one that the shipped conf/ uses itself (rmx.data.PreferenceData, peft.LoraConfig, ...),
+    2. a loss of rmx.losses, or one of the names in LIBRARY_TARGETS,
+    3. what the person at the keyboard allows: `--allow-target my_pairs.` or RMX_ALLOW_TARGETS, never YAML.
+In 3 the name must be *defined* in the allowed module: `my_pairs.os.system` is not `my_pairs.`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rmx.config.sources import find_definition, find_source
+from rmx.errors import ConfigError
+from rmx.places import conf_folder
+
+__all__ = ["ALLOW_VARIABLE", "import_target", "refusal", "unsafe_hydra_nodes", "user_allowed"]
+
+ALLOW_VARIABLE = "RMX_ALLOW_TARGETS"
+
+# Library calls that are safe with any arguments: they store their arguments and open nothing.
+LIBRARY_TARGETS = frozenset(
+    {
+        "peft.LoraConfig",
+        "transformers.BitsAndBytesConfig",
+        "transformers.EarlyStoppingCallback",
+        "transformers.PrinterCallback",
+        "transformers.ProgressCallback",
+    }
+)
+_HYDRA_PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_TARGET_LINE = re.compile(r"^[\s-]*_target_:\s*([\w.]+)", re.MULTILINE)
+
+
+@functools.cache
+def shipped_targets() -> frozenset[str]:
+    """Return every `_target_` that the shipped conf/ names."""
+    texts = (path.read_text(encoding="utf-8") for path in conf_folder().rglob("*.yaml"))
+    return frozenset(name for text in texts for name in _TARGET_LINE.findall(text))
+
+
+def user_allowed() -> tuple[str, ...]:
+    """Return what RMX_ALLOW_TARGETS holds: exact names, and prefixes that end in a dot."""
+    entries = (entry.strip() for entry in os.environ.get(ALLOW_VARIABLE, "").split(","))
+    return tuple(entry for entry in entries if entry.strip("."))
+
+
+def refusal(target: Any) -> str:
+    """Say why `target` may not be called, or return "" when it may.
+
+    >>> refusal("rmx.losses.bradley_terry")
+    ''
+    >>> refusal("os.system").partition(";")[0]
+    "_target_ 'os.system' is not allowed"
+    """
+    if not isinstance(target, str) or not _DOTTED.fullmatch(target):
+        return f"_target_ {target!r} is not a dotted Python name such as rmx.losses.hinge"
+    if target in LIBRARY_TARGETS or target in shipped_targets() or _is_loss(target):
+        return ""
+    entries = user_allowed()
+    if any(_matches(target, entry) for entry in entries):
+        defined = _defined_as(target)
+        if any(_matches(defined, entry) for entry in entries):
+            return ""
+        return f"_target_ '{target}' is not defined in the module that you allowed; it leads to {defined or 'nothing'}"
+    known = sorted(shipped_targets() | LIBRARY_TARGETS)
+    close = difflib.get_close_matches(target, known, 1, 0.75)
+    hint = f"did you mean {close[0]}? For" if close else "for"
+    module = target.rpartition(".")[0]
+    return f"_target_ '{target}' is not allowed; {hint} code of your own add --allow-target {module}. to the command"
+
+
+def import_target(target: str) -> Any:
+    """Import an allowed target.
+
+    Raises:
+        ConfigError: it is not allowed, or there is no such module or name.
+    """
+    reason = refusal(target)
+    if reason:
+        raise ConfigError(reason)
+    module, _, name = target.rpartition(".")
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"_target_ '{target}': there is no module {error.name}; is its package installed?") from error
+    if name not in dir(imported):
+        raise ConfigError(f"_target_ '{target}': the module {module} has no {name}")
+    return getattr(imported, name)
+
+
+def unsafe_hydra_nodes(hydra: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (key, reason) for everything under `hydra:` that would run foreign code before a job does.
+
+    Hydra calls the `_target_` of its launcher, sweeper and callbacks; logging.config calls the factories of
+    a logging node; `env_set` could undo rmx's own switches.
+    """
+    found: list[tuple[str, str]] = []
+    for key, value in _leaves(hydra, "hydra"):
+        name = key.rpartition(".")[2]
+        if name == "_target_":
+            node = key.removesuffix("._target_")
+            if node not in {"hydra.sweeper", "hydra.launcher"} or not _is_hydra_plugin(value):
+                reason = refusal(value)
+                if reason:
+                    found.append((key, reason))
+        elif name == "_args_":
+            found.append((key, "positional arguments are not allowed in a configuration"))
+        elif key.startswith(("hydra.job_logging.", "hydra.hydra_logging.")):
+            if name == "()" or (name == "class" and not str(value).startswith(("logging.", "colorlog."))):
+                found.append((key, f"{value!r} is not a class of Python's logging"))
+            elif "://" in str(value) and str(value) not in {"ext://sys.stdout", "ext://sys.stderr"}:
+                found.append((key, f"{value!r} is not allowed in a logging node"))
+        elif key.startswith("hydra.job.env_set.") and name.startswith(("RMX_", "PYTHON", "LD_", "DYLD_")):
+            found.append((key, f"{name} may only be set in the shell"))
+    return found
+
+
+def _matches(target: str, entry: str) -> bool:
+    return target.startswith(entry) if entry.endswith(".") else target == entry
+
+
+def _is_loss(target: str) -> bool:
+    module, _, name = target.rpartition(".")
+    return module == "rmx.losses" and not name.startswith("_") and _defined_as(target).startswith("rmx.losses.")
+
+
+def _is_hydra_plugin(target: Any) -> bool:
+    return isinstance(target, str) and target.startswith(_HYDRA_PLUGINS) and _defined_as(target) == target
+
+
+def _defined_as(target: str) -> str:
+    """Return the module and name that `target` is truly defined as; "" when that cannot be told."""
+    definition = find_definition(target)
+    if definition is not None:
+        return definition.qualified_name
+    module, _, name = target.rpartition(".")
+    source = find_source(module)
+    if source is not None:
+        return ""  # a readable module that does not define the name
+    try:  # a compiled module, which the user allowed by name: ask Python
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return ""
+    return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+
+
+def _leaves(node: Any, key: str) -> list[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        return [leaf for name, value in node.items() for leaf in _leaves(value, f"{key}.{name}")]
+    if isinstance(node, list | tuple):
+        return [leaf for place, value in enumerate(node) for leaf in _leaves(value, f"{key}[{place}]")]
+    return [(key, node)]
