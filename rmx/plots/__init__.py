@@ -48,7 +48,7 @@ def draw_run(folder: Path | str) -> list[Path]:
         The files written. What could not be drawn is said in the log.
 
     Raises:
-        DataError: the folder does not exist or holds neither metrics nor predictions.
+        DataError: the folder does not exist, or is not that of a run.
     """
     record = read_run(folder)
     figures, notes = run_figures(record)

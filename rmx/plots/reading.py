@@ -21,6 +21,8 @@ from rmx.errors import DataError
 __all__ = ["Curve", "Predictions", "RunRecord", "eval_sets", "read_run"]
 
 PREDICTIONS = "generated_predictions"
+# Any of these makes a folder that of a run, also when it has no numbers yet (phases=[audit], killed at once).
+MARKS = ("run.yaml", "environment.json", "audit.json")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Predictions:
     """The scored pairs of one evaluation set, in file order; all columns have the same length."""
 
     name: str
-    ids: list[str]
+    ids: list[str]  # unique: of K > 2 responses with the pair, as "id [winner>loser]"
     source: list[str]
     chosen: NDArray[np.float64]
     rejected: NDArray[np.float64]
@@ -90,7 +92,7 @@ def read_run(folder: Path | str) -> RunRecord:
     """Read a run folder.
 
     Raises:
-        DataError: the folder does not exist, or has neither metrics nor predictions.
+        DataError: the folder does not exist, or is not that of a run.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -102,9 +104,10 @@ def read_run(folder: Path | str) -> RunRecord:
     for path in sorted(folder.glob(f"{PREDICTIONS}*.jsonl")):
         name = path.stem[len(PREDICTIONS) :].lstrip("_") or "eval"
         predictions[name] = _predictions(name, _lines(path, notes), notes)
-    if not rows and not predictions:
+    if not rows and not predictions and not any((folder / mark).is_file() for mark in MARKS):
         raise DataError(
-            f"{folder}: neither metrics.jsonl nor {PREDICTIONS}.jsonl holds a row; give the output folder of a run"
+            f"{folder}: not the output folder of a run: it has neither metrics.jsonl nor {PREDICTIONS}.jsonl "
+            f"nor any of {', '.join(MARKS)}"
         )
     return RunRecord(folder, rows, predictions, notes)
 
@@ -146,7 +149,7 @@ def _predictions(name: str, rows: Iterator[dict[str, Any]], notes: list[str]) ->
     known = bool(kept) and bool(np.isfinite(truth_chosen + truth_rejected).all())
     return Predictions(
         name=name,
-        ids=[str(row.get("id", number)) for number, row in enumerate(kept)],
+        ids=[_identity(row, number) for number, row in enumerate(kept)],
         source=[str(row.get("source", "")) for row in kept],
         chosen=_floats(kept, "chosen"),
         rejected=_floats(kept, "rejected"),
@@ -158,6 +161,11 @@ def _predictions(name: str, rows: Iterator[dict[str, Any]], notes: list[str]) ->
         truth_chosen=truth_chosen if known else None,
         truth_rejected=truth_rejected if known else None,
     )
+
+
+def _identity(row: dict[str, Any], number: int) -> str:
+    name, pair = str(row.get("id", number)), row.get("pair")
+    return f"{name} [{pair[0]}>{pair[1]}]" if isinstance(pair, list) and len(pair) == 2 else name
 
 
 def _floats(rows: list[dict[str, Any]], key: str) -> NDArray[np.float64]:

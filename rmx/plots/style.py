@@ -32,6 +32,7 @@ _VARIABLES = {
     VERMILION: "var(--vermilion)",
     PURPLE: "var(--purple)",
     SKY: "var(--sky)",
+    PAPER: "var(--paper)",
 }
 
 

@@ -1,0 +1,114 @@
+"""From facts to one self-contained HTML file: jinja2 with autoescape, style and script inline, nothing fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rmx.errors import OutputError
+
+__all__ = ["duration", "number", "percent", "write_page"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+NOT_DEFINED = "–"
+
+
+def write_page(path: Path, template: str, facts: Mapping[str, Any]) -> Path:
+    """Render a template and replace `path` with it; a reader never sees half a page.
+
+    The page's own script is the only one that its content security policy lets run, whatever user data holds.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    script = (TEMPLATES / "tables.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            **facts,
+            script=Markup(script),
+            style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+            script_hash=f"sha256-{digest}",
+        )
+    )
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        # Lone surrogates, which broken JSON escapes can smuggle in, have no UTF-8 form.
+        partial.write_text(page, encoding="utf-8", errors="replace")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
+        ) from error
+    return path
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as percent; what is not defined as a dash.
+
+    >>> percent(0.7281), percent(None)
+    ('72.8 %', '–')
+    """
+    return NOT_DEFINED if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+
+
+def number(value: object, digits: int = 4) -> str:
+    """A number with so many significant digits, integers whole, anything else as text.
+
+    >>> number(0.123456), number(1200.0), number(1e-5), number(float("nan")), number("adamw"), number(True)
+    ('0.1235', '1,200', '1e-05', '–', 'adamw', 'true')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NOT_DEFINED
+    if isinstance(value, int | float):
+        whole = float(value).is_integer() and abs(value) < 1e15
+        return f"{int(value):,}" if whole else f"{value:.{digits}g}"
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people.
+
+    >>> duration(7.25), duration(90), duration(7500), duration(None)
+    ('7.2 s', '1 min 30 s', '2 h 05 min', '–')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return NOT_DEFINED
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def p_value(value: float) -> str:
+    """A p-value without false precision.
+
+    >>> p_value(0.00002), p_value(0.0345)
+    ('< 0.001', '0.035')
+    """
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,  # for every template, whatever its suffix
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "number": number, "duration": duration, "p_value": p_value}
+    return environment

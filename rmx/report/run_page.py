@@ -1,0 +1,226 @@
+"""report.html: what a run reached, beside what chance, length alone and a perfect model would reach."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from rmx.plots import RunRecord, eval_sets, inline_svg, read_run, run_figures
+from rmx.report.facts import SetFacts, curve_words, flat, read_object, set_facts
+from rmx.report.render import duration, number, percent, write_page
+
+__all__ = ["write_run_report"]
+
+CONFIG_LINES = 400  # of run.yaml shown
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One line of the accuracy chart: a value, its interval if it was estimated, and what it is."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    kind: str  # "model" or "baseline"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline number, with the context that makes it mean something."""
+
+    name: str
+    value: str
+    context: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One evaluation set of the page."""
+
+    facts: SetFacts
+    cards: list[Card]
+    marks: list[Mark]
+    figures: list[Markup]
+
+    @property
+    def anchor(self) -> str:
+        """The id of the section."""
+        return "set-" + "".join(letter if letter.isalnum() else "-" for letter in self.facts.name)
+
+
+def write_run_report(folder: Path | str, *, texts: Mapping[str, Mapping[str, str]] | None = None) -> Path:
+    """Write `report.html` into a run folder, from the files that are there.
+
+    Args:
+        folder: the run's output folder.
+        texts: `prompt`, `chosen` and `rejected` text by pair id. Without it the page holds no text of the data; with
+            it the worst mistakes can be opened with a click.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        DataError: the folder does not exist, or is not that of a run.
+        OutputError: the page cannot be written.
+    """
+    record = read_run(folder)
+    return write_page(record.folder / "report.html", "run.html", run_facts(record, texts))
+
+
+def run_facts(record: RunRecord, texts: Mapping[str, Mapping[str, str]] | None) -> dict[str, Any]:
+    """Everything that the page says."""
+    folder = record.folder.resolve()
+    figures, notes = run_figures(record)
+    sets = [found for p in record.predictions.values() if (found := set_facts(p, texts)) is not None]
+    sections = []
+    for facts in sets:
+        tail = "" if facts.name == "eval" else f"_{facts.name}"
+        wanted = [f"{name}{tail}" for name in ("reward_distributions", "margins", "reliability", "reward_vs_length")]
+        drawn = [_inline(figures[name], name, _score_words(name, facts)) for name in wanted if name in figures]
+        sections.append(Section(facts, _cards(record, facts), _marks(facts), drawn))
+    curves = [
+        _inline(drawn, name, f"{drawn.axes[0].get_title(loc='left')}: {curve_words(record.curve(_curve_key(name)))}.")
+        for name, drawn in figures.items()
+        if name.startswith("training_")
+    ]
+    results = read_object(folder / "all_results.json") or {}
+    environment = read_object(folder / "environment.json") or {}
+    config = _config(folder)
+    return {
+        "title": f"{folder.parent.name} / {folder.name}",
+        "sections": sections,
+        "curves": curves,
+        "audit": flat(read_object(folder / "audit.json") or {}),
+        "results": sorted(flat(results)),
+        "environment": flat({key: item for key, item in environment.items() if key != "command"}),
+        "command": environment.get("command"),
+        "repeat": _repeat(folder) if config else None,
+        "config": config,
+        "last": _last_evaluations(record) if not sections else [],
+        "notes": record.notes + notes + _disagreements(sets, results),
+        "has_texts": any(mistake.texts for facts in sets for mistake in facts.mistakes),
+    }
+
+
+# --- headline ---
+
+
+def _cards(record: RunRecord, facts: SetFacts) -> list[Card]:
+    n = facts.numbers
+    cards = []
+    if "accuracy" in n:
+        interval = f"95 % interval {percent(n['accuracy_low'])} to {percent(n['accuracy_high'])}"
+        cards.append(Card("Accuracy", percent(n["accuracy"]), f"{interval}, {number(n['pairs'])} pairs"))
+    best = f"; the labels allow {facts.ceiling['loss']:.4f}" if facts.ceiling else ""
+    cards.append(Card("Log loss", f"{n['loss']:.4f}", f"nats per pair; a coin has {math.log(2):.4f}{best}"))
+    if facts.calibration:
+        c = facts.calibration
+        fitted = "none fits" if c["temperature"] is None else f"temperature {c['temperature']:.3g}"
+        cards.append(
+            Card("Calibration error", percent(c["ece"]), f"ECE; Brier {c['brier']:.3f} (a coin 0.250); {fitted}")
+        )
+    if facts.length and facts.length["length_controlled_accuracy"] is not None:
+        low, high = facts.length["length_controlled_accuracy_low"], facts.length["length_controlled_accuracy_high"]
+        context = f"{percent(low)} to {percent(high)}; longer and shorter chosen responses count alike"
+        value = percent(facts.length["length_controlled_accuracy"])
+        cards.append(Card("Length-controlled accuracy", value, context))
+    if facts.truth:
+        context = f"of margins; of single rewards {number(facts.truth['pearson'], 3)}"
+        cards.append(Card("Correlation with true reward", number(facts.truth["margin_pearson"], 3), context))
+    seconds = (read_object(record.folder / "all_results.json") or {}).get("train_runtime")
+    if isinstance(seconds, int | float):
+        cards.append(Card("Training time", duration(seconds), "wall clock"))
+    return cards
+
+
+def _marks(facts: SetFacts) -> list[Mark]:
+    """The model's accuracy, then what it is to be held against."""
+    n = facts.numbers
+    if "accuracy" not in n:
+        return []
+    marks = [Mark("this model", n["accuracy"], n["accuracy_low"], n["accuracy_high"], "model")]
+    if facts.ceiling:
+        marks.append(Mark("best possible on these labels", facts.ceiling["accuracy"], None, None, "baseline"))
+    if facts.length:
+        only = facts.length
+        value, low, high = (only[f"length_only_accuracy{end}"] for end in ("", "_low", "_high"))
+        if value is not None:
+            marks.append(Mark("always the longer response", value, low, high, "baseline"))
+    return [*marks, Mark("chance", 0.5, None, None, "baseline")]
+
+
+def _last_evaluations(record: RunRecord) -> list[tuple[str, list[tuple[str, float]]]]:
+    """The last logged numbers of each set, for runs without predictions."""
+    found = []
+    for name in eval_sets(record):
+        prefix = "eval/" if name == "eval" else f"eval_{name}/"
+        keys = sorted({key for row in record.rows for key in row if key.startswith(prefix)})
+        curves = [record.curve(key) for key in keys]
+        found.append((name, [(c.key.removeprefix(prefix), float(c.values[-1])) for c in curves if c.values.size]))
+    return found
+
+
+def _disagreements(sets: list[SetFacts], results: Mapping[str, Any]) -> list[str]:
+    """Say so when the accuracy computed here is not the one that the run reported."""
+    if len(sets) != 1 or "accuracy" not in sets[0].numbers:
+        return []
+    reported = results.get("predict_accuracy", results.get("eval_accuracy"))
+    here = sets[0].numbers["accuracy"]
+    if not isinstance(reported, int | float) or abs(reported - here) < 1e-6:
+        return []
+    return [
+        f"all_results.json reports an accuracy of {reported:.6f}, the predictions give {here:.6f}: "
+        "the run weighted its pairs or had labelled ties, or the files are of different runs"
+    ]
+
+
+# --- figures ---
+
+
+def _inline(drawn: Any, name: str, words: str) -> Markup:
+    return Markup(inline_svg(drawn, name, words))
+
+
+def _curve_key(file_name: str) -> str:
+    prefix, _, metric = file_name.removeprefix("training_").rpartition("_")
+    return f"{prefix or 'train'}/{metric}"
+
+
+def _score_words(name: str, facts: SetFacts) -> str:
+    n = facts.numbers
+    if name.startswith("reward_distributions"):
+        if "chosen_reward" not in n:
+            return "Histogram of rewards."
+        means = f"chosen responses have the mean {n['chosen_reward']:.3g}, rejected ones {n['rejected_reward']:.3g}"
+        return f"Histogram of rewards: {means}, standard deviation of all {n['reward_std']:.3g}."
+    if name.startswith("margins"):
+        return f"Histogram of margins: {percent(n['accuracy'])} of pairs are right, mean margin {n['margin']:.3g}."
+    if name.startswith("reliability") and facts.calibration:
+        bins = "; ".join(
+            f"{percent(b['confidence'], 0)} sure, {percent(b['accuracy'], 0)} right" for b in facts.calibration["bins"]
+        )
+        return f"Reliability diagram, from least to most confident pairs: {bins}."
+    correlation = facts.length["reward_pearson"] if facts.length else None
+    return f"Scatter of reward against tokens, correlation {number(correlation, 2)}."
+
+
+# --- repeating the run ---
+
+
+def _config(folder: Path) -> str | None:
+    path = folder / "run.yaml"
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[:CONFIG_LINES] + (["# ... cut here"] if len(lines) > CONFIG_LINES else []))
+
+
+def _repeat(folder: Path) -> str:
+    return f"python -m rmx --config-dir {shlex.quote(str(folder))} --config-name run"
