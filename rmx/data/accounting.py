@@ -1,7 +1,10 @@
 """Where every row went: kept, rejected for a reason, filtered, or left over. The numbers add up exactly.
 
-    read = kept + sum(rejected by reason) + sum(filtered by reason) + unused     per source
-    kept = train + sum(evals)                                           over the sets of that source
+    read = kept + merged + sum(rejected by reason) + sum(filtered by reason) + unused     per source
+    kept + repeated = train + sum(evals)                               comparisons, over the sets of that source
+
+`merged` are rows that joined a comparison of another row (one scored response a row), `repeated` are the second and
+further copies of comparisons that a mixture uses for several epochs.
 
 Reasons are a fixed vocabulary (`REASONS`), so that counts can be compared between runs; the detail of one reject
 names a column or a turn number, never what the row says.
@@ -85,10 +88,12 @@ class SourceAccount:
     detected: str = ""  # one sentence: what was recognised, and by which columns
     read: int = 0  # rows, blank lines not counted
     blank: int = 0
-    kept: int = 0
+    kept: int = 0  # comparisons
     rejected: Counter[str] = field(default_factory=Counter)
     filtered: Counter[str] = field(default_factory=Counter)  # good rows left out: by `where`, or "no preference"
     unused: int = 0  # good rows beyond max_samples, a cap, or a fraction
+    merged: int = 0  # rows that joined another row's comparison
+    repeated: int = 0  # copies beyond the first
     train: int = 0
     evals: dict[str, int] = field(default_factory=dict)
 
@@ -99,8 +104,8 @@ class SourceAccount:
 
     def adds_up(self) -> bool:
         """Whether every row read is kept, rejected, filtered or unused, and every kept row stands in one set."""
-        rows = self.kept + self.bad + sum(self.filtered.values()) + self.unused
-        return self.read == rows and self.kept == self.train + sum(self.evals.values())
+        rows = self.kept + self.merged + self.bad + sum(self.filtered.values()) + self.unused
+        return self.read == rows and self.kept + self.repeated == self.train + sum(self.evals.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
@@ -114,6 +119,8 @@ class SourceAccount:
             "rejected": dict(sorted(self.rejected.items())),
             "filtered": dict(sorted(self.filtered.items())),
             "unused": self.unused,
+            "merged": self.merged,
+            "repeated": self.repeated,
             "train": self.train,
             "evals": dict(self.evals),
             "adds_up": self.adds_up(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
 from rmx.data.filters import compile_where
 from rmx.data.formats import FORMATS, Format, detect, renamed
-from rmx.data.pairwise import Draft, RowOptions
+from rmx.data.ranked import gather
 from rmx.data.readers import BLANK, find_files, is_local, read_rows
+from rmx.data.rows import Draft, RowOptions
 from rmx.errors import DataError
 from rmx.records import Comparison
 
@@ -58,6 +60,7 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
     keep = compile_where(spec.where) if spec.where else None
     options = RowOptions(spec.ties, spec.min_gap, spec.margin_from_scores, spec.pair_weighting, spec.repeated_roles)
     source, columns, convert = spec.source, spec.columns, entry.convert
+    points = Points(options, account) if entry.name == "pointwise" else None
     for file, label, line, row, fault in chain(head, rows):
         if fault is BLANK:
             account.blank += 1
@@ -69,8 +72,12 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
                     row = renamed(row, columns)
                 if keep is not None and not keep(row):
                     account.filtered["where"] += 1
+                    continue
+                found = _comparison(row, convert(row, options), source, f"{label}:{line}", f"{file}:{line}")
+                if points is None:
+                    yield found
                 else:
-                    yield _comparison(row, convert(row, options), source, f"{label}:{line}", f"{file}:{line}")
+                    points.add(found)
                 continue
             except RowFault as error:
                 fault = error
@@ -81,6 +88,33 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
         else:
             account.rejected[fault.reason] += 1
             rejects.append(Reject(file, line, fault.reason, fault.detail))
+    if points is not None:
+        yield from points.comparisons()
+
+
+class Points:
+    """Scored single responses on their way to one comparison per prompt; they are held until the last row."""
+
+    def __init__(self, options: RowOptions, account: SourceAccount) -> None:
+        self.options, self.account = options, account
+        self.groups: dict[str, list[Comparison]] = {}
+
+    def add(self, row: Comparison) -> None:
+        """Take in one row: a comparison of one response, with its score as margin."""
+        self.groups.setdefault(json.dumps([row.prompt, row.tools], sort_keys=True), []).append(row)
+
+    def comparisons(self) -> Iterator[Comparison]:
+        """One comparison per prompt, in the order of first appearance; prompts without a pair are counted."""
+        for rows in self.groups.values():
+            first = rows[0]
+            drafts = [Draft([], [list(row.responses[0])], row.pairs) for row in rows]
+            try:
+                draft = gather(list(first.prompt), drafts, self.options)
+            except RowFault:  # one response, equal ones, or scores too close: good rows, but nothing to compare
+                self.account.filtered["no preference"] += len(rows)
+                continue
+            self.account.merged += len(rows) - 1
+            yield replace(first, responses=tuple(map(tuple, draft.responses)), pairs=draft.pairs)
 
 
 def _located(spec: PreferenceData, account: SourceAccount) -> Iterator[Located]:

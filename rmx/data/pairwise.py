@@ -15,45 +15,12 @@ All of them may carry `system`, `tools`, `margin`, `target` (share of annotators
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
-
 from rmx.data.accounting import RowFault
-from rmx.data.messages import check_prompt, check_response, dialogue_messages, is_dialogue, to_messages
-from rmx.records import Message, Pair
+from rmx.data.messages import dialogue_messages, is_dialogue, to_messages
+from rmx.data.rows import Draft, Row, RowOptions, answer, finish, kind, needed, prompt_messages, split_shared
+from rmx.records import Message
 
-__all__ = ["Cell", "Draft", "RowOptions", "alpaca", "dialogue", "finish", "number", "preference", "sharegpt"]
-
-Row = Mapping[str, Any]
-
-
-class Cell(str):
-    """A CSV cell: text that may stand for a number, because a CSV file has no types."""
-
-    __slots__ = ()
-
-
-class Draft(NamedTuple):
-    """What one row says, before it has an id."""
-
-    prompt: list[Message]
-    responses: list[list[Message]]
-    pairs: tuple[Pair, ...]
-    tools: tuple[dict[str, Any], ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RowOptions:
-    """The choices a conversion leaves to the user; explained at `PreferenceData`."""
-
-    ties: Literal["drop", "keep"] = "drop"
-    min_gap: float = 0.0
-    margin_from_scores: float = 0.0
-    pair_weighting: Literal["each", "per_prompt"] = "each"
-    repeated_roles: Literal["keep", "merge", "reject"] = "keep"
+__all__ = ["alpaca", "dialogue", "preference", "sharegpt"]
 
 
 def preference(row: Row, options: RowOptions) -> Draft:
@@ -66,9 +33,9 @@ def preference(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: see `rmx.data.accounting.REASONS`.
     """
-    chosen, rejected, prompt = needed(row, "chosen"), needed(row, "rejected"), row.get("prompt")
+    chosen, rejected, prompt = needed(row, "chosen"), needed(row, "rejected"), prompt_of(row)
     if isinstance(chosen, str) != isinstance(rejected, str):
-        raise RowFault("wrong type", f"chosen is a {_kind(chosen)}, rejected is a {_kind(rejected)}")
+        raise RowFault("wrong type", f"chosen is a {kind(chosen)}, rejected is a {kind(rejected)}")
     if isinstance(chosen, str):
         if is_dialogue(chosen) and is_dialogue(rejected):
             return dialogue(row, options)
@@ -77,7 +44,12 @@ def preference(row: Row, options: RowOptions) -> Draft:
     sides = to_messages(chosen, "chosen"), to_messages(rejected, "rejected")
     if not sides[0] or not sides[1]:
         raise RowFault("empty response", "chosen" if not sides[0] else "rejected")
-    if sides[0][0]["role"] == "assistant" and sides[1][0]["role"] == "assistant" and prompt is not None:
+    if sides[0][0]["role"] == "assistant" and sides[1][0]["role"] == "assistant":
+        if prompt is None:
+            prompt = row.get("messages", row.get("conversation"))
+        if prompt is None:
+            before, responses = split_shared(sides[0], sides[1])
+            return finish(row, options, before, responses)
         return finish(row, options, prompt_messages(prompt, "prompt"), list(sides))
     if isinstance(prompt, list):
         before = prompt_messages(prompt, "prompt")
@@ -104,7 +76,7 @@ def dialogue(row: Row, options: RowOptions) -> Draft:
     chosen, rejected = needed(row, "chosen"), needed(row, "rejected")
     for side, text in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(text, str):
-            raise RowFault("wrong type", f"{side} is a {_kind(text)}, not a dialogue in one string")
+            raise RowFault("wrong type", f"{side} is a {kind(text)}, not a dialogue in one string")
         if not is_dialogue(text):
             reason = "wrong type" if text.strip() else "empty response"
             raise RowFault(reason, f"{side} is no '\\n\\nHuman:' dialogue")
@@ -123,7 +95,8 @@ def sharegpt(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: see `rmx.data.accounting.REASONS`.
     """
-    before = to_messages(needed(row, "conversations"), "conversations")
+    column = "messages" if "conversations" not in row and "messages" in row else "conversations"
+    before = to_messages(needed(row, column), column)
     responses = []
     for side in ("chosen", "rejected"):
         value = needed(row, side)
@@ -143,7 +116,7 @@ def alpaca(row: Row, options: RowOptions) -> Draft:
     before: list[Message] = []
     history = row.get("history") or []
     if not isinstance(history, list):
-        raise RowFault("wrong type", f"history is a {_kind(history)}, not a list of [question, answer]")
+        raise RowFault("wrong type", f"history is a {kind(history)}, not a list of [question, answer]")
     for turn in history:
         if not (isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
             raise RowFault("wrong type", "history holds a turn that is no [question, answer]")
@@ -152,191 +125,10 @@ def alpaca(row: Row, options: RowOptions) -> Draft:
     for column in ("instruction", "input"):
         value = row.get(column)
         if value is not None and not isinstance(value, str):
-            raise RowFault("wrong type", f"{column} is a {_kind(value)}, not text")
+            raise RowFault("wrong type", f"{column} is a {kind(value)}, not text")
         if value:
             parts.append(value)
     if not parts:
         raise RowFault("missing column", "instruction")
     before.append({"role": "user", "content": "\n".join(parts)})
     return finish(row, options, before, [answer(needed(row, side), side) for side in ("chosen", "rejected")])
-
-
-# --- Parts that every format uses ---
-
-
-def finish(
-    row: Row,
-    options: RowOptions,
-    prompt: list[Message],
-    responses: list[list[Message]],
-    pairs: tuple[Pair, ...] | None = None,
-) -> Draft:
-    """Check the turns, add system message and tools, and read what the row says about the pair."""
-    system = row.get("system")
-    if isinstance(system, str) and system.strip():
-        if prompt and prompt[0]["role"] == "system":
-            raise RowFault("wrong order", "a system column beside a system message")
-        prompt = [{"role": "system", "content": system}, *prompt]
-    if options.repeated_roles != "keep":
-        prompt = _join_repeated(prompt, options, "prompt")
-        responses = [_join_repeated(r, options, f"response {k}") for k, r in enumerate(responses, 1)]
-    check_prompt(prompt)
-    names = ("chosen", "rejected") if pairs is None else tuple(f"response {k}" for k in range(1, len(responses) + 1))
-    for side, response in zip(names, responses, strict=True):
-        check_response(response, side)
-    if pairs is None:
-        if _same(responses[0], responses[1]):
-            raise RowFault("identical responses")
-        pairs = (_pair(row, options),)
-    return Draft(prompt, responses, pairs, _tools(row.get("tools")) if "tools" in row else None)
-
-
-def split_shared(a: list[Message], b: list[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """The shared beginning of two conversations by message, and what follows it on each side.
-
-    The cut goes back to a place where the assistant has the word on both sides, so that a response is all that the
-    assistant (and its tools) did from there. When a *user* turn follows the cut, the sides answer different prompts.
-
-    Raises:
-        RowFault: the two sides are the same, or answer different prompts.
-    """
-    if a == b:
-        raise RowFault("identical responses" if a and a[-1]["content"].strip() else "empty response")
-    for name, side in (("chosen", a), ("rejected", b)):
-        if side[-1]["role"] != "assistant":
-            raise RowFault("wrong order", f"{name} ends with the {side[-1]['role']}'s turn")
-    shortest, n = min(len(a), len(b)), 0
-    while n < shortest - 1 and a[n] == b[n]:
-        n += 1
-    while n and not (a[n]["role"] == b[n]["role"] == "assistant" != a[n - 1]["role"]):
-        n -= 1
-    for side in (a, b):
-        for number, message in enumerate(side[n:], n + 1):
-            if message["role"] in {"user", "system"}:
-                raise RowFault("prompts differ", f"the sides part at message {n + 1}; message {number} is the user's")
-    return a[:n], [a[n:], b[n:]]
-
-
-def needed(row: Row, column: str) -> Any:
-    """The value of a column that a row must have.
-
-    Raises:
-        RowFault: absent or null.
-    """
-    value = row.get(column)
-    if value is None:
-        raise RowFault("missing column", f"{column} is {'null' if column in row else 'absent'}")
-    return value
-
-
-def answer(text: Any, side: str) -> list[Message]:
-    """One response given as text."""
-    if not isinstance(text, str):
-        raise RowFault("wrong type", f"{side} is a {_kind(text)}, not text")
-    return [{"role": "assistant", "content": text}]
-
-
-def prompt_messages(value: Any, column: str) -> list[Message]:
-    """A prompt as text, dialogue or messages; null and absent are an empty prompt."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        if value.lstrip().startswith("Human:") and "\n\nAssistant:" in value:
-            turns = dialogue_messages(value)
-            return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"] else turns
-        return [{"role": "user", "content": value}]
-    if isinstance(value, list | dict):
-        return to_messages(value, column)
-    raise RowFault("wrong type", f"{column} is a {_kind(value)}, neither text nor messages")
-
-
-def number(value: Any, column: str, low: float = -1e6, high: float = 1e6) -> float:
-    """A finite number within [low, high]; a CSV cell may spell it.
-
-    Raises:
-        RowFault: null, text, NaN, infinite or out of range.
-    """
-    if isinstance(value, Cell):
-        try:
-            value = float(value)
-        except ValueError:
-            raise RowFault("number not usable", f"{column} is no number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowFault("number not usable", f"{column} is {'null' if value is None else 'a ' + _kind(value)}")
-    if (isinstance(value, int) and abs(value) > 1e18) or not math.isfinite(value) or not low <= value <= high:
-        raise RowFault("number not usable", f"{column} is not a finite number in [{low:g}, {high:g}]")
-    return float(value)
-
-
-def _pair(row: Row, options: RowOptions) -> Pair:
-    margin = number(row["margin"], "margin") if "margin" in row else 0.0
-    weight = number(row["weight"], "weight", low=0.0) if "weight" in row else 1.0
-    if options.margin_from_scores and "score_chosen" in row:
-        gap = number(row["score_chosen"], "score_chosen") - number(row.get("score_rejected"), "score_rejected")
-        margin += options.margin_from_scores * gap
-    tie = row.get("tie", False)
-    if isinstance(tie, Cell):
-        tie = tie.strip().lower() in {"1", "true", "yes"}
-    if not isinstance(tie, bool | int):
-        raise RowFault("number not usable", "tie is neither true nor false")
-    if tie:
-        if options.ties == "drop":
-            raise RowFault("no preference", "a tie; data.ties=keep uses it")
-        return Pair(0, 1, 0.0, 0.5, weight, True)
-    target = 1.0
-    if "target" in row:
-        target = number(row["target"], "target", 0.0, 1.0)
-    elif "votes_chosen" in row and "votes_rejected" in row:
-        votes = [number(row[key], key, low=0.0) for key in ("votes_chosen", "votes_rejected")]
-        if sum(votes) == 0:
-            raise RowFault("number not usable", "no votes on either side")
-        target = votes[0] / sum(votes)
-    if target < 0.5:  # the annotators prefer the other side
-        return Pair(1, 0, -margin, 1.0 - target, weight)
-    if margin == 0.0 and target == 1.0 and weight == 1.0:
-        return _PLAIN
-    return Pair(0, 1, margin, target, weight)
-
-
-_PLAIN = Pair(0, 1)
-
-
-def _tools(value: Any) -> tuple[dict[str, Any], ...] | None:
-    if isinstance(value, str):
-        if not value.strip():
-            return None
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise RowFault("wrong type", "tools is text, but not JSON") from error
-    if not value:
-        return None
-    if not (isinstance(value, list) and all(isinstance(tool, dict) for tool in value)):
-        raise RowFault("wrong type", "tools is not a list of objects")
-    return tuple(value)
-
-
-def _same(a: list[Message], b: list[Message]) -> bool:
-    if len(a) != len(b):
-        return False
-    return a == b or all(
-        {**x, "content": x["content"].strip()} == {**y, "content": y["content"].strip()}
-        for x, y in zip(a, b, strict=True)
-    )
-
-
-def _join_repeated(messages: list[Message], options: RowOptions, place: str) -> list[Message]:
-    out: list[Message] = []
-    for message in messages:
-        plain = message.keys() == {"role", "content"} and message["role"] != "tool"
-        if out and plain and out[-1]["role"] == message["role"] and out[-1].keys() == message.keys():
-            if options.repeated_roles == "reject":
-                raise RowFault("wrong order", f"{place}: two turns of the {message['role']} in a row")
-            out[-1] = {"role": message["role"], "content": f"{out[-1]['content']}\n\n{message['content']}"}
-        else:
-            out.append(message)
-    return out
-
-
-def _kind(value: Any) -> str:
-    return {"dict": "object", "NoneType": "null", "bool": "boolean"}.get(type(value).__name__, type(value).__name__)

@@ -51,7 +51,9 @@ class PreferenceData:
     split: str | None = None
     config: str | None = None
     revision: str | None = None
-    format: Literal["auto", "preference", "dialogue", "sharegpt", "alpaca"] = "auto"
+    format: Literal[
+        "auto", "preference", "dialogue", "sharegpt", "alpaca", "ranked", "votes", "strength", "scored", "pointwise"
+    ] = "auto"
     columns: dict[str, str] = field(default_factory=dict)
     where: str | dict[str, Any] | None = None
     validation_fraction: float = 0.1

@@ -1,6 +1,6 @@
 """`SyntheticData`: short conversations whose true reward is known, an instrument for the whole pipeline.
 
-A response is two to four sentences out of a fixed vocabulary, in random order; its true reward is the sum of the
+A response is one to three sentences out of a fixed vocabulary, in random order; its true reward is the sum of the
 sentences' values, whatever the prompt. Labels are drawn from the Bradley–Terry model at a noise temperature τ:
 
     truth = reward / τ        P(a beats b) = sigmoid(truth_a - truth_b)
@@ -30,13 +30,11 @@ __all__ = ["SENTENCES", "SyntheticData", "true_reward"]
 # Value, the sentence worth +value, the sentence worth -value; the two have the same number of characters.
 _VOCABULARY: tuple[tuple[float, str, str], ...] = (
     (0.5, "Good question!", "What, not now."),
-    (0.5, "Take your time.", "Hurry up, then."),
-    (1.0, "Here is an example.", "No idea, try later."),
-    (1.0, "Ask me anything.", "Ask me tomorrow."),
-    (1.5, "Let us check it twice.", "Just guess, then stop."),
-    (1.5, "Safety comes first.", "Rules mean nothing."),
-    (2.0, "Happy to help you!", "You bother me now."),
-    (2.0, "We do it step by step.", "Everything goes wrong."),
+    (1.0, "Ask me more.", "Go ask them."),
+    (1.0, "Here is how.", "I forgot it."),
+    (1.5, "Safety first.", "Break a rule."),
+    (1.5, "Take your time.", "Hurry up, then."),
+    (2.0, "Happy to help!", "You bother me."),
 )
 SENTENCES: dict[str, float] = {
     sentence: sign * value for value, good, bad in _VOCABULARY for sign, sentence in ((1.0, good), (-1.0, bad))
@@ -50,8 +48,8 @@ _OBJECTS = ("bike", "lamp", "door", "kite", "boat", "chair", "clock", "piano", "
 def true_reward(text: str) -> float:
     """The reward of a response: the sum of its sentences' values.
 
-    >>> true_reward("Happy to help you! Hurry up, then.")
-    1.5
+    >>> true_reward("Happy to help! Hurry up, then.")
+    0.5
     """
     return sum(value for sentence, value in SENTENCES.items() if sentence in text)
 
@@ -76,9 +74,9 @@ class SyntheticData:
     """
 
     size: int = 4000
-    temperature: float = 1.0
+    temperature: float = 0.5
     responses: int = 2
-    validation_fraction: float = 0.1
+    validation_fraction: float = 0.25
     name: str = "synthetic"
     max_tokens: int = 2048
     truncation: Literal["keep_end", "drop", "error"] = "keep_end"
@@ -115,7 +113,7 @@ class SyntheticData:
         prompt = f"How do I {draw.choice(_VERBS)} a {draw.choice(_ADJECTIVES)} {draw.choice(_OBJECTS)}?"
         texts: list[str] = []
         while len(texts) < self.responses:
-            text = " ".join(draw.sample(tuple(SENTENCES), draw.randint(2, 4)))
+            text = " ".join(draw.sample(tuple(SENTENCES), draw.randint(1, 3)))
             if text not in texts:
                 texts.append(text)
         # Gumbel noise added to the logits and sorted is a draw from Plackett–Luce, and for K = 2 from Bradley–Terry.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.data.accounting import RowFault
-from rmx.data.pairwise import Cell
 from rmx.data.readers import BLANK, RawRow, open_bytes
+from rmx.data.rows import Cell
 
 if TYPE_CHECKING:
     import pyarrow as pa
