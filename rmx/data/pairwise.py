@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from rmx.data.accounting import RowFault
 from rmx.data.messages import dialogue_messages, is_dialogue, to_messages
-from rmx.data.rows import Draft, Row, RowOptions, answer, finish, kind, needed, prompt_messages, split_shared
+from rmx.data.rows import Draft, Row, RowOptions, answer, finish, kind, needed, prompt_messages, prompt_of, split_shared
 from rmx.records import Message
 
 __all__ = ["alpaca", "dialogue", "preference", "sharegpt"]
