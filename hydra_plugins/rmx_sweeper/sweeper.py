@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import shlex
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.rmx_sweeper import config as _registers_the_options  # noqa: F401
+from rmx.errors import InputError
 
 __all__ = ["RmxSweeper"]
-
-log = logging.getLogger(__name__)
-
-BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class RmxSweeper(Sweeper):
@@ -51,48 +43,13 @@ class RmxSweeper(Sweeper):
         Raises:
             ConfigError: the command line does not describe a sweep.
             SweepFailed: with the sweep's exit code, when anything is left undone.
+            HydraException: wrong input; Hydra's callers know it as that.
         """
         from hydra_plugins.rmx_sweeper.run import run_sweep
 
         if self.config is None or self.hydra_context is None:
             raise RuntimeError("setup() comes before sweep()")
-        return run_sweep(self.given, self.config, self.hydra_context, arguments)
-
-
-def config_flags(config: DictConfig) -> list[str]:
-    """Return the flags that let a job find the same configuration files: --config-dir, --config-name."""
-    flags: list[str] = []
-    for source in config.hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            flags += ["--config-dir", str(Path(source.path).absolute())]
-    name = config.hydra.job.config_name
-    return flags + (["--config-name", str(name)] if name and name != "config" else [])
-
-
-def hydra_overrides(config: DictConfig) -> list[str]:
-    """Return Hydra's own overrides that a job needs too; those of the sweep and the launcher are not its business."""
-    own = ("hydra.sweeper", "hydra.sweep.", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.mode")
-    return [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(own)]
-
-
-def parser(context: HydraContext) -> OverridesParser:
-    """Return Hydra's parser of overrides; it looks up groups for globs."""
-    return OverridesParser.create(config_loader=context.config_loader)
-
-
-def command_line() -> str:
-    """Return the command that started this sweep."""
-    from rmx.sweep.output import redacted
-
-    words: Sequence[str] = redacted(sys.argv[1:])
-    return "python -m rmx " + " ".join(shlex.quote(word) for word in words)
-
-
-def sweep_path(config: DictConfig, name: str | None) -> Path:
-    """Decide the sweep folder and tell Hydra, whose launchers write there too."""
-    path = Path(str(config.hydra.sweep.dir)).absolute()
-    path = path.with_name(name) if name else path
-    with open_dict(config):
-        config.hydra.sweep.dir = str(path)
-        config.hydra.sweep.subdir = "jobs"
-    return path
+        try:
+            return run_sweep(self.given, self.config, self.hydra_context, arguments)
+        except InputError as error:
+            raise HydraException(str(error)) from error

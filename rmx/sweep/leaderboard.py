@@ -116,13 +116,18 @@ def build_rows(
     """Rank the trials: finished ones first, by objective; then pruned, killed, failed and unstarted ones.
 
     `paired` may be left out while the sweep goes on: it reads every predictions file.
-    With several objectives those on the Pareto front come first; within and behind it the first objective decides.
+    With several objectives those on the Pareto front come first; within and behind it the first objective decides, then the loss.
     """
     finished = [trial for trial in trials if trial.status == "finished"]
     front = {trial.number for trial in finished if not _dominated(trial, finished, directed)}
     first, direction = next(iter(directed.items()))
     sign = -1.0 if direction == "maximize" else 1.0
-    finished.sort(key=lambda trial: (trial.number not in front, sign * trial.values[first], trial.number))
+
+    def order_of(trial: Trial) -> tuple[bool, float, float, int]:
+        loss = facts.get(trial.number, Facts()).loss  # of two with the same accuracy the surer one
+        return trial.number not in front, sign * trial.values[first], math.inf if loss is None else loss, trial.number
+
+    finished.sort(key=order_of)
     ranks = {trial.number: rank for rank, trial in enumerate(finished, start=1)}
     order = ("pruned", "killed", "running", "failed", "waiting")
     rest = sorted(

@@ -130,7 +130,7 @@ def leaderboard_table(rows: Sequence[Row], objectives: Sequence[str], title: str
     table = Table(title=f"Sweep {title}", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(name.lstrip("+"), overflow="fold")
     for head in ("accuracy (95 %)", "vs best", "loss", *extra, "pairs/s", "time"):
         table.add_column(head, justify="right", no_wrap=True)
     for head in ("status", "folder"):

@@ -1,0 +1,156 @@
+"""`rmx watch FOLDER`: what the runs below a folder are doing now, from the files they write; it changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rmx.errors import InputError
+from rmx.sweep.metrics_tail import MetricsTail, number
+from rmx.sweep.output import duration
+from rmx.sweep.trials import SweepFolder
+
+__all__ = ["RunView", "Watcher", "main", "sparkline"]
+
+_BARS = "▁▂▃▄▅▆▇█"
+_DEPTH = 3  # folders below the watched one: outputs/sweeps/<name>/<trial>
+_KEPT = 400  # losses kept per run for its sparkline
+
+
+def sparkline(values: Sequence[float], width: int = 16) -> str:
+    """Draw numbers as a line of bars, the newest at the right; each bar is the mean of its share of them.
+
+    >>> sparkline([4, 3, 2, 1, 1, 1, 1, 0], width=4)
+    '█▃▂▁'
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    width = min(width, len(finite))
+    edges = [round(index * len(finite) / width) for index in range(width + 1)]
+    means = [
+        sum(finite[low:high]) / (high - low) for low, high in zip(edges[:-1], edges[1:], strict=True) if high > low
+    ]
+    lowest, spread = min(means), max(means) - min(means)
+    top = len(_BARS) - 1
+    return "".join(_BARS[int((value - lowest) / spread * top)] if spread else _BARS[0] for value in means)
+
+
+@dataclass
+class RunView:
+    """One run as seen so far."""
+
+    path: Path
+    tail: MetricsTail
+    last: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Read what the run has added."""
+        for row in self.tail.rows():
+            self.last |= {key: number(value) for key, value in row.items() if key != "phase"}
+            if "train/loss" in row:
+                self.losses = [*self.losses, number(row["train/loss"])][-_KEPT:]
+
+    def status(self, now: float) -> str:
+        """Say what the run is doing: as its sweep knows it, or by what it has written."""
+        if (self.path / "PRUNE").exists():
+            return "pruned"
+        attempts = SweepFolder(self.path.parent).attempts(self.path.name)
+        if attempts and attempts[-1].ended is not None:
+            return "done" if attempts[-1].exit_code == 0 else f"exit {attempts[-1].exit_code}"
+        if (self.path / "all_results.json").exists() and not attempts:
+            return "done"
+        age = now - self.last.get("time", now)
+        return "running" if age < 60 else f"silent {duration(age)}"
+
+    def cells(self, root: Path, now: float) -> list[str]:
+        """Return the run's line of the table."""
+        name = self.path.name if self.path == root else str(self.path.relative_to(root))
+        evaluation = next((key for key in self.last if key.startswith("eval") and key.endswith("/accuracy")), "")
+        step, epoch = self.last.get("step"), self.last.get("epoch")
+        return [
+            name,
+            self.status(now),
+            "" if step is None else f"{step:.0f}",
+            "" if epoch is None or math.isnan(epoch) else f"{epoch:.2f}",
+            _number(self.last.get("train/loss"), 4),
+            _number(self.last.get("train/accuracy"), 3),
+            _number(self.last.get(evaluation), 3),
+            _number(self.last.get("train/pairs_per_second"), 1),
+            sparkline(self.losses),
+            duration(now - self.last["time"]) if "time" in self.last else "",
+        ]
+
+
+class Watcher:
+    """All runs below a folder, found again at every look, because a sweep starts new ones.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise InputError(f"rmx watch: there is no folder {root}; give a run folder or one above it")
+        self.root = root
+        self.runs: dict[Path, RunView] = {}
+
+    def look(self) -> None:
+        """Find runs and read what they have added."""
+        patterns = ["/".join(["*"] * depth + ["metrics.jsonl"]) for depth in range(_DEPTH + 1)]
+        for file in sorted(path for pattern in patterns for path in self.root.glob(pattern)):
+            folder = file.parent
+            if "best" not in folder.relative_to(self.root).parts:  # a link to one of the others
+                self.runs.setdefault(folder, RunView(folder, MetricsTail(file)))
+        for run in self.runs.values():
+            run.look()
+
+    def table(self, now: float | None = None) -> Group:
+        """Return what to show."""
+        now = time.time() if now is None else now
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("run", overflow="fold")
+        for head in ("status", "step", "epoch", "loss", "accuracy", "eval acc", "pairs/s", "loss so far", "last row"):
+            table.add_column(head, justify="left" if head in ("status", "loss so far") else "right", no_wrap=True)
+        for run in sorted(self.runs.values(), key=lambda run: run.path):
+            cells = run.cells(self.root, now)
+            table.add_row(*(Text(cell) for cell in cells), style="" if cells[1] == "running" else "dim")
+        note = f"{self.root}: {len(self.runs)} runs" if self.runs else f"{self.root}: no metrics.jsonl yet"
+        return Group(table, Text(note, style="dim")) if self.runs else Group(Text(note))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Show the runs below a folder until Ctrl-C, or once; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="rmx watch", description="What the runs below a folder are doing now.")
+    parser.add_argument("folder", type=Path, help="a run, a sweep, or a folder of them")
+    parser.add_argument("--once", action="store_true", help="print once and leave")
+    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="time between looks (default 2)")
+    arguments = parser.parse_args(list(argv))
+    watcher = Watcher(arguments.folder)
+    console = Console(highlight=False)
+    watcher.look()
+    if arguments.once or not console.is_terminal:
+        console.print(watcher.table())
+        return 0
+    try:
+        with Live(watcher.table(), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(max(0.1, arguments.every))
+                watcher.look()
+                live.update(watcher.table(), refresh=True)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
