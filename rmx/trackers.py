@@ -50,23 +50,20 @@ class JsonlTracker:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = path.open("a", encoding="utf-8", buffering=1)
 
     def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
         """Append a line: step, epoch, unix time, phase and the values."""
         phase = next(iter(values)).split("/")[0] if values else "train"
         row: dict[str, Any] = {"step": step, "epoch": epoch, "time": round(time.time(), 3), "phase": phase}
         row |= {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self.file.write(json.dumps(row, allow_nan=False) + "\n")
+        with self.path.open("a", encoding="utf-8") as file:  # closed each time: whole lines, whatever happens next
+            file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
         """Do nothing: the summary has files of its own."""
 
     def close(self, exit_code: int) -> None:
-        """Flush to the disk."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
+        """Do nothing: every line is on its way to the disk already."""
 
 
 class WandbTracker:
@@ -193,6 +190,16 @@ class Recorder:
         """Log `values` of `name` ("train", "eval", "eval_<set>", "predict") at an optimizer step."""
         prefixed = {f"{name}/{key}": float(value) for key, value in values.items()}
         self._each("log", step, epoch, prefixed)
+
+    def position(self) -> int:
+        """Return how long metrics.jsonl is, after it reached the disk; 0 where this rank has none."""
+        return sum(tracker.position() for tracker in self.trackers if isinstance(tracker, JsonlTracker))
+
+    def rewind(self, position: int) -> None:
+        """Forget what metrics.jsonl holds beyond `position`: the run continues from there."""
+        for tracker in self.trackers:
+            if isinstance(tracker, JsonlTracker):
+                tracker.rewind(position)
 
     def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
         """Hand over the final numbers and plots."""

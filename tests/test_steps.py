@@ -1,0 +1,94 @@
+"""The order of training: a pure function of (seed, epoch, step, ranks)."""
+
+from __future__ import annotations
+
+from accelerate import skip_first_batches
+
+from rmx.records import EncodedComparison, Pair
+from rmx.steps import Step, StepDataset, StepLoader
+
+
+def rows(lengths: list[int], weight: float = 1.0) -> list[EncodedComparison]:
+    return [
+        EncodedComparison(str(i), "s", list(range(n)), ([1], [2]), (Pair(0, 1, weight=weight),))
+        for i, n in enumerate(lengths)
+    ]
+
+
+def dataset(n: int = 10, per_rank: int = 2, **options) -> StepDataset:
+    return StepDataset(rows([i + 1 for i in range(n)]), per_rank=per_rank, collate=lambda c: [], seed=7, **options)
+
+
+def ids(steps: list[Step]) -> list[list[str]]:
+    return [[c.id for c in step.comparisons] for step in steps]
+
+
+def test_an_epoch_visits_every_comparison_once_and_the_next_in_another_order() -> None:
+    """10 comparisons in steps of 4: 4 + 4 + 2; both epochs hold 0..9."""
+    data = dataset(per_rank=4)
+    epochs = [[data[(epoch, step)] for step in range(len(data))] for epoch in (0, 1)]
+    assert [len(step.comparisons) for step in epochs[0]] == [4, 4, 2]
+    seen = [[i for step in ids(epoch) for i in step] for epoch in epochs]
+    assert sorted(seen[0]) == sorted(seen[1]) == sorted(map(str, range(10)))
+    assert seen[0] != seen[1]
+    assert [step.index for step in epochs[1]] == [3, 4, 5]
+
+
+def test_drop_last_leaves_the_ragged_step_out() -> None:
+    assert len(dataset(per_rank=4, drop_last=True)) == 2
+
+
+def test_without_shuffling_the_order_is_the_one_given() -> None:
+    data = dataset(shuffle=False)
+    assert ids([data[(5, 0)], data[(5, 1)]]) == [["0", "1"], ["2", "3"]]
+
+
+def test_ranks_share_each_global_step_and_know_its_pair_weight() -> None:
+    """3 ranks × 2: every global step of 6 is split; the last has 10 - 6 = 4 comparisons, weight 4 on each rank."""
+    parts = [dataset(ranks=3, rank=r) for r in range(3)]
+    alone = dataset(per_rank=6)
+    for step in (0, 1):
+        together = sorted(i for part in parts for i in ids([part[(0, step)]])[0])
+        assert together == sorted(ids([alone[(0, step)]])[0])
+        assert {part[(0, step)].pair_weight for part in parts} == {alone[(0, step)].pair_weight}
+
+
+def test_longest_goes_first_to_the_least_loaded_rank() -> None:
+    """Token loads 12, 7, 6, 5 (prefix + 2): 12 | 7 → then 6 joins 7 (13), 5 joins 12 (17)."""
+    data = StepDataset(rows([10, 5, 4, 3]), per_rank=2, collate=lambda c: [], seed=0, ranks=2, shuffle=False)
+    assert data.share([0, 1, 2, 3]) == [[0, 3], [1, 2]]
+
+
+def test_a_rank_without_work_gets_a_filler() -> None:
+    """1 comparison for 2 ranks: the second rank computes it too, but its gradient will count zero."""
+    first, second = (dataset(n=1, ranks=2, rank=r)[(0, 0)] for r in (0, 1))
+    assert not first.is_filler and second.is_filler
+    assert first.pair_weight == second.pair_weight == 1.0
+
+
+def test_the_loader_knows_its_epoch_also_after_skipping() -> None:
+    """What a resume does: skip two steps of epoch 3, then set the epoch on the sampler inside."""
+    loader = StepLoader(dataset())
+    loader.set_epoch(3)
+    straight = ids(list(loader))
+    again = StepLoader(dataset())
+    skipped = skip_first_batches(again, 2)
+    skipped.batch_sampler.batch_sampler.set_epoch(3)
+    assert ids(list(skipped)) == straight[2:]
+
+
+def test_worker_processes_see_the_same_steps() -> None:
+    def collect(workers: int) -> list[list[str]]:
+        loader = StepLoader(dataset_for_workers(), num_workers=workers)
+        loader.set_epoch(1)
+        return ids(list(loader))
+
+    assert collect(2) == collect(0)
+
+
+def no_batches(comparisons: list[EncodedComparison]) -> list:
+    return []
+
+
+def dataset_for_workers() -> StepDataset:
+    return StepDataset(rows([1] * 10), per_rank=2, collate=no_batches, seed=7)
