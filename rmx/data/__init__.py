@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from rmx.data.accounting import REASONS, Accounting, Reject, SourceAccount, Splits
 from rmx.data.formats import FORMATS
+from rmx.data.llamafactory import LlamaFactoryData
+from rmx.data.mixing import Mixture
 from rmx.data.spec import PreferenceData
 from rmx.data.synthetic import SyntheticData
 
-__all__ = ["FORMATS", "REASONS", "Accounting", "PreferenceData", "Reject", "SourceAccount", "Splits", "SyntheticData"]
+__all__ = [
+    "FORMATS",
+    "REASONS",
+    "Accounting",
+    "LlamaFactoryData",
+    "Mixture",
+    "PreferenceData",
+    "Reject",
+    "SourceAccount",
+    "Splits",
+    "SyntheticData",
+]

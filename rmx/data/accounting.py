@@ -166,6 +166,7 @@ class Splits:
     train: list[Comparison]
     evals: dict[str, list[Comparison]]
     accounting: Accounting
+    overlap_allowed: bool = False  # whether pairs may stand in training and evaluation both
 
 
 def write_rejects(rejects: list[Reject], output_dir: Path | None) -> Path | None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
 from rmx.data.filters import compile_where
 from rmx.data.formats import FORMATS, Format, detect, renamed
+from rmx.data.messages import retagged
 from rmx.data.ranked import gather
-from rmx.data.readers import BLANK, find_files, is_local, read_rows
+from rmx.data.readers import BLANK, find_files, is_local, is_saved_dataset, read_rows
 from rmx.data.rows import Draft, RowOptions
 from rmx.errors import DataError
 from rmx.records import Comparison
@@ -70,6 +71,8 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
             try:
                 if columns:
                     row = renamed(row, columns)
+                if spec.tags:
+                    row = retagged(row, spec.tags)
                 if keep is not None and not keep(row):
                     account.filtered["where"] += 1
                     continue
@@ -125,6 +128,13 @@ def _located(spec: PreferenceData, account: SourceAccount) -> Iterator[Located]:
 
             account.files.append(path)
             for line, row, fault in hub.read_hub(path, spec.config, spec.split, spec.revision):
+                yield path, spec.source, line, row, fault
+            continue
+        if is_saved_dataset(path):
+            from rmx.data import hub
+
+            account.files.append(path)
+            for line, row, fault in hub.read_disk(path, spec.split):
                 yield path, spec.source, line, row, fault
             continue
         files = find_files(path)

@@ -15,12 +15,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from rmx.data.accounting import RowFault
 from rmx.records import Message
 
-__all__ = ["ROLE_ALIASES", "check_prompt", "check_response", "dialogue_messages", "is_dialogue", "to_messages"]
+__all__ = [
+    "ROLE_ALIASES",
+    "TAGS",
+    "check_prompt",
+    "check_response",
+    "dialogue_messages",
+    "is_dialogue",
+    "retagged",
+    "to_messages",
+]
 
 ROLE_ALIASES: dict[str, str] = {
     **dict.fromkeys(("user", "human", "prompter", "question", "instruction", "customer"), "user"),
@@ -32,6 +42,47 @@ ROLE_ALIASES: dict[str, str] = {
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _TURN_ROLE = {"Human": "user", "Assistant": "assistant"}
+
+
+# LLaMA-Factory's tags → the role they name; the first two name keys instead.
+TAGS: dict[str, str] = {
+    "role_tag": "",
+    "content_tag": "",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "tool",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+_MESSAGE_COLUMNS = ("conversations", "messages", "prompt", "chosen", "rejected")
+
+
+def retagged(row: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
+    """The row with the keys and roles of its messages in usual words.
+
+    >>> retagged({"chosen": {"speaker": "agent", "text": "Hi"}},
+    ...          {"role_tag": "speaker", "content_tag": "text", "assistant_tag": "agent"})
+    {'chosen': {'role': 'assistant', 'content': 'Hi'}}
+    """
+    role_key, content_key = tags.get("role_tag", "from"), tags.get("content_tag", "value")
+    roles = {name: TAGS[tag] for tag, name in tags.items() if TAGS.get(tag)}
+
+    def usual(message: Any) -> Any:
+        if not isinstance(message, Mapping) or role_key not in message:
+            return message
+        rest = {key: value for key, value in message.items() if key not in {role_key, content_key}}
+        role = message[role_key]
+        known = roles.get(role, role) if isinstance(role, str) else role
+        return {"role": known, "content": message.get(content_key), **rest}
+
+    out = dict(row)
+    for column in _MESSAGE_COLUMNS:
+        value = row.get(column)
+        if isinstance(value, list):
+            out[column] = [usual(message) for message in value]
+        elif isinstance(value, Mapping):
+            out[column] = usual(value)
+    return out
 
 
 def is_dialogue(text: Any) -> bool:

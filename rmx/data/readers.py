@@ -18,7 +18,17 @@ from typing import IO, Any
 from rmx.data.accounting import RowFault
 from rmx.errors import DataError
 
-__all__ = ["BLANK", "SUFFIXES", "RawRow", "find_files", "is_local", "kind_of", "open_bytes", "read_rows"]
+__all__ = [
+    "BLANK",
+    "SUFFIXES",
+    "RawRow",
+    "find_files",
+    "is_local",
+    "is_saved_dataset",
+    "kind_of",
+    "open_bytes",
+    "read_rows",
+]
 
 RawRow = tuple[int, dict[str, Any] | None, RowFault | None]  # line (1-based), row, fault
 
@@ -49,6 +59,14 @@ def is_local(path: str) -> bool:
     if Path(path).expanduser().exists() or kind_of(Path(path)) in SUFFIXES or any(sign in path for sign in "*?["):
         return True
     return path.startswith(("/", ".", "~")) or path.count("/") != 1
+
+
+def is_saved_dataset(path: str) -> bool:
+    """Whether a path is a folder written by `datasets.save_to_disk`."""
+    folder = Path(path).expanduser()
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
 
 
 def find_files(path: str, key: str = "data.path") -> list[Path]:

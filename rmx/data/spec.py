@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rmx.data.accounting import Accounting, Splits, judge, write_rejects
-from rmx.data.collect import collect, make_ids_unique
+from rmx.data.accounting import Accounting, Splits
+from rmx.data.assemble import assemble
+from rmx.data.collect import collect
 from rmx.data.filters import compile_where
-from rmx.data.split import split_by_prompt
+from rmx.data.messages import TAGS
 from rmx.errors import ConfigError
 
 __all__ = ["PreferenceData"]
@@ -27,12 +29,16 @@ class PreferenceData:
         revision: commit or tag of a hub dataset.
         format: the row shape; `auto` looks at the first rows.
         columns: rmx's column name → the file's, for example `{chosen: better, rejected: worse}`.
+        tags: names of keys and roles inside messages, in LLaMA-Factory's words, for example `{role_tag: speaker,
+            content_tag: text, user_tag: client, assistant_tag: agent}`.
         where: rows to use, as column → condition or as an expression; see `rmx.data.filters`.
         validation_fraction: share of rows put aside as evaluation set `eval`, by prompt; 0 for none.
         eval_sets: further evaluation sets: name → path, or name → keys of this spec that differ.
         max_samples: at most this many rows, drawn at random by `seed`, before the split.
         on_bad_row: `error` stops with the list of bad rows, `skip` leaves them out.
         max_bad_fraction: with `skip`, the share of bad rows above which the file is refused.
+        on_overlap: a pair that stands in training and in an evaluation set: `error`, `drop_train` leaves it out of
+            training, `allow` only reports it.
         ties: rows without a winner: `drop`, or `keep` as a third outcome (target 0.5 for losses without ties).
         min_gap: the least difference of scores that makes a pair; equal scores never do.
         margin_from_scores: factor from a score difference to a margin in reward units; 0 for none.
@@ -55,12 +61,14 @@ class PreferenceData:
         "auto", "preference", "dialogue", "sharegpt", "alpaca", "ranked", "votes", "strength", "scored", "pointwise"
     ] = "auto"
     columns: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
     where: str | dict[str, Any] | None = None
     validation_fraction: float = 0.1
     eval_sets: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     max_samples: int | None = None
     on_bad_row: Literal["error", "skip"] = "error"
     max_bad_fraction: float = 0.05
+    on_overlap: Literal["error", "drop_train", "allow"] = "error"
     ties: Literal["drop", "keep"] = "drop"
     min_gap: float = 0.0
     margin_from_scores: float = 0.0
@@ -88,6 +96,9 @@ class PreferenceData:
             raise ConfigError(
                 "data.eval_sets.eval: data.validation_fraction makes a set of this name; set it to 0, or rename yours"
             )
+        unknown_tags = set(self.tags) - set(TAGS)
+        if unknown_tags:
+            raise ConfigError(f"data.tags.{min(unknown_tags)}: unknown; known: {', '.join(TAGS)}")
         own = {item.name for item in fields(self)}
         for name, given in self.eval_sets.items():
             unknown = set(given) - own if isinstance(given, dict) else set()
@@ -113,19 +124,8 @@ class PreferenceData:
         """
         accounting = Accounting()
         rows = collect(self, accounting)
-        train, held_out = split_by_prompt(rows, self.validation_fraction, self.seed)
-        evals = {"eval": held_out} if held_out else {}
-        account = accounting.sources[self.source]
-        account.train, account.evals = len(train), {name: len(kept) for name, kept in evals.items()}
-        for name, spec in self.eval_specs().items():
-            own = Accounting()
-            evals[name] = collect(spec, own)
-            own.sources[spec.source].evals = {name: len(evals[name])}
-            accounting.merge(own)
-        rejects_file = write_rejects(accounting.rejects, output_dir)
-        judge(accounting, self.on_bad_row, self.max_bad_fraction, rejects_file)
-        make_ids_unique([train, *evals.values()])
-        return Splits(train, evals, accounting)
+        evals = {name: partial(collect, spec) for name, spec in self.eval_specs().items()}
+        return assemble(rows, accounting, self, evals, output_dir)
 
     def eval_specs(self) -> dict[str, PreferenceData]:
         """The further evaluation sets as specs: this one with another path, name and the keys given."""

@@ -1,0 +1,158 @@
+"""LLaMA-Factory's `dataset_info.json`: its ranking datasets by name, without conversion.
+
+An entry says where the rows are and what their columns and roles are called:
+
+    "dpo_en_demo": {"file_name": "dpo_en_demo.json", "ranking": true, "formatting": "sharegpt",
+                    "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}}
+
+`formatting` is `alpaca` (the default) or `sharegpt`; `tags` rename the keys and roles of messages.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rmx.data.accounting import Splits
+from rmx.data.mixing import Mixture
+from rmx.data.spec import PreferenceData
+from rmx.errors import ConfigError, DataError
+
+__all__ = ["LlamaFactoryData"]
+
+# LLaMA-Factory's name of a column's part → rmx's, and the column it means when the entry does not say
+# (src/llamafactory/data/parser.py, DatasetAttr).
+_PARTS = {
+    "alpaca": {"prompt": ("instruction", "instruction"), "query": ("input", "input"), "history": ("history", None)},
+    "sharegpt": {"messages": ("conversations", "conversations")},
+}
+_COMMON: dict[str, tuple[str, str | None]] = {
+    "chosen": ("chosen", "chosen"),
+    "rejected": ("rejected", "rejected"),
+    "system": ("system", None),
+    "tools": ("tools", None),
+}
+
+
+@dataclass(frozen=True)
+class LlamaFactoryData(PreferenceData):
+    """One or several ranking datasets of a `dataset_info.json`.
+
+    `path` is the folder that holds the file, `dataset` (or `name`) the entry, or a list of entries, which are
+    joined. Format, columns and tags come from the entry; all other keys are those of `PreferenceData`.
+
+    >>> LlamaFactoryData(path="data", dataset="dpo_en_demo").datasets
+    ['dpo_en_demo']
+    """
+
+    dataset: str | list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the entry is named and nothing is said twice."""
+        super().__post_init__()
+        if not self.datasets:
+            raise ConfigError("data.dataset: name an entry of dataset_info.json, for example data.dataset=dpo_en_demo")
+        if self.format != "auto" or self.columns or self.tags:
+            raise ConfigError("data.format, data.columns and data.tags come from dataset_info.json; leave them out")
+
+    @property
+    def datasets(self) -> list[str]:
+        """The entries wanted."""
+        given = self.dataset if self.dataset is not None else self.name
+        names = given.split(",") if isinstance(given, str) else list(given or [])
+        return [name.strip() for name in names if name.strip()]
+
+    @property
+    def source(self) -> str:
+        """The name of the source."""
+        return "+".join(self.datasets)
+
+    def read(self, output_dir: Path | None = None) -> Splits:
+        """Read the entries; see `PreferenceData.read`.
+
+        Raises:
+            DataError: no dataset_info.json, no such entry, or one that rmx cannot read.
+        """
+        folder, entries = self._entries()
+        specs = {name: self._keys(folder, name, entries) for name in self.datasets}
+        evals: dict[str, Any] = {
+            name: self._keys(folder, given, entries) if isinstance(given, str) and given in entries else given
+            for name, given in self.eval_sets.items()
+        }
+        if len(specs) == 1:
+            return PreferenceData(**{**next(iter(specs.values())), "eval_sets": evals}).read(output_dir)
+        shared = {item.name: getattr(self, item.name) for item in fields(Mixture) if item.name in _SHARED}
+        return Mixture(sources=specs, **{**shared, "eval_sets": evals}).read(output_dir)
+
+    def _entries(self) -> tuple[Path, dict[str, Any]]:
+        path = Path(self.paths[0]).expanduser()
+        file = path if path.suffix == ".json" else path / "dataset_info.json"
+        try:
+            entries = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(
+                f"data.path: cannot read {file} ({error.strerror}); give the folder that holds it"
+            ) from error
+        except ValueError as error:
+            raise DataError(f"{file}: is not JSON: {error}") from error
+        if not isinstance(entries, dict):
+            raise DataError(f"{file}: is not an object of named datasets")
+        return file.parent, entries
+
+    def _keys(self, folder: Path, name: str, entries: dict[str, Any]) -> dict[str, Any]:
+        """The keys of `PreferenceData` that an entry means."""
+        entry = entries.get(name)
+        if not isinstance(entry, dict):
+            ranking = [key for key, value in entries.items() if isinstance(value, dict) and value.get("ranking")]
+            raise DataError(
+                f"data.dataset: {name!r} is not in {folder / 'dataset_info.json'}; its ranking datasets: "
+                f"{', '.join(ranking) or 'none'}"
+            )
+        if not entry.get("ranking"):
+            raise DataError(f'data.dataset: {name!r} has no "ranking": true in dataset_info.json: it holds no pairs')
+        formatting = entry.get("formatting", "alpaca")
+        if formatting not in _PARTS:
+            raise DataError(f"data.dataset: {name!r} has formatting {formatting!r}; known: {', '.join(_PARTS)}")
+        given = entry.get("columns") or {}
+        columns = {}
+        for theirs, (ours, usual) in {**_PARTS[formatting], **_COMMON}.items():
+            column = given.get(theirs, usual)
+            if column is not None and column != ours:
+                columns[ours] = column
+        keys = {item.name: getattr(self, item.name) for item in fields(PreferenceData)}
+        keys.update(name=name, format=formatting, columns=columns, tags=dict(entry.get("tags") or {}), eval_sets={})
+        if entry.get("num_samples") and self.max_samples is None:
+            keys["max_samples"] = int(entry["num_samples"])
+        keys.update(_place(folder, name, entry))
+        return keys
+
+
+_SHARED = frozenset(
+    [
+        "validation_fraction",
+        "on_bad_row",
+        "max_bad_fraction",
+        "on_overlap",
+        "max_samples",
+        "max_tokens",
+        "truncation",
+        "seed",
+    ]
+)
+
+
+def _place(folder: Path, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    if "file_name" in entry:
+        return {"path": str(folder / entry["file_name"])}
+    if "hf_hub_url" in entry:
+        return {
+            "path": entry["hf_hub_url"],
+            "config": entry.get("subset"),
+            "split": entry.get("split", "train"),
+        }
+    raise DataError(
+        f"data.dataset: {name!r} has neither file_name nor hf_hub_url; rmx runs no loading scripts and reads "
+        "no other hubs: download the file and name it as file_name"
+    )
