@@ -62,6 +62,24 @@ class JsonlTracker:
     def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
         """Do nothing: the summary has files of its own."""
 
+    def position(self) -> int:
+        """Return the file's size in bytes, all of them on the disk."""
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def rewind(self, position: int) -> None:
+        """Cut off what was logged after `position`; at any time the file is whole, with or without it."""
+        if not self.path.exists():
+            return
+        kept = self.path.read_bytes()[:position]
+        temporary = self.path.with_name(f".{self.path.name}.rewinding")
+        with temporary.open("wb") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)
+
     def close(self, exit_code: int) -> None:
         """Do nothing: every line is on its way to the disk already."""
 

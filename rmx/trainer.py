@@ -24,8 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
+from rmx.checkpoints import CheckpointFolder
+from rmx.checkpoints.continuing import ContinuingTrainer
 from rmx.engine import Engine
 from rmx.errors import ModelError, NonFiniteError
 from rmx.evaluation import Evaluation, evaluate_pairs
@@ -34,6 +36,7 @@ from rmx.models.quiet import quiet
 from rmx.records import Batch, EncodedComparison, PairTable
 from rmx.scorer import Scorer
 from rmx.settings import TrainerSettings
+from rmx.signals import StopSignals, ignore_stop_signals
 from rmx.steps import Step, StepDataset, StepLoader
 from rmx.totals import SUMS, Totals
 from rmx.trackers import Recorder
@@ -45,7 +48,7 @@ log = logging.getLogger(__name__)
 Loss = Callable[[Tensor, Tensor, PairTable], Tensor]
 
 
-class RewardTrainer(Trainer):
+class RewardTrainer(ContinuingTrainer):
     """Trains a scalar-head model on encoded comparisons.
 
     Args:
@@ -55,6 +58,8 @@ class RewardTrainer(Trainer):
         evals: named evaluation sets.
         settings: rmx's own knobs.
         recorder: where every number goes.
+        checkpoints: where checkpoints go, and what stands in their manifests.
+        signals: who takes SIGTERM, SIGUSR1 and Ctrl-C.
     """
 
     loss_is_scaled_for_ga = True  # the normaliser below is the global step's
@@ -70,6 +75,8 @@ class RewardTrainer(Trainer):
         settings: TrainerSettings,
         recorder: Recorder,
         callbacks: Sequence[TrainerCallback] = (),
+        checkpoints: CheckpointFolder | None = None,
+        signals: StopSignals | None = None,
     ) -> None:
         super().__init__(
             model=scorer.model,
@@ -88,6 +95,7 @@ class RewardTrainer(Trainer):
         )
         budget = settings.max_tokens_per_micro_batch
         self.max_tokens = starting_budget(scorer.model, args.device) if budget == "auto" else budget
+        self.start_continuing(checkpoints, signals, budget=self.max_tokens)
         self.last_evaluations: dict[str, Evaluation] = {}
         self._step_sums = torch.zeros(len(SUMS), dtype=torch.float64)
         self._step_rewards: list[tuple[Batch, Tensor]] = []
@@ -105,11 +113,6 @@ class RewardTrainer(Trainer):
                 drop_last=args.dataloader_drop_last,
             )
 
-    @property
-    def totals(self) -> Totals:
-        """The sums of this run; a resume replaces the object by the checkpoint's."""
-        return next(cb for cb in self.callback_handler.callbacks if isinstance(cb, Totals))
-
     # --- Data: one item per optimizer step ------------------------------------------------------------------
 
     def _collate(self, comparisons: Sequence[EncodedComparison]) -> list[Batch]:
@@ -123,6 +126,7 @@ class RewardTrainer(Trainer):
             self.steps,
             num_workers=workers,
             persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,
+            worker_init_fn=ignore_stop_signals,
             generator=torch.Generator().manual_seed(self.args.seed),  # leaves the global generator alone
         )
 
@@ -244,7 +248,8 @@ class RewardTrainer(Trainer):
     ) -> dict[str, float]:
         """Score every evaluation set and log its metrics; the pooled ones are `eval_*`, single sets `eval_<name>_*`."""
         started = time.perf_counter()
-        result = evaluate_pairs(self.scorer, eval_dataset or self.evals, self.loss)
+        with self.signals.prompt() if self.args.world_size == 1 else contextlib.nullcontext():
+            result = evaluate_pairs(self.scorer, eval_dataset or self.evals, self.loss)
         self.last_evaluations = result.sets
         for name, metrics in result.metrics.items():
             self.recorder.log(self.state.global_step, self.state.epoch, name, metrics)

@@ -1,0 +1,267 @@
+"""The folder `checkpoints/` of a run: staging, choosing the newest valid one, setting damaged ones aside, rotation."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from rmx.checkpoints.sealing import Manifest, fsync_folder, seal, verify
+from rmx.errors import CheckpointError, OutputError
+
+__all__ = ["STATE", "CheckpointFolder", "read_state", "readable_bytes", "writing"]
+
+log = logging.getLogger(__name__)
+
+STATE = "rmx_state.json"  # what rmx continues besides weights, optimizer and transformers' own state
+_STAGE, _REPLACED, _DELETING = ".stage-", ".replaced-", ".deleting-"
+_SAFETY_BYTES = 16 << 20  # for the small files, and for what else the run writes until the next save
+
+
+class CheckpointFolder:
+    """The checkpoints of one run.
+
+    Args:
+        folder: `<run>/checkpoints`; made with the first save.
+        facts: what the run is made with; stands in every manifest.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        self.facts = dict(facts or {})
+
+    def path(self, step: int) -> Path:
+        """Return where the checkpoint of a step stands."""
+        return self.folder / f"checkpoint-{step}"
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, valid or not, in ascending order."""
+        if not self.folder.is_dir():
+            return []
+        found = (re.fullmatch(r"checkpoint-(\d+)", entry.name) for entry in self.folder.iterdir() if entry.is_dir())
+        return sorted(int(match[1]) for match in found if match)
+
+    # --- Writing ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def staged(self, step: int, *, needed_bytes: int) -> Iterator[Path]:
+        """Yield an empty folder to write into; it becomes `checkpoint-<step>` if the block ends without an error.
+
+        Raises:
+            OutputError: there is no room, or the disk refused a write; checkpoints made before are untouched.
+        """
+        final, stage = self.path(step), self.folder / f"{_STAGE}{step}"
+        with writing(final, needed_bytes):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            require_room(final, needed_bytes)
+            shutil.rmtree(stage, ignore_errors=True)
+            stage.mkdir()
+            try:
+                yield stage
+                replaced = None
+                if final.exists():  # the same step again, after what was left to do at it
+                    replaced = self.folder / f"{_REPLACED}{final.name}"
+                    os.rename(final, replaced)
+                seal(stage, final, step=step, facts=self.facts)
+                if replaced is not None:
+                    shutil.rmtree(replaced, ignore_errors=True)
+            except BaseException:
+                shutil.rmtree(stage, ignore_errors=True)
+                self._put_back(final)
+                raise
+
+    def _put_back(self, final: Path) -> None:
+        replaced = self.folder / f"{_REPLACED}{final.name}"
+        if replaced.exists() and not final.exists():
+            os.rename(replaced, final)
+
+    def rotate(self, limit: int | None, *, keep: Collection[int] = ()) -> None:
+        """Delete the oldest checkpoints, by step number, until `limit` are left; those in `keep` always stay.
+
+        With limit 1 and another one to keep, two stay (as in transformers): the newest must be there to resume from.
+        """
+        steps = self.steps()
+        if limit is None or limit < 1 or len(steps) <= limit:
+            return
+        kept = {steps[-1], *(step for step in keep if step in steps)}
+        for step in reversed(steps):
+            if len(kept) < limit:
+                kept.add(step)
+        for step in steps:
+            if step not in kept:
+                self.delete(step)
+
+    def delete(self, step: int) -> None:
+        """Delete a checkpoint; it has another name while it is incomplete."""
+        going = self.folder / f"{_DELETING}checkpoint-{step}"
+        os.rename(self.path(step), going)
+        shutil.rmtree(going, ignore_errors=True)
+
+    # --- Choosing ---------------------------------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Remove what a killed run left half done, and put back a checkpoint that was about to be replaced."""
+        if not self.folder.is_dir():
+            return
+        for entry in list(self.folder.iterdir()):
+            if entry.name.startswith(_REPLACED):
+                self._put_back(self.folder / entry.name.removeprefix(_REPLACED))
+            if entry.name.startswith((_STAGE, _REPLACED, _DELETING)):
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def newest_valid(self) -> tuple[Path, Manifest] | None:
+        """Return the newest checkpoint whose files are what was written; newer, damaged ones are set aside.
+
+        Raises:
+            CheckpointError: there are checkpoints, but not one that can be used; they stay where they are.
+        """
+        self.tidy()
+        damaged: list[tuple[int, CheckpointError]] = []
+        for step in reversed(self.steps()):
+            try:
+                manifest = self.usable(self.path(step))
+            except CheckpointError as error:
+                damaged.append((step, error))
+                continue
+            for bad, reason in damaged:
+                moved = self.set_aside(bad, "damaged")
+                log.warning("%s. Set aside as %s; continuing from checkpoint-%d", reason, moved.name, step)
+            return self.path(step), manifest
+        if damaged:
+            reasons = "\n".join(f"  {error}" for _, error in damaged)
+            raise CheckpointError(
+                f"{self.folder}: no checkpoint can be used:\n{reasons}\nStart from the beginning with resume=never"
+            )
+        return None
+
+    def usable(self, checkpoint: Path) -> Manifest:
+        """Verify a checkpoint and the best one that it refers to.
+
+        Raises:
+            CheckpointError: one of them is damaged.
+        """
+        manifest = verify(checkpoint)
+        best = read_state(checkpoint).get("best_step")
+        if best is not None and best != manifest.step:
+            try:
+                verify(checkpoint.parent / f"checkpoint-{best}")
+            except CheckpointError as error:
+                raise CheckpointError(f"{checkpoint}: the best checkpoint so far is needed with it: {error}") from error
+        return manifest
+
+    def set_aside(self, step: int, why: str) -> Path:
+        """Rename a checkpoint to `<why>-<n>-checkpoint-<step>`, so that it is neither used nor in the way."""
+        number = 1
+        while (target := self.folder / f"{why}-{number}-checkpoint-{step}").exists():
+            number += 1
+        os.rename(self.path(step), target)
+        fsync_folder(self.folder)
+        return target
+
+    def start_anew(self) -> None:
+        """Set the whole folder aside: a run that starts at step 0 must not find it later."""
+        if self.steps():
+            number = 1
+            while (target := self.folder.with_name(f"{self.folder.name}-before-{number}")).exists():
+                number += 1
+            os.rename(self.folder, target)
+            log.warning("Starting anew; the checkpoints that were there are now in %s", target)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return rmx's own state of a (verified) checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        return dict(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint}: {STATE} cannot be read") from error
+
+
+# --- Room -----------------------------------------------------------------------------------------------------------
+
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+)
+
+
+def readable_bytes(count: float) -> str:
+    """Write a number of bytes.
+
+    >>> readable_bytes(300_000_000), readable_bytes(812)
+    ('300.0 MB', '812 bytes')
+    """
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def require_room(path: Path, needed_bytes: int) -> None:
+    """Refuse to start a write that cannot end well.
+
+    Raises:
+        OutputError: less room than `needed_bytes` and a reserve.
+    """
+    free = free_bytes(path)
+    if free < needed_bytes + _SAFETY_BYTES:
+        raise OutputError(_no_room(path, needed_bytes, "not enough room"))
+
+
+def free_bytes(path: Path) -> int:
+    """Return the bytes that this user can still write where `path` stands."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _no_room(path: Path, needed_bytes: int, why: str) -> str:
+    needed, free = readable_bytes(needed_bytes), readable_bytes(free_bytes(path))
+    return f"{path}: cannot be written ({why}): it needs {needed} and {free} are free. What was saved before is untouched; free space, or lower trainer.save_total_limit, and run again"
+
+
+@contextlib.contextmanager
+def writing(path: Path, needed_bytes: int) -> Iterator[None]:
+    """Turn a disk's refusal, from Python or from native code, into one line.
+
+    Raises:
+        OutputError: the disk is full, over quota, read-only or gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise OutputError(_no_room(path, needed_bytes, os.strerror(error.errno or 0))) from error
+    except SafetensorError as error:
+        if "os error" not in str(error):
+            raise
+        raise OutputError(_no_room(path, needed_bytes, _native_reason(error))) from error
+    except Exception as error:
+        # The tokenizers library raises a bare Exception; its text ends in the number that the system gave.
+        if type(error) is Exception and "os error" in str(error):
+            raise OutputError(_no_room(path, needed_bytes, _native_reason(error))) from error
+        raise
+
+
+def _native_reason(error: Exception) -> str:
+    match = re.search(r"os error (\d+)", str(error))
+    return os.strerror(int(match[1])) if match else str(error)

@@ -1,0 +1,104 @@
+"""Optimizer and scheduler state without pickle: tensors in safetensors, everything else in JSON.
+
+`torch.save` writes a pickle, and a pickle can run code when it is read. A state dict is tensors and plain values,
+so two files without any code hold it as well: `<name>.safetensors` and `<name>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from rmx.errors import CheckpointError, ModelError
+
+__all__ = ["load_state", "save_state", "state_bytes"]
+
+_PLAIN = (str, bool, int, type(None))
+
+
+def save_state(state: Any, folder: Path, name: str) -> None:
+    """Write a state dict to `<name>.safetensors` and `<name>.json` in `folder`.
+
+    Raises:
+        ModelError: the state holds something that is neither tensor nor plain value.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    structure = _split(state, tensors, storages, name)
+    save_file(tensors, folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(structure, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_state(folder: Path, name: str) -> Any:
+    """Read what `save_state` wrote; tensors come back on the CPU.
+
+    Raises:
+        CheckpointError: the files do not belong together.
+    """
+    tensors = load_file(folder / f"{name}.safetensors", device="cpu")
+    structure = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    try:
+        return _join(structure, tensors)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}: {name}.json does not fit {name}.safetensors") from error
+
+
+def state_bytes(state: Any) -> int:
+    """Return how many bytes the tensors of a state take on disk."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(state_bytes(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return sum(state_bytes(value) for value in state)
+    return 0
+
+
+def _split(value: Any, tensors: dict[str, torch.Tensor], storages: set[int], path: str) -> Any:
+    """Return `value` as JSON, with tensors replaced by their names in `tensors`."""
+    if isinstance(value, torch.Tensor):
+        plain = value.detach().contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        tensors[path] = plain.clone() if storage in storages else plain  # safetensors refuses shared memory
+        storages.add(storage)
+        return {"tensor": path}
+    if isinstance(value, dict):
+        items = []
+        for key, item in value.items():
+            if not isinstance(key, str | int):
+                raise ModelError(f"{path}: a state with keys of type {type(key).__name__} cannot be stored")
+            items.append([key, _split(item, tensors, storages, f"{path}.{key}")])
+        return {"dict": items}
+    if isinstance(value, list | tuple):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_split(item, tensors, storages, f"{path}.{i}") for i, item in enumerate(value)]}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, _PLAIN):
+        return value
+    raise ModelError(
+        f"{path}: a {type(value).__name__} cannot be stored without pickle; choose another trainer.optim "
+        "or trainer.lr_scheduler_type"
+    )
+
+
+def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _join(item, tensors) for key, item in content}
+    if kind == "list":
+        return [_join(item, tensors) for item in content]
+    if kind == "tuple":
+        return tuple(_join(item, tensors) for item in content)
+    if kind == "float":
+        return float(content)
+    raise ValueError(kind)
