@@ -168,6 +168,11 @@ class Splits:
     accounting: Accounting
     overlap_allowed: bool = False  # whether pairs may stand in training and evaluation both
 
+    def __repr__(self) -> str:
+        """Sizes only: rows may hold what nobody wants in a log."""
+        sizes = ", ".join(f"{name}={len(rows)}" for name, rows in {"train": self.train, **self.evals}.items())
+        return f"Splits({sizes})"
+
 
 def write_rejects(rejects: list[Reject], output_dir: Path | None) -> Path | None:
     """Write rejects.jsonl (place and reason, never content), whole or not at all; None when there is nothing to do.

@@ -14,6 +14,7 @@ from rmx.data.accounting import Accounting, Splits, judge, write_rejects
 from rmx.data.collect import make_ids_unique
 from rmx.data.fingerprints import sides
 from rmx.data.split import split_by_prompt
+from rmx.errors import DataError
 from rmx.records import Comparison
 
 __all__ = ["Policy", "assemble"]
@@ -69,6 +70,8 @@ def assemble(
     train, held_out = split_by_prompt(rows, policy.validation_fraction, policy.seed)
     if policy.on_overlap == "drop_train":
         train = _without(train, evals, accounting)
+        if not train:
+            raise DataError("data.on_overlap=drop_train: every training row has its pair in an evaluation set")
     counts = Counter(row.source for row in train), Counter(row.source for row in held_out)
     for name in {row.source for row in rows}:
         account = accounting.sources[name]

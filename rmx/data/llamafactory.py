@@ -24,7 +24,7 @@ __all__ = ["LlamaFactoryData"]
 
 # LLaMA-Factory's name of a column's part → rmx's, and the column it means when the entry does not say
 # (src/llamafactory/data/parser.py, DatasetAttr).
-_PARTS = {
+_PARTS: dict[str, dict[str, tuple[str, str | None]]] = {
     "alpaca": {"prompt": ("instruction", "instruction"), "query": ("input", "input"), "history": ("history", None)},
     "sharegpt": {"messages": ("conversations", "conversations")},
 }
@@ -117,7 +117,7 @@ class LlamaFactoryData(PreferenceData):
             raise DataError(f"data.dataset: {name!r} has formatting {formatting!r}; known: {', '.join(_PARTS)}")
         given = entry.get("columns") or {}
         columns = {}
-        for theirs, (ours, usual) in {**_PARTS[formatting], **_COMMON}.items():
+        for theirs, (ours, usual) in (_PARTS[formatting] | _COMMON).items():
             column = given.get(theirs, usual)
             if column is not None and column != ours:
                 columns[ours] = column

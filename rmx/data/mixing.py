@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -219,7 +218,7 @@ _RANGE = {
 }
 
 
-def _generated(spec: SyntheticData, accounting: Accounting) -> Sequence[Comparison]:
+def _generated(spec: SyntheticData, accounting: Accounting) -> list[Comparison]:
     splits = spec.read()
     accounting.merge(splits.accounting)
     return splits.train
