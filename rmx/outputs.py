@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import OutputError
+from rmx.redact import redact_command
 
-__all__ = ["environment", "open_folder", "redacted_command", "write_json", "write_lines", "write_results"]
+__all__ = ["environment", "open_folder", "write_json", "write_lines", "write_results"]
 
 SHOWN_VERSIONS = (
     "rmx", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "hydra-core", "omegaconf", "wandb",
     "tokenizers", "safetensors", "numpy",
 )  # fmt: skip
-SECRET_KEY = re.compile(r"(token|secret|password|passwd|api_?key|credential|private_?key)", re.IGNORECASE)
-NOT_SECRET = re.compile(r"(max_tokens|tokens|tokenizer|token_id|_per_|eos_token|pad_token)", re.IGNORECASE)
 
 
 def open_folder(asked: str | None, model: str, data: str, *, root: Path = Path("outputs")) -> Path:
@@ -131,7 +130,7 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "command": redacted_command(sys.argv),
+        "command": " ".join(redact_command(sys.argv)),
         "versions": versions,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -139,25 +138,6 @@ def environment() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def redacted_command(argv: Iterable[str]) -> str:
-    """Join a command line, with the values of keys that look like secrets left out.
-
-    >>> redacted_command(["rmx", "seed=1", "+hub.token=abc", "data.max_tokens=99"])
-    'rmx seed=1 +hub.token=[redacted] data.max_tokens=99'
-    """
-    shown = []
-    for argument in argv:
-        key, equals, _ = argument.partition("=")
-        leaf = key.rsplit(".", 1)[-1]
-        secret = equals and SECRET_KEY.search(leaf) and not NOT_SECRET.search(leaf)
-        shown.append(f"{key}=[redacted]" if secret else argument)
-    text = " ".join(shown)
-    for name, value in os.environ.items():
-        if SECRET_KEY.search(name) and len(value) >= 8:
-            text = text.replace(value, "[redacted]")
-    return text
 
 
 def _git_commit() -> str | None:

@@ -23,6 +23,7 @@ from rmx.outputs import environment, open_folder, write_json, write_lines, write
 from rmx.records import Comparison, EncodedComparison
 from rmx.scorer import Scorer
 from rmx.screen import Screen
+from rmx.signals import StopSignals
 from rmx.summary import describe_run
 from rmx.tokens import TruncationReport, encode
 from rmx.trackers import Recorder, make_trackers
@@ -51,6 +52,7 @@ class Run:
         self.is_main = self.rank == 0
         self.folder = self._open_folder()
         self.closed = False
+        self.signals = StopSignals()
         self.results: dict[str, Any] = {}
         self.trained = False
         self.step, self.epoch = 0, None  # type: int, float | None
@@ -76,6 +78,7 @@ class Run:
         return Path(str(shared[0]))
 
     def __enter__(self) -> Run:
+        self.signals.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -87,6 +90,7 @@ class Run:
             self.close(code)
         else:
             self.close(0)
+        self.signals.__exit__(kind, error, None)
 
     def close(self, exit_code: int = 0) -> None:
         """Close trackers, screen and log."""
@@ -248,6 +252,7 @@ class Run:
         """See `Workflow.train`."""
         from rmx.training import train
 
+        self.signals.check()
         metrics = train(self)
         self.trained = True
         self.__dict__.pop("evaluations", None)  # the model has changed
@@ -266,6 +271,7 @@ class Run:
 
     def evaluate(self) -> dict[str, float]:
         """See `Workflow.evaluate`."""
+        self.signals.check()
         metrics = self._results("eval")
         for name, values in self.evaluations.metrics.items():
             self.recorder.log(self.step, self.epoch, name, values)
@@ -274,6 +280,7 @@ class Run:
 
     def predict(self) -> Path:
         """See `Workflow.predict`."""
+        self.signals.check()
         paths = []
         for name, evaluation in self.evaluations.sets.items():
             several = len(self.evaluations.sets) > 1

@@ -7,12 +7,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from rmx.callbacks import PruneOnRequest
+from rmx.checkpoints import CheckpointFolder
+from rmx.checkpoints.drift import describe, environment_facts, rows_facts
+from rmx.checkpoints.resuming import choose, rewind
 from rmx.errors import ConfigError
 from rmx.models import check_trainable, save_artefact, verify_artefact
 from rmx.progress import ShowProgress
+from rmx.redact import redact
 from rmx.trainer import RewardTrainer
 
 if TYPE_CHECKING:
@@ -28,10 +31,13 @@ VERIFIED_ROWS = 16  # comparisons that the saved artefact has to score as the mo
 def train(run: Run) -> dict[str, float]:
     """Train `run`'s model and leave `model/` in its folder; returns train_results.json's content."""
     started = time.perf_counter()
-    trainer = build_trainer(run)
+    checkpoints = CheckpointFolder(run.folder / "checkpoints", run_facts(run))
+    start = choose(checkpoints, run.workflow.resume, run.workflow.resume_allow, rank=run.rank, ranks=run.ranks)
+    rewind(run.recorder, start)
+    trainer = build_trainer(run, checkpoints)
     check_trainable(run.loaded.model)
     run.scorer.model.train()
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(run))
+    trainer.train(resume_from_checkpoint=None if start is None else str(start))
     run.step, run.epoch = trainer.state.global_step, trainer.state.epoch
     metrics = train_metrics(run, trainer, time.perf_counter() - started)
     run.scorer.model.eval()
@@ -39,7 +45,7 @@ def train(run: Run) -> dict[str, float]:
     return metrics
 
 
-def build_trainer(run: Run) -> RewardTrainer:
+def build_trainer(run: Run, checkpoints: CheckpointFolder) -> RewardTrainer:
     """Return the trainer of this run, with the user's callbacks and ours."""
     w = run.workflow
     return RewardTrainer(
@@ -51,6 +57,8 @@ def build_trainer(run: Run) -> RewardTrainer:
         settings=w.trainer,
         recorder=run.recorder,
         callbacks=[ShowProgress(run.screen), PruneOnRequest(run.folder), *user_callbacks(w.callbacks)],
+        checkpoints=checkpoints,
+        signals=run.signals,
     )
 
 
@@ -69,12 +77,16 @@ def user_callbacks(named: dict[str, Any] | None) -> list[TrainerCallback]:
     return list((named or {}).values())
 
 
-def checkpoint_to_resume(run: Run) -> str | None:
-    """Return the checkpoint to continue from: the newest in this folder, the one named, or None."""
-    if run.workflow.resume == "never":
-        return None
-    folder = run.folder / "checkpoints"
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+def run_facts(run: Run) -> dict[str, Any]:
+    """Return what this run is made with, for the manifests of its checkpoints: settings, rows, machine."""
+    w = run.workflow
+    parts = ("model", "data", "template", "loss", "trainer", "peft", "callbacks", "seed")
+    return {
+        "config": redact(describe({part: getattr(w, part) for part in parts})),
+        "rows": rows_facts({"train": run.train_rows, **run.eval_rows}),
+        "ranks": run.ranks,
+        "environment": environment_facts(run.device),
+    }
 
 
 def train_metrics(run: Run, trainer: RewardTrainer, seconds: float) -> dict[str, float]:

@@ -235,7 +235,10 @@ def free_bytes(path: Path) -> int:
 
 def _no_room(path: Path, needed_bytes: int, why: str) -> str:
     needed, free = readable_bytes(needed_bytes), readable_bytes(free_bytes(path))
-    return f"{path}: cannot be written ({why}): it needs {needed} and {free} are free. What was saved before is untouched; free space, or lower trainer.save_total_limit, and run again"
+    return (
+        f"{path}: cannot be written ({why}): it needs {needed} and {free} are free. "
+        "What was saved before is untouched; free space, or lower trainer.save_total_limit, and run again"
+    )
 
 
 @contextlib.contextmanager

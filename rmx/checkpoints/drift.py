@@ -1,0 +1,157 @@
+"""What a run is made with, as plain values, and how two of them differ.
+
+A checkpoint continues a run only where configuration and rows are the same; else the result would be that of
+neither. Keys that cannot change the result (where files go, how often something is logged) may differ freely.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import functools
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from rmx.errors import CheckpointError
+from rmx.records import EncodedComparison
+from rmx.redact import redact
+
+__all__ = ["describe", "differences", "environment_facts", "refuse_drift", "rows_facts"]
+
+# Keys that decide nothing about weights, optimizer state or the order of rows.
+FREE = (
+    "trainer.logging_", "trainer.eval_", "trainer.save_", "trainer.dataloader_", "trainer.log_level",
+    "trainer.disable_tqdm", "trainer.load_best_model_at_end", "trainer.metric_for_best_model",
+    "trainer.greater_is_better", "trainer.batch_eval_metrics", "trainer.include_", "trainer.hub_",
+)  # fmt: skip
+# What these keys do to the run is in its rows, whose content is compared: a file may have moved.
+SEEN_IN_ROWS = ("data.", "template.")
+
+
+def describe(value: Any) -> Any:
+    """Return nested plain values for a specification: dataclasses, partial functions, callbacks, numbers.
+
+    >>> describe(functools.partial(max, 1, key=None))
+    {'_target_': 'builtins.max', 'args': [1], 'key': None}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not f.name.startswith("_")}
+        return {"_target_": name_of(type(value)), **{key: describe(item) for key, item in items.items()}}
+    if isinstance(value, functools.partial):
+        arguments = {"args": describe(list(value.args))} if value.args else {}
+        return {"_target_": name_of(value.func), **arguments, **describe(value.keywords)}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, type) or callable(value):
+        return name_of(value)
+    plain = {key: item for key, item in vars(value).items() if isinstance(item, str | bool | int | float | None)}
+    return {"_target_": name_of(type(value)), **plain}
+
+
+def name_of(value: Any) -> str:
+    """Return the import path of a class or function; that of its class for another callable."""
+    named = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return dotted keys, as one writes them on the command line.
+
+    >>> flat({"trainer": {"arguments": {"learning_rate": 0.1}}, "seed": 1, "peft": {}})
+    {'trainer.learning_rate': 0.1, 'seed': 1}
+    """
+    if isinstance(value, Mapping):
+        result: dict[str, Any] = {}
+        for key, item in value.items():
+            result |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+        return result
+    return {prefix.replace("trainer.arguments.", "trainer."): value}
+
+
+def rows_facts(sets: Mapping[str, Sequence[EncodedComparison]]) -> dict[str, dict[str, Any]]:
+    """Return the number of comparisons of each set and a hash of all that training reads of them, order included."""
+    return {name: {"comparisons": len(rows), "content": content_hash(rows)} for name, rows in sets.items()}
+
+
+def content_hash(rows: Sequence[EncodedComparison]) -> str:
+    """Return the xxh3_128 of ids, token ids and pairs."""
+    digest = xxhash.xxh3_128()
+    for row in rows:
+        pairs = [(p.winner, p.loser, p.margin, p.target, p.weight, p.tie) for p in row.pairs]
+        digest.update(repr((row.id, row.source, row.lengths, pairs)).encode("utf-8", "surrogatepass"))
+        for ids in (row.prefix_ids, *row.suffix_ids):
+            digest.update(array.array("q", ids).tobytes())
+    return digest.hexdigest()
+
+
+def environment_facts(device: torch.device) -> dict[str, Any]:
+    """Return what floating-point results depend on besides the program."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "accelerate", "peft", "numpy")},
+    }
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return key → (value there, value here) for every flat key that differs.
+
+    >>> differences({"a": {"x": 1}, "b": 2}, {"a": {"x": 3}, "b": 2})
+    {'a.x': (1, 3)}
+    """
+    old, new = flat(there), flat(here)
+    absent = "(not set)"
+    keys = [*new, *(key for key in old if key not in new)]
+    return {k: (old.get(k, absent), new.get(k, absent)) for k in keys if old.get(k, absent) != new.get(k, absent)}
+
+
+def refuse_drift(
+    checkpoint: Path, there: Mapping[str, Any], here: Mapping[str, Any], allow: Sequence[str]
+) -> list[str]:
+    """Compare a manifest's facts with this run's; return notes about a changed environment.
+
+    Raises:
+        CheckpointError: configuration, rows or ranks differ in a key that `allow` does not name; with the diff.
+    """
+    rows = differences({"rows": there.get("rows", {})}, {"rows": here["rows"]})
+    config = differences(redact(there.get("config", {})), redact(here["config"]))
+    config = {key: pair for key, pair in config.items() if not key.startswith(FREE)}
+    if not any(key.startswith("rows.") for key in rows):
+        config = {key: pair for key, pair in config.items() if not key.startswith(SEEN_IN_ROWS)}
+    found = config | {key: pair for key, pair in rows.items() if not key.startswith("rows.eval")}
+    found |= differences({"ranks": there.get("ranks", 1)}, {"ranks": here["ranks"]})
+    refused = {key: pair for key, pair in found.items() if not _allowed(key, allow)}
+    if refused:
+        lines = "\n".join(f"  {key}: {_short(old)} there, {_short(new)} here" for key, (old, new) in refused.items())
+        names = ",".join(dict.fromkeys("data" if key.startswith("rows.") else key for key in refused))
+        raise CheckpointError(
+            f"{checkpoint}: made with other settings than this run:\n{lines}\n"
+            f'Take them back to continue; or continue with the new ones: "resume_allow=[{names}]"; '
+            "or start from the beginning: resume=never"
+        )
+    notes = differences(there.get("environment", {}), here["environment"])
+    return [f"{key} was {old} and is {new}" for key, (old, new) in notes.items()]
+
+
+def _allowed(key: str, allow: Sequence[str]) -> bool:
+    """Whether a key or one of its parents is named; `data` stands for the rows too."""
+    names = [*allow, *(["rows"] if "data" in allow else [])]
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
