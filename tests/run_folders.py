@@ -97,3 +97,87 @@ def write_run(folder: Path, *, pairs: int = 300, seed: int = 0, skill: float = 0
     (folder / "audit.json").write_text(json.dumps(AUDIT))
     (folder / "all_results.json").write_text(json.dumps({"eval_accuracy": 0.7, "train_runtime": 71.5, "epoch": 2.0}))
     return folder
+
+
+def sweep_content(trials: int = 12, *, name: str = "sweep") -> dict[str, Any]:
+    """sweep.json of a search over a logarithmic rate, a choice of peft and an integer rank; every fourth is pruned."""
+    rng = np.random.default_rng(3)
+    rows: list[dict[str, Any]] = []
+    for number in range(trials):
+        rate = float(10 ** rng.uniform(-6, -3))
+        peft, rank = ("none", "lora", "dora")[number % 3], int(rng.integers(4, 33))
+        accuracy = 0.72 - 0.02 * abs(math.log10(rate) + 4.3) + 0.01 * (peft == "lora") + float(rng.normal(0, 0.005))
+        status = "pruned" if number % 4 == 3 else "failed" if number == 5 else "finished"
+        done = status == "finished"
+        last = 10 if done else 4
+        steps = {str(20 * s): 0.5 + (accuracy - 0.5) * (1 - math.exp(-s / 3)) for s in range(1, last + 1)}
+        rows.append(
+            {
+                "number": number,
+                "name": f"trial-{number:03d}",
+                "rank": None,
+                "status": status,
+                "params": {"trainer.learning_rate": rate, "peft": peft, "peft.r": rank},
+                "values": {"eval/accuracy": accuracy} if done else {},
+                "accuracy": accuracy if status != "failed" else None,
+                "accuracy_low": accuracy - 0.04 if status != "failed" else None,
+                "accuracy_high": accuracy + 0.04 if status != "failed" else None,
+                "loss": 1.2 - accuracy if status != "failed" else None,
+                "pairs_per_second": 50.0 + number,
+                "seconds": 60.0 * last / 10 + number,
+                "step": 20 * last,
+                "steps": {} if status == "failed" else steps,
+                "pareto": False,
+                "vs_winner": None,
+                "folder": f"trial-{number:03d}",
+                "log": f"jobs/trial-{number:03d}.log",
+                "exit_code": {"finished": 0, "pruned": 75, "failed": -9}[status],
+                "processes": 1,
+                "max_rss_bytes": 10**9,
+                "reason": "killed by signal 9 (out of memory?)" if status == "failed" else "",
+                "overrides": [],
+            }
+        )
+    ranked = sorted((row for row in rows if row["status"] == "finished"), key=lambda row: -row["accuracy"])
+    for rank, row in enumerate(ranked, start=1):
+        row["rank"], row["pareto"] = rank, rank == 1
+        if rank > 1:
+            difference = row["accuracy"] - ranked[0]["accuracy"]
+            row["vs_winner"] = {
+                "method": "paired",
+                "difference": difference,
+                "low": difference - 0.02,
+                "high": difference + 0.02,
+                "p_value": 0.0004 if difference < -0.02 else 0.31,
+                "within_noise": difference > -0.02,
+            }
+    counts = {status: sum(row["status"] == status for row in rows) for status in ("finished", "pruned", "failed")}
+    return {
+        "format": 1,
+        "name": name,
+        "command": "python -m rmx -m hydra.sweeper.n_trials=12",
+        "version": "0.1.0",
+        "updated": 1.79e9,
+        "sampler": "tpe",
+        "pruner": "hyperband",
+        "pruner_metric": "eval/accuracy",
+        "evaluation": "eval",
+        "objectives": [{"metric": "eval/accuracy", "direction": "maximize"}],
+        "parameters": [
+            {"name": "trainer.learning_rate", "kind": "float", "low": 1e-6, "high": 1e-3, "step": None, "log": True},
+            {"name": "peft", "kind": "choice", "values": ["none", "lora", "dora"]},
+            {"name": "peft.r", "kind": "int", "low": 4, "high": 32, "step": None, "log": False},
+        ],
+        "fixed": ["model=tiny"],
+        "counts": counts,
+        "winner": ranked[0]["number"] if ranked else None,
+        "importance": {"trainer.learning_rate": 0.81, "peft": 0.12, "peft.r": 0.07},
+        "stopped_because": "",
+        "trials": rows,
+    }
+
+
+def write_sweep(folder: Path, trials: int = 12) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sweep.json").write_text(json.dumps(sweep_content(trials, name=folder.name)), encoding="utf-8")
+    return folder

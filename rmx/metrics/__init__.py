@@ -7,7 +7,7 @@ A number that is not defined (an accuracy of no pairs) is absent or None, never 
 from __future__ import annotations
 
 from rmx.metrics.calibration import calibration
-from rmx.metrics.comparing import paired_comparison
+from rmx.metrics.comparing import holm, paired_comparison
 from rmx.metrics.curves import smooth
 from rmx.metrics.length import length_bias
 from rmx.metrics.pairwise import by_source, pair_metrics, wilson_interval
@@ -18,6 +18,7 @@ __all__ = [
     "calibration",
     "ceiling",
     "correlation",
+    "holm",
     "length_bias",
     "pair_metrics",
     "paired_comparison",

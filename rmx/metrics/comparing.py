@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from rmx.metrics.arrays import columns
 
-__all__ = ["paired_comparison"]
+__all__ = ["holm", "paired_comparison"]
 
 
 def paired_comparison(first_margin: ArrayLike, second_margin: ArrayLike, confidence: float = 0.95) -> dict[str, float]:
@@ -58,6 +59,22 @@ def paired_comparison(first_margin: ArrayLike, second_margin: ArrayLike, confide
         "second_only": float(c),
         "p_value": _sign_test(b, c),
     }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, adjusted so that any false alarm among them keeps its level (Holm 1979).
+
+    The smallest is multiplied by the number of tests, the next by one less, and so on, never falling again.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for done, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - done) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
 
 
 def _sign_test(b: int, c: int) -> float:

@@ -11,18 +11,21 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from rmx.plots.curves import curve_figures
-from rmx.plots.reading import Curve, Predictions, RunRecord, eval_sets, read_run
+from rmx.plots.curves import Line, curve_figures, overlay_figure
+from rmx.plots.reading import Curve, Predictions, RunRecord, eval_sets, read_metrics, read_run
 from rmx.plots.scores import score_figures
 from rmx.plots.style import inline_svg, save
 
 __all__ = [
     "Curve",
+    "Line",
     "Predictions",
     "RunRecord",
     "draw_run",
     "eval_sets",
     "inline_svg",
+    "overlay_figure",
+    "read_metrics",
     "read_run",
     "run_figures",
 ]

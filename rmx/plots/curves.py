@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +14,7 @@ from rmx.metrics import smooth
 from rmx.plots.reading import Curve, RunRecord, eval_sets
 from rmx.plots.style import BLUE, GREY, VERMILION, figure, legend, whole_steps
 
-__all__ = ["curve_figures"]
+__all__ = ["Line", "curve_figures", "overlay_figure"]
 
 _METRICS = {"loss": "loss (nats per pair)", "accuracy": "accuracy"}  # metric: axis label
 
@@ -36,6 +40,40 @@ def curve_figures(record: RunRecord) -> tuple[dict[str, Figure], list[str]]:
         else:
             notes.append(f"no {key} in metrics.jsonl: {file_name} is not drawn")
     return figures, notes
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve among others."""
+
+    curve: Curve
+    label: str | None  # None: not in the legend
+    color: str
+    width: float = 1.8
+    dashes: Any = "-"
+    alpha: float = 1.0
+    end: str = ""  # marker at its last value
+
+
+def overlay_figure(title: str, y_label: str, lines: Sequence[Line]) -> Figure | None:
+    """The curves of several runs in one panel, smoothed where they have many points; None when nothing is drawable."""
+    fine = [line for line in lines if line.curve.drawable]
+    if not fine:
+        return None
+    drawn, (axes,) = figure(title, "optimizer step", y_label, size=(7.2, 4.4))
+    for line in fine:
+        known = np.isfinite(line.curve.values)
+        steps, values = line.curve.steps[known], line.curve.values[known]
+        shown = smooth(values.tolist()) if values.size >= 40 else values.tolist()
+        style: dict[str, Any] = {"color": line.color, "alpha": line.alpha}
+        marker = "o" if values.size == 1 else None
+        axes.plot(steps, shown, linewidth=line.width, linestyle=line.dashes, label=line.label, marker=marker, **style)
+        if line.end:
+            axes.plot(steps[-1:], shown[-1:], marker=line.end, markersize=6, linestyle="none", **style)
+    whole_steps(axes)
+    if any(line.label for line in fine):
+        legend(axes, loc="best")
+    return drawn
 
 
 def _draw(record: RunRecord, curve: Curve, title: str, metric: str) -> Figure:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rmx.errors import DataError
 
-__all__ = ["Curve", "Predictions", "RunRecord", "eval_sets", "read_run"]
+__all__ = ["Curve", "Predictions", "RunRecord", "eval_sets", "read_metrics", "read_run"]
 
 PREDICTIONS = "generated_predictions"
 # Any of these makes a folder that of a run, also when it has no numbers yet (phases=[audit], killed at once).
@@ -98,8 +98,7 @@ def read_run(folder: Path | str) -> RunRecord:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the output folder of a run")
     notes: list[str] = []
-    metrics = folder / "metrics.jsonl"
-    rows = list(_lines(metrics, notes)) if metrics.is_file() else []
+    rows = read_metrics(folder, notes).rows
     predictions = {}
     for path in sorted(folder.glob(f"{PREDICTIONS}*.jsonl")):
         name = path.stem[len(PREDICTIONS) :].lstrip("_") or "eval"
@@ -110,6 +109,13 @@ def read_run(folder: Path | str) -> RunRecord:
             f"nor any of {', '.join(MARKS)}"
         )
     return RunRecord(folder, rows, predictions, notes)
+
+
+def read_metrics(folder: Path, notes: list[str] | None = None) -> RunRecord:
+    """Read only the metrics of a run folder; a run that logged nothing yet has no rows."""
+    notes = [] if notes is None else notes
+    path = folder / "metrics.jsonl"
+    return RunRecord(folder, list(_lines(path, notes)) if path.is_file() else [], {}, notes)
 
 
 def eval_sets(record: RunRecord) -> list[str]:

@@ -14,7 +14,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["BLUE", "GREY", "INK", "ORANGE", "PALETTE", "VERMILION", "figure", "inline_svg", "save"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "PALETTE",
+    "VERMILION",
+    "figure",
+    "inline_svg",
+    "legend",
+    "save",
+    "whole_steps",
+]
 
 # Okabe & Ito's palette ("Color Universal Design", 2008): told apart with every common colour vision. Besides colour,
 # lines and markers differ in shape wherever two series share a panel. The yellow is left out: too faint on white.
@@ -70,8 +83,8 @@ def whole_steps(axes: Axes) -> None:
 
 def legend(axes: Axes, **where: object) -> None:
     """A legend in the figure's own colours."""
-    drawn = axes.legend(**({"frameon": False, "fontsize": 9, "labelcolor": INK} | where))
-    drawn.set_zorder(5)
+    look = {"fontsize": 9, "labelcolor": INK, "facecolor": PAPER, "edgecolor": "none", "framealpha": 0.75}
+    axes.legend(**(look | where)).set_zorder(5)
 
 
 def save(drawn: Figure, stem: Path) -> list[Path]:

@@ -1,0 +1,269 @@
+"""The figures of a sweep: which settings won, what they cost, and what was stopped early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rmx.plots import Curve, Line, overlay_figure, read_metrics
+from rmx.plots.style import BLUE, GREY, INK, PALETTE, VERMILION, figure, legend
+from rmx.report.sweep_facts import Axis, Sweep, SweepTrial
+
+__all__ = ["sweep_figures"]
+
+NAMED_CURVES = 5  # trials with a colour and a line in the legend of their own
+MOST_BARS = 40
+STYLE = {"finished": (BLUE, "-", "o"), "pruned": (VERMILION, (0, (4, 2)), "x")}
+OTHER = (GREY, (0, (1, 2)), "s")
+
+
+def sweep_figures(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
+    """Each figure that the sweep allows, with a sentence for readers who do not see it."""
+    drawn: dict[str, tuple[Figure, str] | None] = {
+        "parallel_coordinates": _parallel(sweep),
+        "importance": _importance(sweep),
+        "learning_curves": _curves(sweep),
+    }
+    for place, axis in enumerate(sweep.varying):
+        drawn[f"parameter_{place}"] = _parameter(sweep, axis)
+    drawn["pareto"] = _pareto(sweep)
+    drawn["compute"] = _compute(sweep)
+    return {name: item for name, item in drawn.items() if item is not None}
+
+
+def _reached(sweep: Sweep, trial: SweepTrial) -> float | None:
+    """The first objective of a trial: its result, or where it stood when it was stopped."""
+    metric = sweep.objectives[0][0]
+    value = trial.objective(metric)
+    if value is None and trial.steps and sweep.facts.get("pruner_metric") == metric:
+        value = trial.steps[-1][1]
+    return value
+
+
+def _groups(trials: Sequence[SweepTrial]) -> list[tuple[str, tuple[str, Any, str], list[SweepTrial]]]:
+    """The trials by how they ended, with the look of each kind; kinds without a trial are left out."""
+    kinds = [(status, look, [t for t in trials if t.status == status]) for status, look in STYLE.items()]
+    kinds.append(("failed or running", OTHER, [t for t in trials if t.status not in STYLE]))
+    return [kind for kind in kinds if kind[2]]
+
+
+def _parallel(sweep: Sweep) -> tuple[Figure, str] | None:
+    metric, more = sweep.objectives[0]
+    shown = [(trial, value) for trial in sweep.trials if (value := _reached(sweep, trial)) is not None]
+    axes_of = [axis for axis in sweep.varying if any(axis.name in trial.params for trial, _ in shown)]
+    if not shown or not axes_of:
+        return None
+    width = min(14.0, 2.4 + 1.6 * len(axes_of))
+    drawn, (axes,) = figure("Settings and result of every trial", "", "", size=(max(6.4, width), 4.6))
+    scales = [_scale(axis, [trial.params.get(axis.name) for trial, _ in shown]) for axis in axes_of]
+    result = _numeric([value for _, value in shown], log=False, up=more)
+    for place, (_, ticks) in enumerate([*scales, result]):
+        axes.axvline(place, color=GREY, linewidth=1.0)
+        for height, text in ticks:
+            axes.annotate(
+                text, (place, height), xytext=(4, 0), textcoords="offset points", fontsize=8, color=INK, va="center"
+            )
+    best = max(1, len([t for t, _ in shown if t.rank]))
+    for order, (trial, value) in enumerate(reversed(shown)):  # the winner last, on top
+        color, dashes, _ = STYLE.get(trial.status, OTHER)
+        heights = [place(trial.params.get(axis.name)) for axis, (place, _) in zip(axes_of, scales, strict=True)]
+        # Trials that share a category would lie on one another: a small shift of their own tells them apart.
+        shift = 0.03 * (order / max(1, len(shown) - 1) - 0.5)
+        heights = [h + (shift if axis.kind == "choice" else 0) for h, axis in zip(heights, axes_of, strict=True)]
+        strength = 0.9 - 0.65 * ((trial.rank or best) - 1) / best if trial.status == "finished" else 0.6
+        axes.plot(
+            range(len(axes_of) + 1),
+            [*heights, result[0](value)],
+            color=color,
+            linestyle=dashes,
+            linewidth=3.0 if trial.rank == 1 else 1.4,
+            alpha=1.0 if trial.rank == 1 else strength,
+        )
+    for status, (color, dashes, _), members in _groups([trial for trial, _ in shown]):
+        axes.plot([], [], color=color, linestyle=dashes, label=f"{status} ({len(members)})")
+    if any(trial.rank == 1 for trial, _ in shown):
+        axes.plot([], [], color=BLUE, linewidth=3.0, label="winner")
+    last = f"{metric}\n(up is better)"
+    axes.set_xticks(range(len(axes_of) + 1), [*(_short(axis.name) for axis in axes_of), last], fontsize=9)
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_xlim(-0.1, len(axes_of) + 0.45)
+    axes.set_ylim(-0.06, 1.2)
+    legend(axes, loc="upper left", ncols=4)
+    return drawn, f"Parallel coordinates of {len(shown)} trials over {len(axes_of)} parameters and {metric}."
+
+
+def _importance(sweep: Sweep) -> tuple[Figure, str] | None:
+    if not sweep.importance:
+        return None
+    shares = sorted(sweep.importance.items(), key=lambda item: item[1])
+    size = (6.4, 1.6 + 0.35 * len(shares))
+    drawn, (axes,) = figure("Importance of each parameter", "share of the spread it explains", "", size=size)
+    bars = axes.barh([_short(name) for name, _ in shares], [share for _, share in shares], color=BLUE, alpha=0.75)
+    axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in shares], padding=4, color=INK, fontsize=9)
+    axes.set_xlim(0, 1.12)
+    axes.grid(False, axis="y")
+    words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in reversed(shares))
+    return drawn, f"Bars of parameter importance: {words}."
+
+
+def _curves(sweep: Sweep) -> tuple[Figure, str] | None:
+    metric = str(sweep.facts.get("pruner_metric") or sweep.objectives[0][0])
+    lines = []
+    for trial in reversed(sweep.trials):
+        curve = read_metrics(sweep.folder / trial.folder).curve(metric) if trial.folder else None
+        if curve is None or not curve.drawable:
+            steps = np.array(trial.steps, dtype=np.float64).reshape(-1, 2)
+            curve = Curve(metric, steps[:, 0], steps[:, 1])
+        named = trial.rank is not None and trial.rank <= NAMED_CURVES
+        color, dashes, end = STYLE.get(trial.status, OTHER)
+        lines.append(
+            Line(
+                curve,
+                label=f"{trial.rank}. {trial.name}" if named else None,
+                color=PALETTE[(trial.rank - 1) % len(PALETTE)] if named and trial.rank else color,
+                width=2.8 if trial.rank == 1 else 1.8 if named else 1.0,
+                dashes=dashes,
+                alpha=1.0 if named else 0.5,
+                end="" if trial.status == "finished" else end,
+            )
+        )
+    drawn = overlay_figure(f"Learning curves: {metric}", metric, lines)
+    if drawn is None:
+        return None
+    pruned = sum(trial.status == "pruned" for trial in sweep.trials)
+    if pruned:
+        drawn.axes[0].plot([], [], color=VERMILION, linestyle=(0, (4, 2)), marker="x", label=f"pruned ({pruned})")
+    legend(drawn.axes[0], loc="best")
+    return drawn, f"{metric} over the steps of {len(lines)} trials; {pruned} end early because they were pruned."
+
+
+def _parameter(sweep: Sweep, axis: Axis) -> tuple[Figure, str] | None:
+    metric, _ = sweep.objectives[0]
+    members_of = [t for t in sweep.trials if axis.name in t.params]
+    reached = {t.number: v for t in members_of if (v := _reached(sweep, t)) is not None}
+    shown = [t for t in members_of if t.number in reached]
+    if not shown:
+        return None
+    drawn, (axes,) = figure(f"{metric} by {_short(axis.name)}", axis.name, metric)
+    place, labels = _categories([trial.params[axis.name] for trial in shown]) if axis.kind == "choice" else ({}, [])
+    for status, (color, _, marker), members in _groups(shown):
+        x = [_along(t.params[axis.name], place) for t in members]
+        y = [reached[t.number] for t in members]
+        if metric == "eval/accuracy" and status == "finished":
+            bars = [(h, t.accuracy, t.accuracy_low, t.accuracy_high) for h, t in zip(x, members, strict=True)]
+            for at, middle, low, high in bars:
+                if middle is not None and low is not None and high is not None:
+                    axes.plot([at, at], [low, high], color=color, linewidth=1.0, alpha=0.35)
+        axes.scatter(x, y, s=34, color=color, marker=marker, alpha=0.85, label=f"{status} ({len(members)})", zorder=3)
+    if axis.kind == "choice":
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+    elif axis.log:
+        axes.set_xscale("log")
+    legend(axes, loc="best")
+    return drawn, f"{metric} of {len(shown)} trials against {axis.name}."
+
+
+def _pareto(sweep: Sweep) -> tuple[Figure, str] | None:
+    if len(sweep.objectives) < 2:
+        return None
+    (first, _), (second, _) = sweep.objectives[:2]
+    done = [t for t in sweep.trials if first in t.values and second in t.values]
+    if not done:
+        return None
+    drawn, (axes,) = figure("Trade-off between the objectives", second, first)
+    for name, members, color, marker in (
+        ("Pareto front", [t for t in done if t.pareto], BLUE, "o"),
+        ("beaten by another trial", [t for t in done if not t.pareto], GREY, "x"),
+    ):
+        if members:
+            x, y = [t.values[second] for t in members], [t.values[first] for t in members]
+            axes.scatter(x, y, color=color, marker=marker, s=36, label=f"{name} ({len(members)})")
+    legend(axes, loc="best")
+    front = ", ".join(t.name for t in done if t.pareto)
+    return drawn, f"{first} against {second} of {len(done)} trials; on the Pareto front: {front}."
+
+
+def _compute(sweep: Sweep) -> tuple[Figure, str] | None:
+    spent = [trial for trial in sweep.trials if trial.seconds > 0]
+    if not spent:
+        return None
+    bars = spent[:MOST_BARS]
+    unit, name = (60.0, "minutes") if max(trial.seconds for trial in spent) > 180 else (1.0, "seconds")
+    size = (6.4, 1.6 + 0.2 * len(bars))
+    drawn, (axes,) = figure("Compute spent", f"process time ({name})", "", size=size)
+    for status, (color, _, _), members in _groups(bars):
+        axes.barh(
+            [bars.index(t) for t in members],
+            [t.seconds / unit for t in members],
+            color=color,
+            alpha=0.75,
+            hatch="" if status == "finished" else "////",
+            edgecolor="white",
+            linewidth=0,
+            label=f"{status}: {sum(t.seconds for t in members) / unit:.3g} {name}",
+        )
+    axes.set_yticks(range(len(bars)), [t.name for t in bars], fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    legend(axes, loc="best")
+    total = sum(trial.seconds for trial in spent)
+    return drawn, f"Bars of the process time of {len(bars)} trials, {total:.0f} seconds over all."
+
+
+# --- scales ---
+
+Scale = tuple[Callable[[Any], float], list[tuple[float, str]]]
+
+
+def _scale(axis: Axis, values: Sequence[Any]) -> Scale:
+    if axis.kind != "choice":
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        return _numeric(numbers, log=axis.log, up=True)
+    place, labels = _categories([value for value in values if value is not None])
+    top = max(1, len(labels) - 1)
+    ticks = [(place[label] / top if len(labels) > 1 else 0.5, label) for label in labels]
+    known = dict((label, height) for height, label in ticks)
+    return lambda value: known.get(str(value), math.nan), ticks
+
+
+def _numeric(numbers: Sequence[float], *, log: bool, up: bool) -> Scale:
+    """From the least to the greatest number, 0 to 1 (or 1 to 0), with five ticks."""
+    turn = math.log10 if log else float
+    low, high = turn(min(numbers)), turn(max(numbers))
+    span = (high - low) or 1.0
+
+    def height(value: Any) -> float:
+        if not isinstance(value, int | float):
+            return math.nan
+        share = (turn(value) - low) / span if high > low else 0.5
+        return share if up else 1 - share
+
+    marks = [low + span * i / 4 for i in range(5)] if high > low else [low]
+    values = [10**mark if log else mark for mark in marks]
+    return height, [(height(value), f"{value:.3g}") for value in values]
+
+
+def _categories(values: Sequence[Any]) -> tuple[dict[str, int], list[str]]:
+    """Positions of categories: numbers in their order, texts by alphabet."""
+    labels = {str(value) for value in values}
+    try:
+        ordered = sorted(labels, key=float)
+    except ValueError:
+        ordered = sorted(labels)
+    return {label: place for place, label in enumerate(ordered)}, ordered
+
+
+def _along(value: Any, place: dict[str, int]) -> float:
+    return float(place[str(value)]) if place else float(value)
+
+
+def _short(name: str) -> str:
+    """The last part of a key: what tells it from the others."""
+    return name.rsplit(".", 1)[-1]
