@@ -94,6 +94,19 @@ def test_jinja_stands_alone(family: str, name: str) -> None:
         assert ids.count(tokenizer.convert_tokens_to_ids(bound.start_token)) == 1
 
 
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("llama3", "llama3_2"), ("qwen", "chatml"), ("qwen", "llama3"), ("gpt2", "plain"), ("bert", "vicuna")],
+)
+def test_binding_a_bound_template_changes_nothing(family: str, name: str) -> None:
+    """A finished run's model folder is the start of another run with template=auto."""
+    tokenizer = family_tokenizer(family)
+    first = Template(name).bind(tokenizer)
+    again = Template(jinja=first.jinja).bind(tokenizer)
+    assert again.jinja == first.jinja
+    assert (again.start_token, again.end_token) == (first.start_token, first.end_token)
+
+
 @pytest.mark.parametrize(("family", "name"), [("llama3", "llama3_2"), ("mistral", "mistral"), ("gpt2", "plain")])
 def test_saved_tokenizer_renders_the_same_without_rmx(family: str, name: str, tmp_path: Path) -> None:
     tokenizer = family_tokenizer(family)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rmx.errors import ConfigError, DataError
 from rmx.records import Comparison, EncodedComparison, Message, Pair
 from rmx.templates import BoundTemplate, Template
-from rmx.tokens import encode, encode_conversations
+from rmx.tokens import encode, encode_conversations, show_sample, show_tokens
 from rmx.tokens.truncate import common_prefix, cut_left, shorter_prompts
 
 NATIVE = {
@@ -359,3 +359,35 @@ def test_report_adds_up_and_has_percentiles() -> None:
     assert report.longest == lengths[-1]
     assert report.read == report.kept + report.dropped + report.refused == 10
     assert report.to_dict()["percentiles"]["p50"] == lengths[9]
+
+
+# --- what a person sees ---
+
+
+def test_shown_tokens_mark_the_scored_one_and_keep_spaces() -> None:
+    template = bound("qwen")
+    row = comparison(["How do I\nbake bread?"], "The dog", "The <|im_end|> fox")
+    shown = show_tokens(row, template.tokenizer, template, max_tokens=512)
+    title, _, prefix, _, chosen, _, rejected = shown.plain.rstrip("\n").split("\n")
+    (encoded,), _ = encode([row], template.tokenizer, template, max_tokens=512)
+    assert title == f"row0  rows.jsonl:1  template chatml, {len(encoded.prefix_ids)} shared tokens"
+    assert prefix.startswith("<|im_start|>|user|↵|How| do| I|↵|")
+    assert chosen.endswith(" dog|⟦<|im_end|>⟧ ◀ scored")
+    assert "<|||im" in rejected or "<|||i|m" in rejected  # the spelled token is letters
+    scored = [shown.plain[span.start : span.end] for span in shown.spans if "reverse" in str(span.style)]
+    assert scored == ["⟦<|im_end|>⟧", "⟦<|im_end|>⟧"]
+
+
+def test_long_parts_lose_their_middle_only_on_the_screen() -> None:
+    template = bound("qwen")
+    row = comparison([words(500, "dog")], "yes", "no")
+    short = show_tokens(row, template.tokenizer, template, max_tokens=4096).plain
+    assert " tokens ... " in short and len(short) < 2000
+    assert " tokens ... " not in show_tokens(row, template.tokenizer, template, max_tokens=4096, whole=True).plain
+
+
+def test_sample_is_one_line_without_data() -> None:
+    assert show_sample(bound("llama3")).plain == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>↵↵A question?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>↵↵An answer.⟦<|eot_id|>⟧ ◀ scored"
+    )

@@ -120,8 +120,10 @@ def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: da
     if closing is None:
         closing, expression = _end_token(tokenizer, name)
         final = rewrite.wrap(pinned, start=prefix, end=expression)
-    else:
+    elif prefix or raw != raw.rstrip():
         final = rewrite.wrap(pinned, start=prefix, end=None)
+    else:  # fit as it is; so is every template that went through here before
+        final = pinned
     bare = BoundTemplate(name, final, tokenizer, start, closing)
     _check_ends(bare, raw)
     tools = _tools_check(bare, source)

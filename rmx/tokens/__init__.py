@@ -5,7 +5,20 @@ Comparison ──render──▶ K texts ──tokenise──▶ K id rows ─�
 
 from __future__ import annotations
 
+from rmx.tokens.cache import cache_folder, cached_encode, content_key
 from rmx.tokens.encode import encode, encode_conversations
 from rmx.tokens.report import TruncationReport
+from rmx.tokens.show import show_sample, show_tokens
+from rmx.tokens.store import EncodedRows
 
-__all__ = ["TruncationReport", "encode", "encode_conversations"]
+__all__ = [
+    "EncodedRows",
+    "TruncationReport",
+    "cache_folder",
+    "cached_encode",
+    "content_key",
+    "encode",
+    "encode_conversations",
+    "show_sample",
+    "show_tokens",
+]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rmx.records import Message
     from rmx.templates import BoundTemplate
 
-__all__ = ["Tokeniser"]
+__all__ = ["Tokeniser", "serialised"]
 
 log = logging.getLogger(__name__)
 
@@ -184,15 +184,24 @@ def _overlap(token: str, other: str) -> bool:
     )
 
 
+def serialised(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Everything of a tokenizer that ids depend on, as text, for cache keys."""
+    special = f"{type(tokenizer).__name__} {sorted(tokenizer.special_tokens_map.items(), key=str)}"
+    if not tokenizer.is_fast:
+        return f"{special} {sorted(tokenizer.get_vocab().items())}"
+    with _bare(tokenizer.backend_tokenizer) as backend:
+        return f"{special} {backend.to_str()}"
+
+
 @contextmanager
-def _bare(backend: Any) -> Iterator[None]:
+def _bare(backend: Any) -> Iterator[Any]:
     """Without the padding, truncation and splitting that an earlier call may have left switched on."""
     padding, truncation, split = backend.padding, backend.truncation, backend.encode_special_tokens
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = False
     try:
-        yield
+        yield backend
     finally:
         backend.encode_special_tokens = split
         if padding is not None:

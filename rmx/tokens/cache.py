@@ -1,0 +1,238 @@
+"""Encoded sets kept on disk, so that the second run starts training in seconds.
+
+    <cache>/tokens/<key>/             a complete set (rmx.tokens.store)
+    <cache>/tokens/<key>.lock         held while it is being made
+    <cache>/tokens/<key>.tmp-...      being made; becomes <key> by one rename
+
+The key is a digest of everything that the ids depend on: the rows, the final template, the tokenizer, the limits and
+the library versions. A run that is killed leaves at most a .tmp folder, which the next one removes. Two runs that
+start at once wait for one another, and where locks do not work (some network disks) the second one's rename loses.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from rmx.records import Comparison, EncodedComparison
+from rmx.tokens.chunk import BadRow, ChunkEncoder, Truncation
+from rmx.tokens.control import serialised
+from rmx.tokens.encode import CHUNK, chunks
+from rmx.tokens.report import TruncationReport
+from rmx.tokens.store import VERSION, EncodedRows, Writer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rmx.templates import BoundTemplate
+
+__all__ = ["cache_folder", "cached_encode", "content_key"]
+
+log = logging.getLogger(__name__)
+
+Rows = Sequence[Comparison] | Callable[[], Iterable[Comparison]]
+
+
+def cache_folder() -> Path | None:
+    """Where rmx keeps what it can make again: `$RMX_CACHE`, else `$XDG_CACHE_HOME/rmx`, else `~/.cache/rmx`.
+
+    `RMX_CACHE=off` means nowhere.
+    """
+    chosen = os.environ.get("RMX_CACHE")
+    if chosen is not None and chosen.lower() in ("", "off", "0", "false", "no"):
+        return None
+    if chosen is not None:
+        return Path(chosen).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "rmx"
+
+
+def content_key(rows: Iterable[Comparison]) -> str:
+    """Digest of everything in the rows that ids, pairs and predictions depend on (not of where they were read).
+
+    >>> row = Comparison("1", "s", ({"role": "user", "content": "a"},), (), ())
+    >>> content_key([row]) == content_key([row]), content_key([row]) == content_key([row, row])
+    (True, False)
+    """
+    digest = xxhash.xxh3_128()
+    for row in rows:
+        pairs = [(p.winner, p.loser, p.margin, p.target, p.weight, p.tie) for p in row.pairs]
+        text = json.dumps(
+            (row.id, row.source, row.prompt, row.responses, pairs, row.tools, row.truth), ensure_ascii=False
+        )
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def cached_encode(
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    template: BoundTemplate,
+    *,
+    max_tokens: int,
+    truncation: Truncation = "keep_end",
+    on_bad_row: BadRow = "error",
+    content: str | None = None,
+    folder: Path | None = None,
+) -> tuple[Sequence[EncodedComparison], TruncationReport]:
+    """`rmx.tokens.encode`, or its result from an earlier run; either way the ids stay on disk and are mapped.
+
+    Memory does not grow with the set (but for some 40 bytes a row of positions) when `rows` is a function that
+    returns a new iterator each time it is called.
+
+    Args:
+        rows: comparisons, or a function that starts reading them anew.
+        tokenizer, template, max_tokens, truncation, on_bad_row: as for `encode`.
+        content: a digest that stands for the rows, where the caller has one cheaper than reading them all.
+        folder: where to keep sets; `cache_folder()` by default. Without one, or where it cannot be written,
+            the set is encoded into memory.
+
+    Raises:
+        DataError: as `encode`.
+    """
+    worker = ChunkEncoder(tokenizer, template, max_tokens=max_tokens, truncation=truncation, on_bad_row=on_bad_row)
+    root = folder if folder is not None else cache_folder()
+    if root is None:
+        return _in_memory(rows, worker)
+    key = _key(worker, tokenizer, template, content or content_key(_start(rows)))
+    final = root / "tokens" / key
+    found = _read(final)
+    if found is None:
+        try:
+            with _locked(final.with_name(f"{key}.lock")):
+                found = _read(final) or _write(rows, worker, final)
+        except OSError as error:
+            log.warning("the token cache %s cannot be written (%s); encoding into memory", root, error)
+            fresh = ChunkEncoder(
+                tokenizer, template, max_tokens=max_tokens, truncation=truncation, on_bad_row=on_bad_row
+            )
+            return _in_memory(rows, fresh)
+    return found, found.report
+
+
+def _start(rows: Rows) -> Iterable[Comparison]:
+    return rows() if callable(rows) else rows
+
+
+def _in_memory(rows: Rows, worker: ChunkEncoder) -> tuple[list[EncodedComparison], TruncationReport]:
+    encoded = [row for chunk in chunks(_start(rows), CHUNK) for row in worker.encode(chunk)]
+    return encoded, worker.finish()
+
+
+def _key(worker: ChunkEncoder, tokenizer: PreTrainedTokenizerBase, template: BoundTemplate, content: str) -> str:
+    import tokenizers
+    import transformers
+
+    digest = xxhash.xxh3_128()
+    for part in (
+        f"{VERSION} {transformers.__version__} {tokenizers.__version__}",
+        f"{worker.max_tokens} {worker.truncation} {worker.on_bad_row}",
+        template.jinja,
+        f"{template.start_token} {template.end_token} {template.prints_tools}",
+        serialised(tokenizer),
+        content,
+    ):
+        digest.update(part.encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _read(folder: Path) -> EncodedRows | None:
+    """The finished set in `folder`; a damaged one is moved out of the way."""
+    if not folder.is_dir():
+        return None
+    try:
+        rows = EncodedRows(folder)
+    except ValueError as error:
+        log.warning("the cached set %s is made again: %s", folder, error)
+        try:
+            aside = folder.with_name(f"{folder.name}.tmp-damaged-{secrets.token_hex(4)}")
+            folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        except OSError:
+            log.debug("another run has moved %s already", folder)
+        return None
+    log.info("%d encoded comparisons read from %s", len(rows), folder)
+    return rows
+
+
+def _write(rows: Rows, worker: ChunkEncoder, final: Path) -> EncodedRows:
+    _sweep(final)
+    building = final.with_name(f"{final.name}.tmp-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
+    writer = Writer(building)
+    try:
+        for chunk in chunks(_start(rows), CHUNK):
+            writer.add(worker.encode(chunk))
+        writer.finish(worker.finish())
+        try:
+            building.rename(final)
+        except OSError:
+            if not final.is_dir():  # not the other run's finished set, but a real failure
+                raise
+        _sync(final.parent)
+        return EncodedRows(final)
+    except ValueError as error:
+        raise OSError(f"what was written cannot be read back: {error}") from None
+    finally:
+        writer.abandon()
+        shutil.rmtree(building, ignore_errors=True)  # gone already, if all went well
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(final: Path) -> None:
+    """Remove what killed runs left of this set: their process is gone, or the folder is a day old."""
+    for left in final.parent.glob(f"{final.name}.tmp-*"):
+        host, _, process = left.name.removeprefix(f"{final.name}.tmp-").rpartition("-")[0].rpartition("-")
+        here = host == socket.gethostname() and process.isdigit()
+        try:
+            old = time.time() - left.stat().st_mtime > 86400
+        except FileNotFoundError:
+            continue
+        if old or (here and not _alive(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold `path` for this process; the system lets go of it when the process ends, however it ends."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another run is encoding the same set; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.debug("no lock on %s: %s", path, error)
+        yield
