@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -23,6 +24,7 @@ __all__ = ["RunView", "Watcher", "main", "sparkline"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _DEPTH = 3  # folders below the watched one: outputs/sweeps/<name>/<trial>
+_FILE_WIDTH = 160  # columns where the output is no terminal
 _KEPT = 400  # losses kept per run for its sparkline
 
 
@@ -37,9 +39,7 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
         return ""
     width = min(width, len(finite))
     edges = [round(index * len(finite) / width) for index in range(width + 1)]
-    means = [
-        sum(finite[low:high]) / (high - low) for low, high in zip(edges[:-1], edges[1:], strict=True) if high > low
-    ]
+    means = [sum(finite[low:high]) / (high - low) for low, high in pairwise(edges) if high > low]
     lowest, spread = min(means), max(means) - min(means)
     top = len(_BARS) - 1
     return "".join(_BARS[int((value - lowest) / spread * top)] if spread else _BARS[0] for value in means)
@@ -119,7 +119,7 @@ class Watcher:
         """Return what to show."""
         now = time.time() if now is None else now
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("run", overflow="fold")
+        table.add_column("run", no_wrap=True)
         for head in ("status", "step", "epoch", "loss", "accuracy", "eval acc", "pairs/s", "loss so far", "last row"):
             table.add_column(head, justify="left" if head in ("status", "loss so far") else "right", no_wrap=True)
         for run in sorted(self.runs.values(), key=lambda run: run.path):
@@ -140,6 +140,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console(highlight=False)
     watcher.look()
     if arguments.once or not console.is_terminal:
+        console = console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
         console.print(watcher.table())
         return 0
     try:

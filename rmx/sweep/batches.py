@@ -37,7 +37,7 @@ def run_guarded(folder: SweepFolder, name: str, argv: Sequence[str], grace_secon
                 if not asked and stop.exists() and guard.stdin is not None:
                     asked = True
                     with contextlib.suppress(BrokenPipeError):
-                        guard.stdin.write(b"stop")
+                        guard.stdin.write(b"!")
                         guard.stdin.flush()
 
 

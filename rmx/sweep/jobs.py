@@ -207,5 +207,5 @@ class LocalJobs:
         for job, process in self.slots.values():
             if job.number == number and process.stdin is not None:
                 with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(b"stop")
+                    process.stdin.write(b"!")
                     process.stdin.flush()

@@ -116,7 +116,8 @@ def build_rows(
     """Rank the trials: finished ones first, by objective; then pruned, killed, failed and unstarted ones.
 
     `paired` may be left out while the sweep goes on: it reads every predictions file.
-    With several objectives those on the Pareto front come first; within and behind it the first objective decides, then the loss.
+    With several objectives those on the Pareto front come first; within and behind it the first
+    objective decides, then the loss.
     """
     finished = [trial for trial in trials if trial.status == "finished"]
     front = {trial.number for trial in finished if not _dominated(trial, finished, directed)}

@@ -28,7 +28,7 @@ class MetricsTail:
                     self.offset = 0
                 file.seek(self.offset)
                 data = file.read()
-        except FileNotFoundError:
+        except OSError:  # not there yet, or a network file system's hiccup: the next look tells
             return []
         complete = data[: data.rfind(b"\n") + 1]
         self.offset += len(complete)

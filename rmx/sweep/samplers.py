@@ -58,7 +58,7 @@ def make_sampler(settings: SweepSettings, is_grid: bool, known: int) -> optuna.s
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
     parallel = settings.n_jobs != 1
     return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=parallel, warn_independent_sampling=False
+        seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=parallel
     )
 
 
