@@ -7,6 +7,7 @@ as well. With `verbose=false` only warnings, errors and the last line appear.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from rmx.redact import HideSecrets
 
 __all__ = ["Screen"]
 
@@ -31,6 +34,15 @@ class _ConsoleHandler(logging.Handler):
         """Print one message."""
         style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
         self.console.print(Text(record.getMessage(), style=style), soft_wrap=True)
+
+
+class _LogFile(logging.FileHandler):
+    """run.log; a full disk is reported by what cannot do without the disk, not by a traceback per message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave the message out."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class Screen:
@@ -60,10 +72,11 @@ class Screen:
         shown.setLevel(logging.INFO if self.verbose else logging.WARNING)
         self._handlers = [shown]
         if self.log_file is not None:
-            written = logging.FileHandler(self.log_file, encoding="utf-8")
+            written = _LogFile(self.log_file, encoding="utf-8")
             written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             self._handlers.append(written)
         for handler in self._handlers:
+            handler.addFilter(HideSecrets())
             logger.addHandler(handler)
         return self
 

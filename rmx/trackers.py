@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-import time
+import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rmx.errors import ConfigError
+from rmx.errors import ConfigError, RmxError
+from rmx.metrics_file import JsonlTracker
+from rmx.outputs import write_json
+from rmx.redact import redact_command
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -41,47 +44,6 @@ class Tracker(Protocol):
 
     def close(self, exit_code: int) -> None:
         """Finish; nothing comes after."""
-
-
-class JsonlTracker:
-    """Appends one JSON object per log to a file; NaN and infinity become null, so that every line is valid JSON."""
-
-    name = "jsonl"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
-        """Append a line: step, epoch, unix time, phase and the values."""
-        phase = next(iter(values)).split("/")[0] if values else "train"
-        row: dict[str, Any] = {"step": step, "epoch": epoch, "time": round(time.time(), 3), "phase": phase}
-        row |= {key: value if math.isfinite(value) else None for key, value in values.items()}
-        with self.path.open("a", encoding="utf-8") as file:  # closed each time: whole lines, whatever happens next
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-
-    def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
-        """Do nothing: the summary has files of its own."""
-
-    def position(self) -> int:
-        """Return the file's size in bytes, all of them on the disk."""
-        with self.path.open("ab") as file:
-            os.fsync(file.fileno())
-            return file.tell()
-
-    def rewind(self, position: int) -> None:
-        """Cut off what was logged after `position`; at any time the file is whole, with or without it."""
-        if not self.path.exists():
-            return
-        kept = self.path.read_bytes()[:position]
-        temporary = self.path.with_name(f".{self.path.name}.rewinding")
-        with temporary.open("wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
-
-    def close(self, exit_code: int) -> None:
-        """Do nothing: every line is on its way to the disk already."""
 
 
 class WandbTracker:
@@ -113,7 +75,14 @@ class WandbTracker:
             "resume": "allow" if run_id else None,
         }
         quiet = wandb.Settings(
-            silent=True, console="off", init_timeout=WANDB_TIMEOUT_SECONDS, login_timeout=WANDB_TIMEOUT_SECONDS
+            silent=True,
+            console="off",
+            init_timeout=WANDB_TIMEOUT_SECONDS,
+            login_timeout=WANDB_TIMEOUT_SECONDS,
+            finish_timeout=WANDB_TIMEOUT_SECONDS,
+            finish_timeout_raises=False,
+            # wandb writes down the command line; it must not hold a key.
+            x_disable_meta=redact_command(sys.argv) != sys.argv,
         )
         self.offline_because = "" if wandb_has_key() else "no API key"
         asked = os.environ.get("WANDB_MODE")
@@ -147,6 +116,16 @@ class WandbTracker:
     def close(self, exit_code: int) -> None:
         """Finish the run, so that the next job of a multirun does not log into it."""
         self.run.finish(exit_code=exit_code)
+
+
+def wandb_id(folder: Path) -> str:
+    """Return the id of this folder's wandb run, written down before wandb knows it: a resumed run has the same."""
+    path = folder / "wandb_run.json"
+    if path.exists():
+        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+    made = secrets.token_hex(4)
+    write_json(path, {"id": made})
+    return made
 
 
 def wandb_has_key() -> bool:
@@ -232,6 +211,8 @@ class Recorder:
         for tracker in list(self.trackers):
             try:
                 getattr(tracker, verb)(*args)
+            except RmxError:
+                raise  # a full disk under metrics.jsonl, or a signal
             except OSError:
                 if isinstance(tracker, JsonlTracker):
                     raise  # a full disk: the run's own record comes first
@@ -259,6 +240,7 @@ def make_trackers(
 ) -> list[Tracker]:
     """Return metrics.jsonl's tracker and those named, ready to log; call on the first rank only."""
     trackers: list[Tracker] = [JsonlTracker(folder / "metrics.jsonl")]
+    run_id = run_id or (wandb_id(folder) if "wandb" in names else None)
     for name in names:
         if name == "wandb":
             wandb_run = WandbTracker(

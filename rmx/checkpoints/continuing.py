@@ -27,6 +27,7 @@ from rmx.checkpoints.sealing import verify
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import CheckpointError, Interrupted
 from rmx.signals import StopSignals
+from rmx.steps import StepDataset
 from rmx.totals import SUMS, Totals
 from rmx.trackers import Recorder
 
@@ -44,7 +45,12 @@ class ContinuingTrainer(Trainer):
     recorder: Recorder
     signals: StopSignals
     checkpoints: CheckpointFolder
+    steps: StepDataset
     max_tokens: int
+    # Set while training; transformers declares them as possibly None.
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def start_continuing(
         self, checkpoints: CheckpointFolder | None, signals: StopSignals | None, *, budget: int
@@ -71,7 +77,7 @@ class ContinuingTrainer(Trainer):
     def _maybe_log_save_evaluate(
         self,
         tr_loss: Tensor,
-        grad_norm: float | None,
+        grad_norm: Tensor | float | None,
         model: nn.Module,
         trial: Any,
         epoch: float,
@@ -83,7 +89,10 @@ class ContinuingTrainer(Trainer):
         step = self.state.global_step
         self._ends_step = step != self._boundary
         self._boundary = step
-        self._last_logged = {"grad_norm": grad_norm, "learning_rate": learning_rate}
+        self._last_logged = {
+            "grad_norm": None if grad_norm is None else float(grad_norm),
+            "learning_rate": None if learning_rate is None else float(learning_rate),
+        }
         rest = (tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time)
         try:
             super()._maybe_log_save_evaluate(*rest, learning_rate=learning_rate)
@@ -97,7 +106,7 @@ class ContinuingTrainer(Trainer):
 
     def _epoch_end_follows(self) -> bool:
         stops = self.control.should_training_stop or self.control.should_epoch_stop
-        steps_per_epoch = max(len(self.train_dataset), 1)  # an item is a step
+        steps_per_epoch = max(len(self.steps), 1)  # an item is a step
         return self._ends_step and (stops or self.state.global_step % steps_per_epoch == 0)
 
     def _stop_agreed(self) -> bool:
@@ -243,9 +252,9 @@ class ContinuingTrainer(Trainer):
             ) from error
         self._use_learning_rate(base)
 
-    def _use_learning_rate(self, base: list[float]) -> None:
+    def _use_learning_rate(self, base: list[Any]) -> None:
         """Follow this call's learning rate where it was allowed to differ; else everything is as it was."""
-        scheduler: Any = self.lr_scheduler
+        scheduler = self.lr_scheduler
         if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) or scheduler.base_lrs == base:
             return
         scheduler.base_lrs = base
@@ -257,7 +266,7 @@ class ContinuingTrainer(Trainer):
         with self.signals, self.signals.deferred():
             return super().train(*args, **kwargs)
 
-    def _run_epoch(self, **kwargs: Any) -> None:
+    def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]  # called with names only
         self._continue()
         if not self.control.should_training_stop:
             super()._run_epoch(**kwargs)

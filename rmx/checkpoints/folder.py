@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -13,18 +12,16 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from rmx.checkpoints.sealing import Manifest, fsync_folder, seal, verify
-from rmx.errors import CheckpointError, OutputError
+from rmx.disk import require_room, writing
+from rmx.errors import CheckpointError
 
-__all__ = ["STATE", "CheckpointFolder", "read_state", "readable_bytes", "writing"]
+__all__ = ["STATE", "CheckpointFolder", "read_state"]
 
 log = logging.getLogger(__name__)
 
 STATE = "rmx_state.json"  # what rmx continues besides weights, optimizer and transformers' own state
 _STAGE, _REPLACED, _DELETING = ".stage-", ".replaced-", ".deleting-"
-_SAFETY_BYTES = 16 << 20  # for the small files, and for what else the run writes until the next save
 
 
 class CheckpointFolder:
@@ -187,84 +184,3 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         return dict(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint}: {STATE} cannot be read") from error
-
-
-# --- Room -----------------------------------------------------------------------------------------------------------
-
-_DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ESTALE,
-)
-
-
-def readable_bytes(count: float) -> str:
-    """Write a number of bytes.
-
-    >>> readable_bytes(300_000_000), readable_bytes(812)
-    ('300.0 MB', '812 bytes')
-    """
-    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} bytes"
-
-
-def require_room(path: Path, needed_bytes: int) -> None:
-    """Refuse to start a write that cannot end well.
-
-    Raises:
-        OutputError: less room than `needed_bytes` and a reserve.
-    """
-    free = free_bytes(path)
-    if free < needed_bytes + _SAFETY_BYTES:
-        raise OutputError(_no_room(path, needed_bytes, "not enough room"))
-
-
-def free_bytes(path: Path) -> int:
-    """Return the bytes that this user can still write where `path` stands."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
-
-
-def _no_room(path: Path, needed_bytes: int, why: str) -> str:
-    needed, free = readable_bytes(needed_bytes), readable_bytes(free_bytes(path))
-    return (
-        f"{path}: cannot be written ({why}): it needs {needed} and {free} are free. "
-        "What was saved before is untouched; free space, or lower trainer.save_total_limit, and run again"
-    )
-
-
-@contextlib.contextmanager
-def writing(path: Path, needed_bytes: int) -> Iterator[None]:
-    """Turn a disk's refusal, from Python or from native code, into one line.
-
-    Raises:
-        OutputError: the disk is full, over quota, read-only or gone.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise OutputError(_no_room(path, needed_bytes, os.strerror(error.errno or 0))) from error
-    except SafetensorError as error:
-        if "os error" not in str(error):
-            raise
-        raise OutputError(_no_room(path, needed_bytes, _native_reason(error))) from error
-    except Exception as error:
-        # The tokenizers library raises a bare Exception; its text ends in the number that the system gave.
-        if type(error) is Exception and "os error" in str(error):
-            raise OutputError(_no_room(path, needed_bytes, _native_reason(error))) from error
-        raise
-
-
-def _native_reason(error: Exception) -> str:
-    match = re.search(r"os error (\d+)", str(error))
-    return os.strerror(int(match[1])) if match else str(error)

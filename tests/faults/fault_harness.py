@@ -73,10 +73,10 @@ def workflow(
     callbacks: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Workflow:
-    """40 comparisons, 9 of them for evaluation: 8 steps an epoch of 4 (the last of 3), 16 steps in all."""
+    """24 comparisons, 6 of them for evaluation: 5 steps an epoch of 4 comparisons (the last of 2), 10 steps in all."""
     return Workflow(
         model=RewardModelSource(name=family, path=str(base_model(family, models)), dropout=True),
-        data=data or SyntheticData(size=40, validation_fraction=0.22, max_tokens=512),
+        data=data or SyntheticData(size=24, validation_fraction=0.25, max_tokens=512),
         template=Template("auto"),
         loss=bradley_terry,
         trainer=trainer_settings(**{**SETTINGS, **settings}),
