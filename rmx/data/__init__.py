@@ -6,6 +6,7 @@ files ──readers──▶ rows ──formats──▶ comparisons ──split
 from __future__ import annotations
 
 from rmx.data.accounting import REASONS, Accounting, Reject, SourceAccount, Splits
+from rmx.data.audit import Audit, audit
 from rmx.data.formats import FORMATS
 from rmx.data.llamafactory import LlamaFactoryData
 from rmx.data.mixing import Mixture
@@ -16,6 +17,7 @@ __all__ = [
     "FORMATS",
     "REASONS",
     "Accounting",
+    "Audit",
     "LlamaFactoryData",
     "Mixture",
     "PreferenceData",
@@ -23,4 +25,5 @@ __all__ = [
     "SourceAccount",
     "Splits",
     "SyntheticData",
+    "audit",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -38,13 +40,26 @@ def collect(spec: PreferenceData, accounting: Accounting) -> list[Comparison]:
     """
     account = SourceAccount()
     accounting.sources[spec.source] = account
-    kept = list(stream(spec, account, accounting.rejects))
+    with _garbage_collection_off():
+        kept = list(stream(spec, account, accounting.rejects))
     if spec.max_samples is not None and len(kept) > spec.max_samples:
         chosen = sorted(random.Random(spec.seed).sample(range(len(kept)), spec.max_samples))
         account.unused = len(kept) - len(chosen)
         kept = [kept[i] for i in chosen]
     account.kept = len(kept)
     return kept
+
+
+@contextmanager
+def _garbage_collection_off() -> Iterator[None]:
+    """Millions of small objects are made, and none of them in a cycle: looking for cycles doubles the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) -> Iterator[Comparison]:

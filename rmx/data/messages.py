@@ -40,7 +40,7 @@ ROLE_ALIASES: dict[str, str] = {
     "function_call": "function_call",
 }
 
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_TURN = re.compile(r"\n\n(Human|Assistant):")
 _TURN_ROLE = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -106,7 +106,7 @@ def dialogue_messages(text: str) -> list[Message]:
     Raises:
         RowFault: text stands before the first marker.
     """
-    parts = _TURN.split(text)
+    parts = _TURN.split("\n\n" + text.lstrip())
     if parts[0].strip():
         raise RowFault("wrong type", "text before the first '\\n\\nHuman:'")
     return [{"role": _TURN_ROLE[parts[i]], "content": parts[i + 1].strip()} for i in range(1, len(parts), 2)]
@@ -188,7 +188,8 @@ def check_prompt(prompt: list[Message]) -> None:
         RowFault: an empty turn, a system message in the middle, or an assistant message at the end.
     """
     for number, message in enumerate(prompt, 1):
-        if _silent(message):
+        content = message["content"]
+        if (not content or content.isspace()) and _silent(message):
             raise RowFault("empty turn", f"prompt message {number} ({message['role']})")
         if message["role"] == "system" and number > 1:
             raise RowFault("wrong order", f"prompt message {number} is a system message after the first place")

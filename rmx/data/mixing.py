@@ -27,6 +27,7 @@ class Mixture:
     prompt that two sources share stands on one side only. Everything is a function of the files and `seed`.
 
     Args:
+        name: of the mixture, for folders and titles; by default the sources' names, joined.
         sources: name → keys of `PreferenceData` (at least `path`), or a data spec.
         fractions: name → share of the source's good rows to use, drawn by `seed`.
         caps: name → at most this many comparisons.
@@ -50,6 +51,7 @@ class Mixture:
     """
 
     sources: dict[str, Any]
+    name: str | None = None
     fractions: dict[str, float] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
     epochs: dict[str, float] = field(default_factory=dict)
@@ -81,14 +83,14 @@ class Mixture:
                     raise ConfigError(f"data.{key}.{name}: {value} is not a {_RANGE[key]}")
         if self.weights and self.order != "interleave":
             raise ConfigError("data.weights: only order=interleave uses weights; with concat give fractions or caps")
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1)")
+        if not 0.0 <= self.validation_fraction <= 1.0:
+            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1]")
         self.specs()
 
     @property
     def source(self) -> str:
-        """The names of the sources, joined."""
-        return "+".join(self.sources)
+        """The name of the mixture."""
+        return self.name or "+".join(self.sources)
 
     def specs(self) -> dict[str, PreferenceData | SyntheticData]:
         """The sources as specs, without a validation split of their own."""

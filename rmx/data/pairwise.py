@@ -80,8 +80,24 @@ def dialogue(row: Row, options: RowOptions) -> Draft:
         if not is_dialogue(text):
             reason = "wrong type" if text.strip() else "empty response"
             raise RowFault(reason, f"{side} is no '\\n\\nHuman:' dialogue")
-    before, responses = split_shared(dialogue_messages(chosen), dialogue_messages(rejected))
+    before, responses = _split_dialogues(chosen, rejected)
     return finish(row, options, before, responses)
+
+
+def _split_dialogues(chosen: str, rejected: str) -> tuple[list[Message], list[list[Message]]]:
+    """Shared turns and responses; nearly always the sides part in the last turn, and then the prompt is read once."""
+    cut = chosen.rfind(_ANSWER)
+    prompt, first = chosen[:cut], chosen[cut + len(_ANSWER) :]
+    if rejected.startswith(_ANSWER, cut) and rejected.startswith(prompt) and "\n\nHuman:" not in first:
+        second = rejected[cut + len(_ANSWER) :]
+        if _ANSWER not in second and "\n\nHuman:" not in second:
+            turns = dialogue_messages(prompt)
+            if turns and turns[-1]["role"] == "user":
+                return turns, [answer(first.strip(), "chosen"), answer(second.strip(), "rejected")]
+    return split_shared(dialogue_messages(chosen), dialogue_messages(rejected))
+
+
+_ANSWER = "\n\nAssistant:"
 
 
 def sharegpt(row: Row, options: RowOptions) -> Draft:

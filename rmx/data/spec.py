@@ -80,8 +80,8 @@ class PreferenceData:
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading anything."""
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1)")
+        if not 0.0 <= self.validation_fraction <= 1.0:
+            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1]")
         if not 0.0 <= self.max_bad_fraction <= 1.0:
             raise ConfigError(f"data.max_bad_fraction: {self.max_bad_fraction} is not in [0, 1]")
         if self.max_samples is not None and self.max_samples < 1:

@@ -48,12 +48,15 @@ def split_by_prompt(
 
     Groups are taken in the order of a hash of (seed, group), so the choice depends on no other row and on no
     global state. A group that would overshoot the share is passed over.
+    A fraction of 1 makes everything evaluation data.
 
     Raises:
         DataError: the rows cannot be split, because nearly all of them have one prompt.
     """
     if fraction <= 0.0 or not comparisons:
         return list(comparisons), []
+    if fraction >= 1.0:
+        return [], list(comparisons)
     groups = [prompt_group(comparison) for comparison in comparisons]
     sizes: dict[str, int] = {}
     for group in groups:

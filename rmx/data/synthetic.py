@@ -90,8 +90,8 @@ class SyntheticData:
             raise ConfigError(f"data.temperature: {self.temperature} is not a positive number of reward units")
         if self.responses < 2:
             raise ConfigError(f"data.responses: {self.responses} is not a number of responses of at least 2")
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1)")
+        if not 0.0 <= self.validation_fraction <= 1.0:
+            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1]")
 
     @property
     def source(self) -> str:
