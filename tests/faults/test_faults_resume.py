@@ -1,0 +1,176 @@
+"""A run killed at any place of any step and started again ends as if nothing had happened (F3), or says why not (F10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_harness import (
+    assert_same,
+    at,
+    die,
+    final,
+    finish,
+    metrics,
+    needs_fork,
+    run_child,
+    train,
+    workflow,
+)
+
+from rmx.data import SyntheticData
+
+pytestmark = needs_fork
+
+# Name → settings. Every one is killed once at some place; the long drill kills each at every place.
+MATRIX: dict[str, dict[str, Any]] = {
+    "dropout": {},
+    "lora": {"family": "llama", "lora": True},
+    "workers": {"dataloader_num_workers": 2},
+    "persistent workers": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},
+    "bf16": {"precision": "bf16"},
+    "best model, two kept": {
+        "load_best_model_at_end": True, "metric_for_best_model": "loss", "save_total_limit": 2, "save_steps": 3,
+    },
+    "best model of an adapter": {
+        "family": "llama", "lora": True, "load_best_model_at_end": True, "metric_for_best_model": "loss",
+        "save_total_limit": 1, "save_steps": 3,
+    },
+    "adafactor, sparse saves": {"optim": "adafactor", "save_steps": 4, "logging_steps": 3},
+    "by epoch": {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"},
+    "epoch's end, step saves": {"eval_strategy": "epoch", "logging_strategy": "epoch", "save_steps": 5},
+    "cosine, max_steps within an epoch": {"max_steps": 8, "lr_scheduler_type": "cosine"},
+}  # fmt: skip
+PLACES = [("begin", 5), ("backward", 7), ("end", 6), ("saving", 6), ("evaluating", 3), ("loading", 8), ("end", 8)]
+QUICK = [
+    ("dropout", "backward", 7), ("lora", "saving", 6), ("persistent workers", "end", 6),
+    ("best model, two kept", "begin", 8), ("epoch's end, step saves", "end", 6),
+]  # fmt: skip
+
+
+def kill_and_resume(folder: Path, models: Path, settings: dict[str, Any], where: str, step: int) -> None:
+    """Kill a run there, see that it was killed, and run it to its end."""
+
+    def killed() -> None:
+        at(where, step, die)
+        train(workflow(folder / "run", models, **settings))
+
+    child = run_child(killed, folder / "log")
+    assert child.code == -9, child.text[-2000:]
+    finish(lambda: workflow(folder / "run", models, **settings), folder / "log")
+
+
+@pytest.mark.parametrize(("name", "where", "step"), QUICK)
+def test_killed_and_resumed(
+    name: str, where: str, step: int, models: Path, reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Weights, optimizer, schedule, metrics.jsonl, log history, sums and the artefact are the same, bit by bit."""
+    kill_and_resume(tmp_path, models, MATRIX[name], where, step)
+    assert_same(tmp_path / "run", reference(**MATRIX[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MATRIX)
+def test_resume_matrix(
+    name: str, models: Path, reference: Callable[..., Any], figure: Callable[..., None], tmp_path: Path
+) -> None:
+    """The same at every place of the list, for every setting."""
+    killed = 0
+    for where, step in PLACES:
+        if where == "saving" and step % MATRIX[name].get("save_steps", 1):
+            continue
+        if MATRIX[name].get("save_strategy") == "epoch" and where == "saving":
+            continue
+        if where == "evaluating" and MATRIX[name].get("eval_strategy") == "epoch":
+            continue
+        kill_and_resume(tmp_path / f"{where}{step}", models, MATRIX[name], where, step)
+        assert_same(tmp_path / f"{where}{step}" / "run", reference(**MATRIX[name]))
+        killed += 1
+    figure("F3 resume", f"{name}: {killed} kills", f"{killed} identical")
+
+
+def test_finished_run_repeated(models: Path, reference: Callable[..., Any], tmp_path: Path) -> None:
+    """The same command in a finished run's folder trains no step, logs nothing twice and leaves the same."""
+    settings = MATRIX["cosine, max_steps within an epoch"]
+    for _ in range(2):
+        finish(lambda: workflow(tmp_path / "run", models, **settings), tmp_path / "log")
+    assert_same(tmp_path / "run", reference(**settings))
+
+
+def test_early_stop_is_not_trained_past(models: Path, tmp_path: Path) -> None:
+    """Stopped early at step 6, killed before the artefact was there: the continuation trains no further."""
+    from transformers import EarlyStoppingCallback
+
+    settings = {
+        "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True,
+        "save_steps": 3, "learning_rate": 1e-2,
+    }  # fmt: skip
+
+    def flow(name: str) -> Any:
+        stopping = {"stop": EarlyStoppingCallback(1, early_stopping_threshold=10.0)}
+        return workflow(tmp_path / name, models, callbacks=stopping, **settings)
+
+    finish(lambda: flow("whole"), tmp_path / "log")
+    reference = final(tmp_path / "whole")
+    assert reference["state"]["global_step"] < 10
+
+    def killed() -> None:
+        import rmx.training
+
+        rmx.training.save = lambda run: die()
+        train(flow("run"))
+
+    assert run_child(killed, tmp_path / "log").code == -9
+    finish(lambda: flow("run"), tmp_path / "log")
+    assert_same(tmp_path / "run", reference)
+
+
+DRIFTS: dict[str, tuple[dict[str, Any], str]] = {
+    "learning rate": ({"learning_rate": 0.03}, "trainer.learning_rate: 0.003 there, 0.03 here"),
+    "seed": ({"seed": 8}, "seed: 7 there, 8 here"),
+    "batch": ({"per_device_train_batch_size": 1}, "trainer.per_device_train_batch_size: 2 there, 1 here"),
+    "optimizer": ({"optim": "sgd"}, "trainer.optim: '(not set)' there, 'sgd' here"),
+    "rows": ({"data": SyntheticData(size=28, validation_fraction=0.25, max_tokens=512)}, "rows.train.comparisons: 18"),
+    "limit": ({"max_steps": 9}, "trainer.max_steps"),
+}
+
+
+def test_drift_is_refused(models: Path, tmp_path: Path) -> None:
+    """Each change is refused with the two values, and taken with resume_allow; cadence may change freely."""
+
+    def stopped() -> None:
+        at("begin", 6, die)
+        train(workflow(tmp_path / "run", models))
+
+    assert run_child(stopped, tmp_path / "log").code == -9
+    for name, (change, message) in DRIFTS.items():
+        log = tmp_path / f"log-{name}"
+        child = run_child(lambda change=change: train(workflow(tmp_path / "run", models, **change)), log)
+        assert child.code == 2 and message in child.text, (name, child.text[-2000:])
+        assert "resume_allow=[" in child.text and "resume=never" in child.text
+    allowed = ("trainer.learning_rate", "trainer.max_steps")
+    changed = {"learning_rate": 0.03, "max_steps": 9, "logging_steps": 1, "resume_allow": allowed}
+    finish(lambda: workflow(tmp_path / "run", models, **changed), tmp_path / "log")
+    rates = [row["train/learning_rate"] for row in metrics(tmp_path / "run") if row["phase"] == "train"]
+    assert max(rates[-3:]) > 0.003  # the new rate is in effect, on the old schedule's shape
+    assert metrics(tmp_path / "run")[-1]["step"] == 9
+
+
+def test_start_anew(models: Path, reference: Callable[..., Any], tmp_path: Path) -> None:
+    """resume=never sets the old checkpoints aside and leaves what a first run leaves."""
+    finish(lambda: workflow(tmp_path / "run", models, seed=8), tmp_path / "log")
+    finish(lambda: workflow(tmp_path / "run", models, resume="never"), tmp_path / "log")
+    assert_same(tmp_path / "run", reference())
+    assert (tmp_path / "run" / "checkpoints-before-1").is_dir()
+
+
+def test_resume_from_a_named_checkpoint(models: Path, reference: Callable[..., Any], tmp_path: Path) -> None:
+    """From an older checkpoint the run ends the same; newer ones are set aside, and a wrong name is an error."""
+    finish(lambda: workflow(tmp_path / "run", models), tmp_path / "log")
+    finish(lambda: workflow(tmp_path / "run", models, resume="checkpoint-8"), tmp_path / "log")
+    assert_same(tmp_path / "run", reference())
+    assert len(list((tmp_path / "run" / "checkpoints").glob("superseded-*"))) == 2
+    child = run_child(lambda: train(workflow(tmp_path / "run", models, resume="checkpoint-77")), tmp_path / "log2")
+    assert child.code == 2 and "checkpoint-8, checkpoint-9, checkpoint-10" in child.text
