@@ -55,16 +55,19 @@ class Line:
     end: str = ""  # marker at its last value
 
 
-def overlay_figure(title: str, y_label: str, lines: Sequence[Line]) -> Figure | None:
+def overlay_figure(
+    title: str, y_label: str, lines: Sequence[Line], *, size: tuple[float, float] = (6.4, 4.0)
+) -> Figure | None:
     """The curves of several runs in one panel, smoothed where they have many points; None when nothing is drawable."""
     fine = [line for line in lines if line.curve.drawable]
     if not fine:
         return None
-    drawn, (axes,) = figure(title, "optimizer step", y_label, size=(7.2, 4.4))
+    smoothed = max(np.isfinite(line.curve.values).sum() for line in fine) >= 40
+    drawn, (axes,) = figure(f"{title} (smoothed)" if smoothed else title, "optimizer step", y_label, size=size)
     for line in fine:
         known = np.isfinite(line.curve.values)
         steps, values = line.curve.steps[known], line.curve.values[known]
-        shown = smooth(values.tolist()) if values.size >= 40 else values.tolist()
+        shown = smooth(values.tolist()) if smoothed else values.tolist()
         style: dict[str, Any] = {"color": line.color, "alpha": line.alpha}
         marker = "o" if values.size == 1 else None
         axes.plot(steps, shown, linewidth=line.width, linestyle=line.dashes, label=line.label, marker=marker, **style)

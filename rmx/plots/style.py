@@ -109,6 +109,8 @@ def inline_svg(drawn: Figure, name: str, alt: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    # matplotlib's one rule, "* {stroke-linejoin: round; ...}", would reach beyond the figure: the page has its own.
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
     svg = re.sub(r"(font: (?:[\w.]+ )*?[\d.]+px) [^;\"]*", r"\1 var(--sans)", svg)
     for color, variable in _VARIABLES.items():

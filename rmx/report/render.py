@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from rmx.errors import OutputError
 
-__all__ = ["duration", "number", "percent", "write_page"]
+__all__ = ["duration", "interval", "number", "percent", "write_page"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOT_DEFINED = "–"
@@ -60,6 +60,15 @@ def percent(value: float | None, digits: int = 1) -> str:
     ('72.8 %', '–')
     """
     return NOT_DEFINED if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Two shares as the ends of an interval.
+
+    >>> interval(0.69, 0.764), interval(None, None)
+    ('69.0 % to 76.4 %', '–')
+    """
+    return NOT_DEFINED if low is None or high is None else f"{percent(low)} to {percent(high)}"
 
 
 def number(value: object, digits: int = 4) -> str:
@@ -111,4 +120,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "number": number, "duration": duration, "p_value": p_value}
+    environment.globals |= {"interval": interval}
     return environment

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from rmx.plots import RunRecord, eval_sets, inline_svg, read_run, run_figures
 from rmx.report.facts import SetFacts, curve_words, flat, read_object, set_facts
-from rmx.report.render import duration, number, percent, write_page
+from rmx.report.render import duration, interval, number, percent, write_page
 
 __all__ = ["write_run_report"]
 
@@ -116,8 +116,8 @@ def _cards(record: RunRecord, facts: SetFacts) -> list[Card]:
     n = facts.numbers
     cards = []
     if "accuracy" in n:
-        interval = f"95 % interval {percent(n['accuracy_low'])} to {percent(n['accuracy_high'])}"
-        cards.append(Card("Accuracy", percent(n["accuracy"]), f"{interval}, {number(n['pairs'])} pairs"))
+        context = f"95 % interval {interval(n['accuracy_low'], n['accuracy_high'])}, {number(n['pairs'])} pairs"
+        cards.append(Card("Accuracy", percent(n["accuracy"]), context))
     best = f"; the labels allow {facts.ceiling['loss']:.4f}" if facts.ceiling else ""
     cards.append(Card("Log loss", f"{n['loss']:.4f}", f"nats per pair; a coin has {math.log(2):.4f}{best}"))
     if facts.calibration:
@@ -128,7 +128,7 @@ def _cards(record: RunRecord, facts: SetFacts) -> list[Card]:
         )
     if facts.length and facts.length["length_controlled_accuracy"] is not None:
         low, high = facts.length["length_controlled_accuracy_low"], facts.length["length_controlled_accuracy_high"]
-        context = f"{percent(low)} to {percent(high)}; longer and shorter chosen responses count alike"
+        context = f"{interval(low, high)}; longer and shorter chosen responses count alike"
         value = percent(facts.length["length_controlled_accuracy"])
         cards.append(Card("Length-controlled accuracy", value, context))
     if facts.truth:

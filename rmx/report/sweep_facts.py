@@ -33,6 +33,7 @@ class SweepTrial:
     loss: float | None
     pairs_per_second: float | None
     seconds: float
+    step: int | None
     steps: list[tuple[float, float]]
     pareto: bool
     versus: dict[str, Any] | None
@@ -58,6 +59,7 @@ class Axis:
     name: str
     kind: str  # "choice", "int" or "float"
     log: bool
+    values: tuple[str, ...] = ()  # of a choice, as they were listed
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ def read_sweep(folder: Path | str) -> Sweep:
     try:
         trials = [_trial(entry) for entry in content["trials"]]
         objectives = [(str(entry["metric"]), entry["direction"] == "maximize") for entry in content["objectives"]]
-        axes = [Axis(str(e["name"]), str(e["kind"]), bool(e.get("log"))) for e in content["parameters"]]
+        axes = [
+            Axis(str(e["name"]), str(e["kind"]), bool(e.get("log")), tuple(map(str, e.get("values") or ())))
+            for e in content["parameters"]
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: an entry is missing or malformed ({error!r}); run the sweep again") from error
     if not objectives:
@@ -133,6 +138,7 @@ def _trial(entry: Mapping[str, Any]) -> SweepTrial:
         loss=_optional(entry.get("loss")),
         pairs_per_second=_optional(entry.get("pairs_per_second")),
         seconds=float(entry.get("seconds") or 0.0),
+        step=entry.get("step"),
         steps=sorted(steps),
         pareto=bool(entry.get("pareto")),
         versus=entry.get("vs_winner"),

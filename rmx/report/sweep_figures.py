@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rmx.plots import Curve, Line, overlay_figure, read_metrics
-from rmx.plots.style import BLUE, GREY, INK, PALETTE, VERMILION, figure, legend
+from rmx.plots.style import BLUE, GREY, INK, PALETTE, PAPER, VERMILION, figure, legend
 from rmx.report.sweep_facts import Axis, Sweep, SweepTrial
 
 __all__ = ["sweep_figures"]
 
-NAMED_CURVES = 5  # trials with a colour and a line in the legend of their own
+NAMED = tuple(color for color in PALETTE if color != VERMILION)  # the best five; vermilion is for what was pruned
 MOST_BARS = 40
+WIDE = (10.0, 4.6)  # inches: figures that take the whole width of the page
 STYLE = {"finished": (BLUE, "-", "o"), "pruned": (VERMILION, (0, (4, 2)), "x")}
 OTHER = (GREY, (0, (1, 2)), "s")
 
@@ -57,15 +58,22 @@ def _parallel(sweep: Sweep) -> tuple[Figure, str] | None:
     axes_of = [axis for axis in sweep.varying if any(axis.name in trial.params for trial, _ in shown)]
     if not shown or not axes_of:
         return None
-    width = min(14.0, 2.4 + 1.6 * len(axes_of))
-    drawn, (axes,) = figure("Settings and result of every trial", "", "", size=(max(6.4, width), 4.6))
+    drawn, (axes,) = figure("Settings and result of every trial", "", "", size=WIDE)
     scales = [_scale(axis, [trial.params.get(axis.name) for trial, _ in shown]) for axis in axes_of]
     result = _numeric([value for _, value in shown], log=False, up=more)
     for place, (_, ticks) in enumerate([*scales, result]):
         axes.axvline(place, color=GREY, linewidth=1.0)
         for height, text in ticks:
             axes.annotate(
-                text, (place, height), xytext=(4, 0), textcoords="offset points", fontsize=8, color=INK, va="center"
+                text,
+                (place, height),
+                xytext=(4, 0),
+                textcoords="offset points",
+                fontsize=8,
+                color=INK,
+                va="center",
+                zorder=4,
+                bbox={"boxstyle": "square,pad=0.15", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75},
             )
     best = max(1, len([t for t, _ in shown if t.rank]))
     for order, (trial, value) in enumerate(reversed(shown)):  # the winner last, on top
@@ -120,26 +128,28 @@ def _curves(sweep: Sweep) -> tuple[Figure, str] | None:
         if curve is None or not curve.drawable:
             steps = np.array(trial.steps, dtype=np.float64).reshape(-1, 2)
             curve = Curve(metric, steps[:, 0], steps[:, 1])
-        named = trial.rank is not None and trial.rank <= NAMED_CURVES
+        named = trial.rank is not None and trial.rank <= len(NAMED)
         color, dashes, end = STYLE.get(trial.status, OTHER)
         lines.append(
             Line(
                 curve,
                 label=f"{trial.rank}. {trial.name}" if named else None,
-                color=PALETTE[(trial.rank - 1) % len(PALETTE)] if named and trial.rank else color,
+                color=NAMED[trial.rank - 1] if named and trial.rank else color,
                 width=2.8 if trial.rank == 1 else 1.8 if named else 1.0,
                 dashes=dashes,
-                alpha=1.0 if named else 0.5,
+                alpha=1.0 if named else 0.5 if trial.status == "finished" else 0.8,
                 end="" if trial.status == "finished" else end,
             )
         )
-    drawn = overlay_figure(f"Learning curves: {metric}", metric, lines)
+    drawn = overlay_figure(f"Learning curves: {metric}", metric, lines, size=WIDE)
     if drawn is None:
         return None
     pruned = sum(trial.status == "pruned" for trial in sweep.trials)
     if pruned:
         drawn.axes[0].plot([], [], color=VERMILION, linestyle=(0, (4, 2)), marker="x", label=f"pruned ({pruned})")
-    legend(drawn.axes[0], loc="best")
+    handles, labels = drawn.axes[0].get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda place: (not labels[place][0].isdigit(), labels[place]))
+    legend(drawn.axes[0], loc="best", handles=[handles[place] for place in order])
     return drawn, f"{metric} over the steps of {len(lines)} trials; {pruned} end early because they were pruned."
 
 
@@ -151,7 +161,9 @@ def _parameter(sweep: Sweep, axis: Axis) -> tuple[Figure, str] | None:
     if not shown:
         return None
     drawn, (axes,) = figure(f"{metric} by {_short(axis.name)}", axis.name, metric)
-    place, labels = _categories([trial.params[axis.name] for trial in shown]) if axis.kind == "choice" else ({}, [])
+    place, labels = (
+        _categories(axis, [trial.params[axis.name] for trial in shown]) if axis.kind == "choice" else ({}, [])
+    )
     for status, (color, _, marker), members in _groups(shown):
         x = [_along(t.params[axis.name], place) for t in members]
         y = [reached[t.number] for t in members]
@@ -225,15 +237,15 @@ Scale = tuple[Callable[[Any], float], list[tuple[float, str]]]
 def _scale(axis: Axis, values: Sequence[Any]) -> Scale:
     if axis.kind != "choice":
         numbers = [float(value) for value in values if isinstance(value, int | float)]
-        return _numeric(numbers, log=axis.log, up=True)
-    place, labels = _categories([value for value in values if value is not None])
+        return _numeric(numbers, log=axis.log, up=True, whole=axis.kind == "int")
+    place, labels = _categories(axis, [value for value in values if value is not None])
     top = max(1, len(labels) - 1)
     ticks = [(place[label] / top if len(labels) > 1 else 0.5, label) for label in labels]
-    known = dict((label, height) for height, label in ticks)
+    known = {label: height for height, label in ticks}
     return lambda value: known.get(str(value), math.nan), ticks
 
 
-def _numeric(numbers: Sequence[float], *, log: bool, up: bool) -> Scale:
+def _numeric(numbers: Sequence[float], *, log: bool, up: bool, whole: bool = False) -> Scale:
     """From the least to the greatest number, 0 to 1 (or 1 to 0), with five ticks."""
     turn = math.log10 if log else float
     low, high = turn(min(numbers)), turn(max(numbers))
@@ -247,16 +259,18 @@ def _numeric(numbers: Sequence[float], *, log: bool, up: bool) -> Scale:
 
     marks = [low + span * i / 4 for i in range(5)] if high > low else [low]
     values = [10**mark if log else mark for mark in marks]
+    values = sorted({float(round(value)) for value in values}) if whole else values
     return height, [(height(value), f"{value:.3g}") for value in values]
 
 
-def _categories(values: Sequence[Any]) -> tuple[dict[str, int], list[str]]:
-    """Positions of categories: numbers in their order, texts by alphabet."""
+def _categories(axis: Axis, values: Sequence[Any]) -> tuple[dict[str, int], list[str]]:
+    """Positions of the categories that were tried: numbers by size, texts as the search listed them."""
     labels = {str(value) for value in values}
     try:
         ordered = sorted(labels, key=float)
     except ValueError:
-        ordered = sorted(labels)
+        ordered = [value for value in axis.values if value in labels]
+        ordered += sorted(labels - set(ordered))
     return {label: place for place, label in enumerate(ordered)}, ordered
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from rmx.plots import inline_svg
-from rmx.report.render import duration, number, percent, write_page
+from rmx.report.render import duration, interval, number, percent, write_page
 from rmx.report.run_page import Card
 from rmx.report.sweep_facts import Sweep, SweepTrial, read_sweep
 from rmx.report.sweep_figures import sweep_figures
@@ -58,8 +58,8 @@ def _cards(sweep: Sweep) -> list[Card]:
     if winner is not None:
         metric = sweep.objectives[0][0]
         if metric == "eval/accuracy" and winner.accuracy is not None:
-            interval = f"{percent(winner.accuracy_low)} to {percent(winner.accuracy_high)}, {winner.name}"
-            cards.append(Card("Best accuracy", percent(winner.accuracy), interval))
+            context = f"{interval(winner.accuracy_low, winner.accuracy_high)}, {winner.name}"
+            cards.append(Card("Best accuracy", percent(winner.accuracy), context))
         else:
             cards.append(Card(f"Best {metric}", number(winner.values.get(metric)), winner.name))
     done = sum(trial.status == "finished" for trial in sweep.trials)
