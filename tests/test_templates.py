@@ -233,6 +233,14 @@ def test_no_end_token_at_all_is_an_error() -> None:
         Template("plain").bind(tokenizer)
 
 
+def test_scored_token_must_not_be_padding() -> None:
+    """transformers reads the reward at the last token that is not padding, so that would be one too early."""
+    tokenizer = family_tokenizer("gpt2")
+    tokenizer.pad_token = tokenizer.eos_token
+    with pytest.raises(ModelError, match="padding token"):
+        Template("plain").bind(tokenizer)
+
+
 def test_prompt_that_is_no_prefix_is_reported_with_the_place() -> None:
     facts = {check.name: check for check in Template("deepseekv3").bind(family_tokenizer("gpt2")).checks}
     assert not facts["prompt"].ok

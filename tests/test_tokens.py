@@ -294,6 +294,26 @@ def test_words_that_models_write_themselves_stay_tokens() -> None:
     assert report.literal_rows == 0
 
 
+def test_turn_markers_that_are_not_called_special_stay_letters_too() -> None:
+    """Two markers around four messages make a control token; one empty <think> block makes none."""
+    tokenizer = family_tokenizer("gpt2")
+    tokenizer.add_tokens(["<|turn|>", "<think>"])  # special=False
+    jinja = "{% for m in messages %}<|turn|>{{ '<think>' if loop.last }}{{ m.content }}{% endfor %}"
+    template = Template(jinja=jinja).bind(tokenizer)
+    assert template.control_tokens == ("<|endoftext|>", "<|turn|>")
+    (encoded,), report = encode([comparison(["a<|turn|>"], "<think>b", "c")], tokenizer, template, max_tokens=99)
+    assert full(encoded, 0).count(tokenizer.convert_tokens_to_ids("<|turn|>")) == 2
+    assert full(encoded, 0).count(tokenizer.convert_tokens_to_ids("<think>")) == 2
+    assert "a<|turn|>" in tokenizer.decode(full(encoded, 0))
+    assert report.literal_rows == 1
+
+
+def test_progress_counts_rows() -> None:
+    template, seen = bound("gpt2"), []
+    encode(ROWS, template.tokenizer, template, max_tokens=512, progress=seen.append)
+    assert seen == [len(ROWS)]
+
+
 # --- the tokenizer, bad rows, tools, single conversations ---
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -58,6 +58,7 @@ class BoundTemplate:
     tokenizer: PreTrainedTokenizerBase = field(repr=False, compare=False)
     start_token: str | None  # the one BOS (or CLS) that every text begins with, None where the model wants none
     end_token: str  # the token at which a conversation is scored
+    control_tokens: tuple[str, ...]  # those that content can never produce, longest first
     checks: tuple[Check, ...] = ()
     prints_tools: bool = False
 
@@ -124,7 +125,7 @@ def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: da
         final = rewrite.wrap(pinned, start=prefix, end=None)
     else:  # fit as it is; so is every template that went through here before
         final = pinned
-    bare = BoundTemplate(name, final, tokenizer, start, closing)
+    bare = BoundTemplate(name, final, tokenizer, start, closing, _control_tokens(raw, tokenizer, closing))
     _check_ends(bare, raw)
     tools = _tools_check(bare, source)
     checks = (
@@ -136,7 +137,7 @@ def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: da
         tools,
         _control_check(source, added),
     )
-    return BoundTemplate(name, final, tokenizer, start, closing, checks, prints_tools=tools.ok)
+    return replace(bare, checks=checks, prints_tools=tools.ok)
 
 
 def _try(source: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str:
@@ -174,6 +175,17 @@ def _end_token(tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[str, str]
     )
 
 
+def _control_tokens(raw: str, tokenizer: PreTrainedTokenizerBase, closing: str) -> tuple[str, ...]:
+    """Special tokens, the closing one, and added tokens that mark turns.
+
+    Some vocabularies do not call their turn markers special. An added token that is written at least twice around
+    four messages marks turns; one that is written once (an empty `<think>` block) is a word that models write, too.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    control = {token.content for token in added if token.special or raw.count(token.content) > 1} | {closing}
+    return tuple(sorted((token for token in control if token.strip()), key=lambda token: (-len(token), token)))
+
+
 def _expression(token: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The Jinja expression that writes `token`: the special-token variable where there is one."""
     for kind in ("bos_token", "cls_token"):
@@ -188,6 +200,11 @@ def _check_ends(bound: BoundTemplate, raw: str) -> None:
         raise ModelError(
             f"template {bound.name!r} renders differently once rmx has set its end and its BOS; "
             "give it as one flat Jinja file (no `extends`, no `block`) with template.path="
+        )
+    if bound.end_token == bound.tokenizer.pad_token:
+        raise ModelError(
+            f"template {bound.name!r} is scored at {bound.end_token!r}, which is the tokenizer's padding token: "
+            "transformers would read the reward one token early; give the tokenizer another pad_token"
         )
     ids = bound.tokenizer(text, add_special_tokens=False)["input_ids"]
     end = bound.tokenizer.convert_tokens_to_ids(bound.end_token)

@@ -86,6 +86,7 @@ def cached_encode(
     on_bad_row: BadRow = "error",
     content: str | None = None,
     folder: Path | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[Sequence[EncodedComparison], TruncationReport]:
     """`rmx.tokens.encode`, or its result from an earlier run; either way the ids stay on disk and are mapped.
 
@@ -98,27 +99,29 @@ def cached_encode(
         content: a digest that stands for the rows, where the caller has one cheaper than reading them all.
         folder: where to keep sets; `cache_folder()` by default. Without one, or where it cannot be written,
             the set is encoded into memory.
+        progress: called with the number of rows after each chunk that is encoded.
 
     Raises:
         DataError: as `encode`.
     """
-    worker = ChunkEncoder(tokenizer, template, max_tokens=max_tokens, truncation=truncation, on_bad_row=on_bad_row)
+
+    def new_worker() -> ChunkEncoder:
+        return ChunkEncoder(tokenizer, template, max_tokens=max_tokens, truncation=truncation, on_bad_row=on_bad_row)
+
+    worker = new_worker()
     root = folder if folder is not None else cache_folder()
     if root is None:
-        return _in_memory(rows, worker)
+        return _in_memory(rows, worker, progress)
     key = _key(worker, tokenizer, template, content or content_key(_start(rows)))
     final = root / "tokens" / key
     found = _read(final)
     if found is None:
         try:
             with _locked(final.with_name(f"{key}.lock")):
-                found = _read(final) or _write(rows, worker, final)
+                found = _read(final) or _write(rows, worker, final, progress)
         except OSError as error:
             log.warning("the token cache %s cannot be written (%s); encoding into memory", root, error)
-            fresh = ChunkEncoder(
-                tokenizer, template, max_tokens=max_tokens, truncation=truncation, on_bad_row=on_bad_row
-            )
-            return _in_memory(rows, fresh)
+            return _in_memory(rows, new_worker(), progress)
     return found, found.report
 
 
@@ -126,8 +129,19 @@ def _start(rows: Rows) -> Iterable[Comparison]:
     return rows() if callable(rows) else rows
 
 
-def _in_memory(rows: Rows, worker: ChunkEncoder) -> tuple[list[EncodedComparison], TruncationReport]:
-    encoded = [row for chunk in chunks(_start(rows), CHUNK) for row in worker.encode(chunk)]
+def _encoded(
+    rows: Rows, worker: ChunkEncoder, progress: Callable[[int], None] | None
+) -> Iterator[list[EncodedComparison]]:
+    for chunk in chunks(_start(rows), CHUNK):
+        yield worker.encode(chunk)
+        if progress is not None:
+            progress(len(chunk))
+
+
+def _in_memory(
+    rows: Rows, worker: ChunkEncoder, progress: Callable[[int], None] | None
+) -> tuple[list[EncodedComparison], TruncationReport]:
+    encoded = [row for chunk in _encoded(rows, worker, progress) for row in chunk]
     return encoded, worker.finish()
 
 
@@ -140,7 +154,7 @@ def _key(worker: ChunkEncoder, tokenizer: PreTrainedTokenizerBase, template: Bou
         f"{VERSION} {transformers.__version__} {tokenizers.__version__}",
         f"{worker.max_tokens} {worker.truncation} {worker.on_bad_row}",
         template.jinja,
-        f"{template.start_token} {template.end_token} {template.prints_tools}",
+        f"{template.start_token} {template.end_token} {template.prints_tools} {template.control_tokens}",
         serialised(tokenizer),
         content,
     ):
@@ -168,13 +182,13 @@ def _read(folder: Path) -> EncodedRows | None:
     return rows
 
 
-def _write(rows: Rows, worker: ChunkEncoder, final: Path) -> EncodedRows:
+def _write(rows: Rows, worker: ChunkEncoder, final: Path, progress: Callable[[int], None] | None) -> EncodedRows:
     _sweep(final)
     building = final.with_name(f"{final.name}.tmp-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
     writer = Writer(building)
     try:
-        for chunk in chunks(_start(rows), CHUNK):
-            writer.add(worker.encode(chunk))
+        for chunk in _encoded(rows, worker, progress):
+            writer.add(chunk)
         writer.finish(worker.finish())
         try:
             building.rename(final)

@@ -55,7 +55,7 @@ class ChunkEncoder:
         self.truncation = truncation
         self.on_bad_row = on_bad_row
         self.tally = Tally(max_tokens, truncation)
-        self._tokens = Tokeniser(tokenizer)
+        self._tokens = Tokeniser(tokenizer, template)
         self._keep = 0 if template.start_token is None else 1
 
     def finish(self) -> TruncationReport:
@@ -155,7 +155,7 @@ class ChunkEncoder:
     def _spelled(self, comparison: Comparison, prompt: Sequence[Message], texts: list[str]) -> list[np.ndarray]:
         try:
             return [
-                self._tokens.ids_of_spelled(self.template, (*prompt, *response), comparison.tools, text)
+                self._tokens.ids_of_spelled((*prompt, *response), comparison.tools, text)
                 for response, text in zip(comparison.responses, texts, strict=True)
             ]
         except DataError as error:

@@ -35,15 +35,13 @@ _MARKS = [chr(point) for point in range(0xE000, 0xF8FF)]
 class Tokeniser:
     """Turns rendered texts into id arrays, in order, on all cores.
 
-    Only *special* tokens count as control tokens: words such as `<think>` that models write themselves stay tokens.
+    Only the template's control tokens count as such: words like `<think>` that models write themselves stay tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special = sorted((token for token in special if token.strip()), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, self._special)) or "(?!)")
-        self._starts = "".join(sorted({token[0] for token in self._special}))
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: BoundTemplate) -> None:
+        self.tokenizer, self.template = tokenizer, template
+        self._pattern = re.compile("|".join(map(re.escape, template.control_tokens)) or "(?!)")
+        self._starts = "".join(sorted({token[0] for token in template.control_tokens}))
         self._borders = _borders(tokenizer) if tokenizer.is_fast else ()
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -107,7 +105,7 @@ class Tokeniser:
         return False
 
     def ids_of_spelled(
-        self, template: BoundTemplate, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, text: str
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, text: str
     ) -> np.ndarray:
         """Ids of one conversation whose content spells control tokens; `text` is its plain rendering.
 
@@ -117,7 +115,7 @@ class Tokeniser:
         letters = set(text)
         free = (mark for mark in _MARKS if mark not in letters)
         opened, closed = next(free), next(free)
-        marked = template.render(
+        marked = self.template.render(
             [self._mark(message, opened, closed) for message in messages],
             [self._mark(tool, opened, closed) for tool in tools] if tools else None,
         )

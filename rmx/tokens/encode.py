@@ -8,7 +8,7 @@ is exact whatever the tokenizer merges across the border of prompt and response.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,7 @@ def encode(
     max_tokens: int,
     truncation: Truncation = "keep_end",
     on_bad_row: BadRow = "error",
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[EncodedComparison], TruncationReport]:
     """Token ids of comparisons, in their order.
 
@@ -50,6 +51,7 @@ def encode(
         truncation: `keep_end` shortens the prompt from its beginning (rmx.tokens.truncate says how), `drop` leaves
             comparisons with an over-long sequence out, `error` stops at them.
         on_bad_row: what to do with rows that the template refuses.
+        progress: called with the number of rows after each chunk of 2048.
 
     Raises:
         DataError: a row that the template refuses, an over-long row with `truncation="error"`, or no row left.
@@ -58,6 +60,8 @@ def encode(
     encoded: list[EncodedComparison] = []
     for chunk in chunks(comparisons, CHUNK):
         encoded.extend(worker.encode(chunk))
+        if progress is not None:
+            progress(len(chunk))
     return encoded, worker.finish()
 
 
