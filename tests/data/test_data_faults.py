@@ -11,7 +11,9 @@ import pytest
 from rmx.data import PreferenceData, audit
 from rmx.errors import ConfigError, DataError, OutputError
 
-GOOD = [{"prompt": f"Question {n}?", "chosen": f"Good answer {n}.", "rejected": f"Bad answer {n}."} for n in range(1, 31)]
+GOOD = [
+    {"prompt": f"Question {n}?", "chosen": f"Good answer {n}.", "rejected": f"Bad answer {n}."} for n in range(1, 31)
+]
 SECRET = "zq-secret-zq"  # stands in the bad row and must stand in no message
 
 
@@ -39,7 +41,11 @@ ROWS: list[tuple[str, Any, str]] = [
     ("chosen empty", row(chosen=""), "empty response"),
     ("rejected white space", row(rejected=" \n\t"), "empty response"),
     ("sides equal", row(chosen=f"Same {SECRET}", rejected=f"Same {SECRET}"), "identical responses"),
-    ("sides equal but for white space", row(chosen=f"Same {SECRET}", rejected=f"Same {SECRET}\n"), "identical responses"),
+    (
+        "sides equal but for white space",
+        row(chosen=f"Same {SECRET}", rejected=f"Same {SECRET}\n"),
+        "identical responses",
+    ),
     ("chosen a number", row(chosen=7), "wrong type"),
     ("chosen a list of texts", row(chosen=[SECRET], rejected=[SECRET]), "wrong type"),
     ("chosen an object", row(chosen={"a": SECRET}, rejected={"a": SECRET}), "unknown role"),
