@@ -15,7 +15,10 @@ from rmx.models.tiny import tiny_config, tiny_tokenizer
 
 if TYPE_CHECKING:
     from rmx.models.artefact import Artefact, read_artefact, save_artefact
+    from rmx.models.card import model_card
+    from rmx.models.export import export_merged, export_value_head
     from rmx.models.head import Head, backbone_of, head_of, unwrap
+    from rmx.models.hub import push
     from rmx.models.verify import Verification, verify_artefact
 
 _LATER = {
@@ -23,7 +26,11 @@ _LATER = {
     "Head": "head",
     "Verification": "verify",
     "backbone_of": "head",
+    "export_merged": "export",
+    "export_value_head": "export",
     "head_of": "head",
+    "model_card": "card",
+    "push": "hub",
     "read_artefact": "artefact",
     "save_artefact": "artefact",
     "unwrap": "head",
@@ -39,7 +46,11 @@ __all__ = [
     "Verification",
     "backbone_of",
     "check_trainable",
+    "export_merged",
+    "export_value_head",
     "head_of",
+    "model_card",
+    "push",
     "read_artefact",
     "save_artefact",
     "tiny_config",

@@ -13,10 +13,9 @@ from rmx.errors import ConfigError, ModelError
 from rmx.models.adapters import Adapter, attach
 from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
 from rmx.models.head import backbone_of, head_of, head_parts, in_float32, text_backbone, unwrap
-from rmx.models.resolve import resolve
+from rmx.models.resolve import Resolved
 from rmx.models.spec import LoadedModel, RewardModelSource
 from rmx.models.stored import base_of_adapter, is_reward_adapter, merge_foreign, open_adapter
-from rmx.models.tiny import TINY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,25 +26,36 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    source: RewardModelSource, *, adapter: Adapter | None, trainable: bool, seed: int, device: str | None
+    source: RewardModelSource,
+    place: Resolved | None,
+    *,
+    adapter: Adapter | None,
+    trainable: bool,
+    seed: int,
+    device: str | None,
 ) -> LoadedModel:
-    """See `RewardModelSource.load`."""
+    """See `RewardModelSource.load`; `place` is where its path was found, None for the embedded model."""
     if adapter is not None and trainable and source.freeze_layers:
         raise ConfigError("model.freeze_layers: an adapter freezes all layers already; set it to 0 or use peft=none")
+    adapter = adapter if trainable else None
     with _seeded(seed):
-        base, model, initial = _weights(source, adapter if trainable else None, trainable, seed, device)
+        base, model, initial = _weights(source, place, adapter, trainable, seed, device)
     if device is not None:
         model = model.to(device)
     _set_trainable(model, source, trainable)
     for note in base.notes:
         log.info("%s", note)
-    return _describe(source, adapter if trainable else None, base, model, initial)
+    return _describe(source, adapter, base, model, initial)
 
 
 def _weights(
-    source: RewardModelSource, adapter: Adapter | None, trainable: bool, seed: int, device: str | None
+    source: RewardModelSource,
+    place: Resolved | None,
+    adapter: Adapter | None,
+    trainable: bool,
+    seed: int,
+    device: str | None,
 ) -> tuple[Base, Any, dict[str, torch.Tensor] | None]:
-    place = None if source.embedded else resolve(source.path or TINY, source.revision)
     stored = place is not None and (place.folder / "adapter_config.json").exists()
     exact = adapter is not None and adapter.kind == "pissa"  # its base changes: half precision would round it
     wish = Wish(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from rmx.errors import ModelError
 
-__all__ = ["Resolved", "resolve", "trust_remote_code"]
+__all__ = ["Resolved", "resolve", "transport_error", "trust_remote_code"]
 
 # What a model is read from. No .bin, .pt, .ckpt or .pkl: unpickling runs code that the file chooses.
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
@@ -68,19 +69,25 @@ def _is_hub_id(path: str) -> bool:
 
 
 def _download(path: str, revision: str | None, key: str, weights: bool) -> Path:
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-    command = f"hf download {path}"
+    transport = transport_error()
     local = f"or set {key} to a local folder"
+    patterns = PATTERNS if weights else [name for name in PATTERNS if name != "*.safetensors"]
     try:
-        return Path(
-            snapshot_download(
-                path,
-                revision=revision,
-                allow_patterns=PATTERNS if weights else [name for name in PATTERNS if name != "*.safetensors"],
-                etag_timeout=SLOW_HUB_SECONDS,
-            )
-        )
+        if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+            try:  # a commit never changes: what is in the cache needs no network
+                return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, local_files_only=True))
+            except errors.LocalEntryNotFoundError:
+                pass
+        commit, reached = revision, False
+        if not constants.is_offline_mode():
+            try:  # asked for here, because snapshot_download asks without a time limit
+                commit, reached = HfApi().repo_info(path, revision=revision, timeout=SLOW_HUB_SECONDS).sha, True
+            except transport as error:
+                if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500:
+                    raise
+        return Path(snapshot_download(path, revision=commit, allow_patterns=patterns, local_files_only=not reached))
     except errors.GatedRepoError:
         why = (
             f"is gated: accept its licence at https://huggingface.co/{path}, then log in with `hf auth login` "
@@ -90,20 +97,30 @@ def _download(path: str, revision: str | None, key: str, weights: bool) -> Path:
         why = f"has no revision {revision!r}; check model.revision"
     except errors.RepositoryNotFoundError:
         why = (
-            f"is neither a folder here (working folder: {Path.cwd()}) nor a public model on the hub; check the "
-            f"spelling, and log in with `hf auth login` where the model is private, {local}"
+            f"is neither a folder here (working folder: {Path.cwd()}) nor a model on the hub that you may read; "
+            f"check the spelling, log in with `hf auth login` where it is private, {local}"
         )
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        if constants.HF_HUB_OFFLINE:
-            why = f"is not in the local cache and HF_HUB_OFFLINE is set; unset it, run `{command}` first, {local}"
+        command = f"`hf download {path}`"
+        if constants.is_offline_mode():
+            why = f"is not in the local cache and HF_HUB_OFFLINE is set; unset it, run {command} first, {local}"
         else:
             why = (
-                f"is not in the local cache and the hub cannot be reached; run `{command}` where there is a "
+                f"is not in the local cache and the hub cannot be reached; run {command} where there is a "
                 f"network, {local}, or use model=tiny, which needs none"
             )
-    except (errors.HfHubHTTPError, OSError) as error:
+    except (transport, OSError) as error:
         why = f"cannot be downloaded: {type(error).__name__}: {_first_line(error)}; try again, {local}"
     raise ModelError(f"{key}: {path} {why}") from None
+
+
+def transport_error() -> type[Exception]:
+    """The base of what the hub's HTTP client raises; which client that is depends on huggingface_hub's version."""
+    from importlib import import_module
+
+    from huggingface_hub import get_session
+
+    return import_module(type(get_session()).__module__.split(".")[0]).HTTPError
 
 
 def _check_folder(folder: Path, key: str, shown: str | None = None) -> None:

@@ -109,9 +109,13 @@ class RewardModelSource:
         Raises:
             ModelError: It cannot be found, reached or used; the message says which and what to do.
         """
+        from rmx.models.resolve import resolve
+
+        # First, because it may fail: the imports of the next line take seconds.
+        place = None if self.path is None or self.embedded else resolve(self.path, self.revision)
         from rmx.models.load import load
 
-        return load(self, adapter=adapter, trainable=trainable, seed=seed, device=device)
+        return load(self, place, adapter=adapter, trainable=trainable, seed=seed, device=device)
 
 
 @dataclass

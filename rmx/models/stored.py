@@ -39,6 +39,7 @@ def base_of_adapter(place: Resolved, wish: Wish) -> Base:
             raise ModelError(f"model.path: {place.path} is an adapter that does not name its base model")
         below = resolve(named, settings.get("revision"), key=f"the base model of {place.path}")
     base = build_checkpoint(below, wish)
+    base.folder = place.folder  # what was opened is the adapter
     if (place.folder / "tokenizer_config.json").exists() and wish.source.tokenizer_path is None:
         base.tokenizer = load_tokenizer(place.folder)
         reward_config(base.model.config, choose_padding(base.tokenizer).id, keep_dropout=wish.source.dropout)

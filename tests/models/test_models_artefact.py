@@ -22,7 +22,7 @@ from rmx.models import (
     verify_artefact,
 )
 
-ROWS = [[5, 6, 7, 8, 2], [9, 10, 11, 12, 13, 14, 15, 2], [20, 2], [30, 31, 32, 33, 34, 2]]
+ROWS = [[5, 6, 7, 8, 99], [9, 10, 11, 12, 13, 14, 15, 99], [20, 99], [30, 31, 32, 33, 34, 99]]
 KINDS = ["lora", "rslora", "dora", "pissa"]
 CONTRACT = {"max_tokens": 64, "truncation": "keep_end", "precision": "fp32"}
 
