@@ -62,15 +62,16 @@ def read_confirmation(
             f"hydra.sweeper.confirm: {path} was run with a secret on the command line, which is not kept; give the "
             "key in the environment instead"
         )
-    expansion = {str(trial["name"]): [w for w in trial["overrides"] if not _is(w, "seed")] for trial in chosen}
+    own = [word for word in fixed if _key(word) not in ("experiment", "seed")]
+    said = {_key(word) for word in own} | {"seed"}  # what the command line says wins over the candidate's own
+    expansion = {str(trial["name"]): [w for w in trial["overrides"] if _key(w) not in said] for trial in chosen}
     candidates = Dimension("candidate", choices=tuple(expansion))
     seeds = Dimension("seed", choices=tuple(str(seed) for seed in settings.seeds))
-    own = [word for word in fixed if not _is(word, "experiment") and not _is(word, "seed")]
     return Confirmation(path, own, SearchSpace((candidates, seeds), {"candidate": expansion}))
 
 
-def _is(word: str, key: str) -> bool:
-    return word.lstrip("+").split("=", 1)[0] == key
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=", 1)[0]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:

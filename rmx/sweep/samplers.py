@@ -57,9 +57,7 @@ def make_sampler(settings: SweepSettings, is_grid: bool, known: int) -> optuna.s
         _need_scipy("gp")
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
     parallel = settings.n_jobs != 1
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=parallel
-    )
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=parallel)
 
 
 def _need_scipy(sampler: str) -> None:
