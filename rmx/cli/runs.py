@@ -13,8 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rmx.cli.arguments import Arguments
-from rmx.config import Composer, compose, instantiate, redact, run_yaml
-from rmx.config.checking import mistakes_of
+from rmx.config import Composer, instantiate, redact, run_yaml
 from rmx.config.mistakes import Mistake, raise_all
 from rmx.errors import ConfigError, RmxError
 
@@ -23,16 +22,19 @@ __all__ = ["ask_hydra", "run", "show", "sweep"]
 
 def run(arguments: Arguments) -> int:
     """One run: compose, check, instantiate, run."""
-    cfg = compose(arguments.overrides, arguments.config_dir, arguments.config_name)
-    instantiate(cfg).run()
+    composer = Composer(arguments.config_dir, arguments.config_name)
+    cfg, mistakes = composer.checked(arguments.overrides)
+    raise_all(mistakes)
+    if cfg is not None:  # without a configuration there are mistakes
+        instantiate(cfg).run()
     return 0
 
 
 def show(arguments: Arguments) -> int:
     """--cfg job: print the configuration without secrets, then say what is wrong with it."""
     composer = Composer(arguments.config_dir, arguments.config_name)
-    cfg, mistakes = composer.compose(arguments.overrides)
-    if cfg is not None and not mistakes:
+    cfg, composing = composer.compose(arguments.overrides)
+    if cfg is not None and not composing:
         node = cfg if arguments.package in {None, "_global_"} else OmegaConf.select(cfg, str(arguments.package))
         if node is None:
             raise ConfigError(f"--package: there is nothing at {arguments.package}; groups: {', '.join(cfg)}")
@@ -43,7 +45,7 @@ def show(arguments: Arguments) -> int:
         else:
             text = OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(node))))
         sys.stdout.write(text)
-    raise_all([*mistakes, *(mistakes_of(cfg, composer.groups()) if cfg is not None else [])])
+    raise_all(composer.checked(arguments.overrides)[1])
     return 0
 
 
@@ -52,8 +54,7 @@ def sweep(arguments: Arguments) -> int:
     composer = Composer(arguments.config_dir, arguments.config_name)
     mistakes: list[Mistake] = []
     for overrides in composer.single_runs(arguments.overrides):
-        cfg, found = composer.compose(overrides)
-        mistakes += [*found, *(mistakes_of(cfg, composer.groups()) if cfg is not None else [])]
+        mistakes += composer.checked(overrides)[1]
     raise_all(mistakes)
     overrides = [*composer.sweep_overrides(arguments.overrides), "hydra.mode=MULTIRUN"]
     hydra = Hydra.create_main_hydra2("rmx", composer.search_path())

@@ -18,6 +18,7 @@ from rmx.config.checking import build, mistakes_of, plain
 from rmx.config.composing import Composer
 from rmx.config.mistakes import raise_all
 from rmx.config.redaction import redact, redact_text
+from rmx.errors import ConfigError
 
 if TYPE_CHECKING:
     from rmx.workflow import Workflow
@@ -43,9 +44,9 @@ def compose(
     """
     composer = Composer(Path(config_dir) if config_dir is not None else None, config_name)
     cfg, mistakes = composer.compose(overrides)
-    if cfg is None or mistakes:
-        raise_all([*mistakes, *(mistakes_of(cfg, composer.groups()) if cfg is not None else [])])
-    assert cfg is not None
+    if mistakes or cfg is None:
+        raise_all(composer.checked(overrides)[1])
+        raise ConfigError("the configuration cannot be composed")
     return cfg
 
 

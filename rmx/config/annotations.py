@@ -14,7 +14,19 @@ from typing import Any
 
 from rmx.config.sources import Source, follow
 
-__all__ = ["Anything", "Call", "Choice", "Items", "Kind", "Mapped", "Type", "Union", "mismatches", "read_annotation"]
+__all__ = [
+    "Anything",
+    "Call",
+    "Choice",
+    "Items",
+    "Kind",
+    "Mapped",
+    "Type",
+    "Union",
+    "is_scalar",
+    "mismatches",
+    "read_annotation",
+]
 
 
 @dataclass(frozen=True)
@@ -183,11 +195,22 @@ def mismatches(value: Any, wanted: Type, key: str) -> list[tuple[str, Any, str]]
                 return [found for part in parts for found in part]
         if isinstance(value, dict) and "_target_" not in value and isinstance(option, Mapped):
             return [found for name, item in value.items() for found in mismatches(item, option.value, f"{key}.{name}")]
-    return [(key, value, _advice(value, options))]
+    return [(key, value, _advice(key, value, options))]
+
+
+def is_scalar(wanted: Type) -> bool:
+    """Tell whether a type is made of text, numbers, choices and null only.
+
+    >>> is_scalar(Union((Kind("str"), Kind("null")))), is_scalar(Call("Template"))
+    (True, False)
+    """
+    options = wanted.options if isinstance(wanted, Union) else (wanted,)
+    return all(isinstance(option, Kind | Choice) for option in options)
 
 
 def _accepts(value: Any, wanted: Type) -> bool:
-    is_call = isinstance(value, dict) and "_target_" in value
+    if isinstance(value, dict) and "_target_" in value:
+        return True  # what a call returns is not known before it is made
     match wanted:
         case Anything():
             return True
@@ -195,15 +218,11 @@ def _accepts(value: Any, wanted: Type) -> bool:
             return any(_accepts(value, option) for option in options)
         case Choice(values):
             return any(type(value) is type(allowed) and value == allowed for allowed in values)
-        case Call():
-            return is_call
-        case Items(item, fixed):
-            if is_call or not isinstance(value, list):
-                return is_call
+        case Items(item, fixed) if isinstance(value, list):
             types = fixed or (item,) * len(value)
             return len(types) == len(value) and all(map(_accepts, value, types))
-        case Mapped(of):
-            return is_call or (isinstance(value, dict) and all(_accepts(item, of) for item in value.values()))
+        case Mapped(of) if isinstance(value, dict):
+            return all(_accepts(item, of) for item in value.values())
         case Kind(name):
             return _kind(value) == name or (name == "float" and _kind(value) == "int")
     return False
@@ -213,7 +232,7 @@ def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _advice(value: Any, options: tuple[Type, ...]) -> str:
+def _advice(key: str, value: Any, options: tuple[Type, ...]) -> str:
     """Say what is allowed instead of `value`, and the likely remedy."""
     choices = [allowed for option in options if isinstance(option, Choice) for allowed in option.values]
     text = f"is not {' or '.join(_describe(option) for option in options)}"
@@ -222,9 +241,11 @@ def _advice(value: Any, options: tuple[Type, ...]) -> str:
         close = difflib.get_close_matches(value, names, 1, 0.5)
         return text + (f"; did you mean {close[0]}?" if close else "")
     if isinstance(value, bool | int | float) and Kind("str") in options:
-        return text + "; quote it twice on the command line: key='\"...\"'"
+        return text + f"; on the command line quote it twice: '{key}=\"{value}\"'"
     if isinstance(value, float) and value.is_integer() and Kind("int") in options:
         return text + f"; write {int(value)}"
+    if any(isinstance(option, Items) for option in options) and not isinstance(value, list | dict | None):
+        return text + f"; write {key}=[{value}]"
     if isinstance(value, dict) and any(isinstance(option, Call) for option in options):
         return text + "; its _target_ is missing: choose an option of the group first"
     return text
@@ -244,7 +265,11 @@ def _describe(wanted: Type) -> str:
         case Mapped():
             return "a mapping {key: value}"
         case Call(name):
-            return "a node that makes a function" if name == "callable" else f"a node that makes a {name}"
+            return (
+                "a node with _target_ that makes a function"
+                if name == "callable"
+                else f"a node with _target_ that makes a {name}"
+            )
         case Union(options):
             return " or ".join(_describe(option) for option in options)
     return "a value"

@@ -10,10 +10,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rmx.config.annotations import mismatches
+from rmx.config.annotations import is_scalar, mismatches
 from rmx.config.mistakes import Mistake, shown
 from rmx.config.signatures import Signature, read_signature
-from rmx.config.targets import import_target, refusal
+from rmx.config.targets import import_target, is_user_target, refusal
 from rmx.errors import ConfigError
 
 __all__ = ["build", "mistakes_of", "plain"]
@@ -138,7 +138,11 @@ class _Checker:
             if name in _DIRECTIVES or given is _UNREADABLE:
                 continue
             parameter = signature.parameters.get(name)
-            if parameter is not None:
+            called = given.get("_target_") if isinstance(given, Mapping) else None
+            foreign = called is not None and not is_user_target(called)
+            if parameter is not None and foreign and is_scalar(parameter.type):
+                self.add(place, f"a call of {called!r} cannot stand here, only text or a number")
+            elif parameter is not None:
                 for where, item, what in mismatches(given, parameter.type, place):
                     self.add(where, f"{shown(where, item)} {what}")
             elif name in signature.owned:

@@ -19,11 +19,12 @@ from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rmx.config.checking import mistakes_of
 from rmx.config.mistakes import Mistake, did_you_mean, raise_all
 from rmx.config.overriding import (
     absent,
@@ -53,6 +54,7 @@ class Composer:
     config_dir: Path | None = None
     config_name: str = "config"
     loader: ConfigLoaderImpl = field(init=False)
+    _choices: dict[str, Any] = field(init=False, default_factory=dict)  # group -> option of the last composition
 
     def __post_init__(self) -> None:
         setup_globals()
@@ -88,17 +90,44 @@ class Composer:
                 break
             except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
                 culprit = next((line for line in lines if _is_about(error, line)), None)
+                if culprit is None and isinstance(error, ConfigCompositionException):  # a defaults list in a file
+                    culprit = next((line for line in lines if line.lstrip("+").startswith("experiment=")), None)
                 mistakes.append(self._explained(error, culprit))
                 if culprit is None:
                     return None, mistakes
                 lines.remove(culprit)
+        self._choices = dict(cfg.hydra.runtime.choices)
         hydra: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
         mistakes += [Mistake(key, reason) for key, reason in unsafe_hydra_nodes(hydra)]
-        with open_dict(cfg):
-            del cfg["hydra"]
-            for override in accepted:
-                mistakes += into_nothing(override, cfg)
+        OmegaConf.set_struct(cfg, False)  # unknown keys are for `check` to judge
+        del cfg["hydra"]
+        for override in accepted:
+            mistakes += into_nothing(override, cfg)
         return cfg, mistakes
+
+    def checked(self, overrides: Sequence[str]) -> tuple[DictConfig | None, list[Mistake]]:
+        """Compose one run and check it; mistakes that stand in a file say in which."""
+        cfg, mistakes = self.compose(overrides)
+        if cfg is None:
+            return None, mistakes
+        given = {override.key_or_group for override in map(parse_override, overrides) if isinstance(override, Override)}
+        for mistake in mistakes_of(cfg, self.groups()):
+            known = any(mistake.key == key or mistake.key.startswith((f"{key}.", f"{key}[")) for key in given)
+            mistakes.append(mistake if known else self._located(mistake))
+        return cfg, mistakes
+
+    def _located(self, mistake: Mistake) -> Mistake:
+        """Add the file of the experiment or group option that sets the key; the shipped defaults need no name."""
+        group, _, rest = mistake.key.partition(".")
+        for file, key in (("experiment", mistake.key), (group, rest)) if rest else (("experiment", mistake.key),):
+            option = self._choices.get(file)
+            loaded = self.loader.repository.load_config(f"{file}/{option}") if isinstance(option, str) else None
+            if loaded is None or not isinstance(loaded.config, DictConfig):
+                continue
+            nothing = object()
+            if OmegaConf.select(loaded.config, key, default=nothing, throw_on_missing=False) is not nothing:
+                return Mistake(mistake.key, f"{mistake.text} [in {file}/{option}.yaml]")
+        return mistake
 
     def sweep_overrides(self, overrides: Sequence[str]) -> list[str]:
         """Return overrides as Hydra's own multirun takes them: `++` before keys that no YAML lists."""
@@ -147,6 +176,8 @@ class Composer:
     def _group_mistake(self, override: Override) -> Mistake | None:
         """Check the group and the options that a group override names; None for other overrides."""
         key = override.key_or_group
+        if not key:
+            return Mistake("", f"'{override.input_line}' is not key=value")
         if not self._is_group(override):
             if "/" not in key:
                 return None
@@ -162,7 +193,8 @@ class Composer:
                 hint = did_you_mean(value, options)
                 if not hint and key in {"model", "data", "template"}:
                     folder = "jsonl" if key == "data" else "hub" if key == "model" else ""
-                    hint = f"for a file or hub id write {f'{key}={folder} ' if folder else ''}{key}.path={value};"
+                    choice = f"{key}={folder} " if folder else ""
+                    hint = f"for a file or hub id write {choice}{key}.path={value};"
                 return Mistake(key, f"'{value}' is not an option; {hint + ' ' if hint else ''}{listed}")
         return None
 
@@ -172,21 +204,23 @@ class Composer:
             mark = error.problem_mark
             return Mistake(f"{mark.name}:{mark.line + 1}", f"not valid YAML: {error.problem}")
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        text = " ".join(line.strip() for line in str(cause).splitlines() if line.strip()) or type(error).__name__
-        if culprit is not None:
-            return Mistake(culprit.lstrip("+~").partition("=")[0], text)
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(error).__name__]
+        text = lines[0] if isinstance(cause, OmegaConfBaseException) else " ".join(lines)
+        key = culprit.lstrip("+~").partition("=")[0] if culprit else ""
+        place = f"{culprit}" if key == "experiment" else key
         if "@experiment." in text:
-            return Mistake("experiment", "the first line of its file must be: # @package _global_")
+            return Mistake(place, "the first line of its file must be: # @package _global_")
         groups = self.groups()
+        if f"override '{key}'. No match in the defaults list" in text and key in groups:
+            return Mistake(place, f"{self.config_name}.yaml chooses no options; set single keys, {key}.x=..., instead")
         for name, options in groups.items():  # a defaults list that names an unknown option
             wrong = text.partition(f"Could not find '{name}/")[2].partition("'")[0]
             if wrong:
-                where = text.partition("Could not find")[0].strip().removeprefix("In ").removesuffix(":").strip("'")
                 hint = did_you_mean(wrong, options)
-                return Mistake(where or name, f"{name} has no option '{wrong}'; {hint} options: {', '.join(options)}")
+                return Mistake(place, f"{name} has no option '{wrong}'; {hint} options: {', '.join(options)}")
         wrong = text.partition("override '")[2].partition("'")[0]
         hint = did_you_mean(wrong, groups) if wrong else ""
-        return Mistake("", f"{text}; {hint}" if hint else text)
+        return Mistake(place, f"{text}; {hint}" if hint else text)
 
     def _refuse_hidden_files(self) -> None:
         """A user's file of a shipped name would be ignored in silence: say so."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-__all__ = ["Definition", "Source", "find_definition", "find_source", "follow", "literal"]
+__all__ = ["Definition", "Source", "exists", "find_definition", "find_source", "follow", "literal"]
 
 _MAX_HOPS = 20  # re-exports followed before a name counts as unreadable
 
@@ -69,6 +69,15 @@ def _parse(path: str, modified_ns: int) -> ast.Module | None:
         return ast.parse(Path(path).read_bytes())
     except (SyntaxError, ValueError):
         return None
+
+
+def exists(name: str) -> bool:
+    """Tell whether there is a module of this name; nothing is imported.
+
+    >>> exists("rmx.config"), exists("rmx.nope"), exists("rmx.errors.ConfigError")
+    (True, False, False)
+    """
+    return _find_spec(name) is not None
 
 
 def find_source(name: str) -> Source | None:

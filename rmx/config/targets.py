@@ -17,11 +17,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rmx.config.sources import find_definition, find_source
+from rmx.config.sources import exists, find_definition, find_source
 from rmx.errors import ConfigError
 from rmx.places import conf_folder
 
-__all__ = ["ALLOW_VARIABLE", "import_target", "refusal", "unsafe_hydra_nodes", "user_allowed"]
+__all__ = ["ALLOW_VARIABLE", "import_target", "is_user_target", "refusal", "unsafe_hydra_nodes", "user_allowed"]
 
 ALLOW_VARIABLE = "RMX_ALLOW_TARGETS"
 
@@ -65,17 +65,21 @@ def refusal(target: Any) -> str:
         return f"_target_ {target!r} is not a dotted Python name such as rmx.losses.hinge"
     if target in LIBRARY_TARGETS or target in shipped_targets() or _is_loss(target):
         return ""
-    entries = user_allowed()
-    if any(_matches(target, entry) for entry in entries):
+    if is_user_target(target):
+        entries = user_allowed()
         defined = _defined_as(target)
         if any(_matches(defined, entry) for entry in entries):
             return ""
         return f"_target_ '{target}' is not defined in the module that you allowed; it leads to {defined or 'nothing'}"
     known = sorted(shipped_targets() | LIBRARY_TARGETS)
     close = difflib.get_close_matches(target, known, 1, 0.75)
-    hint = f"did you mean {close[0]}? For" if close else "for"
-    module = target.rpartition(".")[0]
-    return f"_target_ '{target}' is not allowed; {hint} code of your own add --allow-target {module}. to the command"
+    hint = f"did you mean {close[0]}?" if close else "a module of your own needs --allow-target MODULE. on the command"
+    return f"_target_ '{target}' is not allowed; {hint}"
+
+
+def is_user_target(target: Any) -> bool:
+    """Tell whether it is the user's own word that names this target."""
+    return isinstance(target, str) and any(_matches(target, entry) for entry in user_allowed())
 
 
 def import_target(target: str) -> Any:
@@ -112,7 +116,7 @@ def unsafe_hydra_nodes(hydra: Mapping[str, Any]) -> list[tuple[str, str]]:
                 reason = refusal(value)
                 if reason:
                     found.append((key, reason))
-        elif name == "_args_":
+        elif name.startswith("_args_"):
             found.append((key, "positional arguments are not allowed in a configuration"))
         elif key.startswith(("hydra.job_logging.", "hydra.hydra_logging.")):
             if name == "()" or (name == "class" and not str(value).startswith(("logging.", "colorlog."))):
@@ -134,7 +138,9 @@ def _is_loss(target: str) -> bool:
 
 
 def _is_hydra_plugin(target: Any) -> bool:
-    return isinstance(target, str) and target.startswith(_HYDRA_PLUGINS) and _defined_as(target) == target
+    return (
+        isinstance(target, str) and target.startswith(_HYDRA_PLUGINS) and _defined_as(target).startswith(_HYDRA_PLUGINS)
+    )
 
 
 def _defined_as(target: str) -> str:
@@ -143,9 +149,8 @@ def _defined_as(target: str) -> str:
     if definition is not None:
         return definition.qualified_name
     module, _, name = target.rpartition(".")
-    source = find_source(module)
-    if source is not None:
-        return ""  # a readable module that does not define the name
+    if not exists(module) or find_source(module) is not None:
+        return ""  # no such module, or a readable one that does not define the name
     try:  # a compiled module, which the user allowed by name: ask Python
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):

@@ -1,0 +1,216 @@
+"""compose, check, instantiate, run_yaml: what they accept, and every mistake with its sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from rmx.config import check, compose, instantiate, run_yaml
+from rmx.errors import ConfigError
+from rmx.workflow import Workflow
+
+
+def mistakes(*overrides: str, config_dir: Path | None = None) -> list[str]:
+    """Compose and check; return the lines of the one error."""
+    with pytest.raises(ConfigError) as caught:
+        check(compose(list(overrides), config_dir))
+    return str(caught.value).splitlines()
+
+
+def test_the_default_configuration_is_the_default_workflow() -> None:
+    workflow = instantiate(compose())
+    assert isinstance(workflow, Workflow)
+    assert (workflow.model.name, workflow.data.name, workflow.phases) == (
+        "tiny",
+        "synthetic",
+        ["train", "eval", "predict"],
+    )
+
+
+def test_values_on_the_command_line_win_over_experiment_and_groups() -> None:
+    cfg = compose(["experiment=smoke", "data.size=50", "peft=lora", "trainer.learning_rate=0.5"])
+    assert (cfg.data.size, cfg.trainer.max_steps, cfg.peft.kind, cfg.trainer.learning_rate) == (50, 20, "lora", 0.5)
+
+
+def test_a_key_that_no_yaml_lists_needs_no_plus() -> None:
+    settings = instantiate(compose(["trainer.adam_beta2=0.95"])).trainer
+    assert settings.arguments["adam_beta2"] == 0.95
+
+
+def test_a_model_chooses_its_template_and_the_command_line_wins() -> None:
+    assert compose(["model=pythia"]).template.name == "plain"
+    assert compose(["model=pythia", "template=chatml"]).template.name == "chatml"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "parts"),
+    [
+        ("model=lama3", "model", ["'lama3' is not an option", "did you mean llama3?", "options: deberta_v3"]),
+        ("model=/data/mine", "model", ["write model=hub model.path=/data/mine"]),
+        ("modle=llama3", "modle", ["no such group or key", "did you mean model?"]),
+        ("+typo=1", "typo", ["no such group or key", "value 1"]),
+        ("learning_rate=1e-5", "learning_rate", ["did you mean trainer.learning_rate?"]),
+        ("+trainer.lerning_rate=3", "trainer.lerning_rate", ["value 3", "did you mean trainer.learning_rate?"]),
+        ("trainer.learning_rate=abc", "trainer.learning_rate", ["'abc' is not a number"]),
+        ("trainer.max_steps=1.5", "trainer.max_steps", ["1.5 is not an integer"]),
+        ("trainer.max_steps=20.0", "trainer.max_steps", ["write 20"]),
+        (
+            "trainer.eval_strategy=stpes",
+            "trainer.eval_strategy",
+            ["not one of no, steps, epoch", "did you mean steps?"],
+        ),
+        ("trainer.lr_scheduler_type=cosin", "trainer.lr_scheduler_type", ["did you mean cosine?"]),
+        ("trainer.precision=fp16", "trainer.precision", ["not one of auto, fp32, bf16"]),
+        ("trainer.seed=3", "trainer.seed", ["use the root key seed"]),
+        ("seed=abc", "seed", ["'abc' is not an integer"]),
+        ("verbose=1", "verbose", ["1 is not true or false"]),
+        ("project=7", "project", ["'project=\"7\"'"]),
+        ("phases=[trian]", "phases[0]", ["did you mean train?"]),
+        ("phases=train", "phases", ["write phases=[train]"]),
+        ("loss.margn=1", "loss.margn", ["no such key in loss", "did you mean loss.margin?"]),
+        ("data.size=${nope}", "data.size", ["cannot be resolved", "'nope' not found"]),
+        ("peft.r=8", "peft.r", ["peft is null here", "peft=lora"]),
+        ("peft=null", "peft", ["write peft=none"]),
+        ("callbacks=[early]", "callbacks", ["options: early_stopping"]),
+        ("experiment=smok", "experiment", ["did you mean smoke?"]),
+        ("tags=[a", "tags", ["cannot be read"]),
+        ("seed=1,2", "seed", ["add -m", "seed=[1,2]"]),
+        ("model/x=tiny", "model/x", ["no such group", "did you mean model?"]),
+        ("~data.nope", "data.nope", ["does not exist"]),
+        ("data=jsonl", "data.path", ["must be given: data.path=..."]),
+        ("_convert_=all2", "_convert_", []),
+    ],
+)
+def test_one_mistake_names_the_key_the_value_and_the_remedy(override: str, key: str, parts: list[str]) -> None:
+    if not parts:
+        check(compose([override]))  # a directive that rmx's own calls have no use for
+        return
+    (line,) = mistakes(override)
+    assert line.startswith(f"{key}: ")
+    for part in parts:
+        assert part in line
+
+
+def test_a_word_without_equals_is_named() -> None:
+    assert mistakes("reprot") == ["'reprot' is not key=value"]
+
+
+def test_all_mistakes_come_in_one_error() -> None:
+    lines = mistakes("model=lama3", "seed=abc", "trainer.lerning_rate=3", "modle=x", "phases=[trian]", "reprot")
+    assert len(lines) == 6
+    assert [line.partition(":")[0] for line in lines] == [
+        "model", "'reprot' is not key=value", "phases[0]", "seed", "modle", "trainer.lerning_rate",
+    ]  # fmt: skip
+
+
+def test_errors_of_the_objects_themselves_come_together_too() -> None:
+    """`data.size: 1` and `model.freeze_layers: -5` are refused by two constructors; both are reported."""
+    with pytest.raises(ConfigError) as caught:
+        instantiate(compose(["data.size=1", "model.freeze_layers=-5"]))
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {"data.size", "model.freeze_layers"}
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return folder
+
+
+def test_a_typo_in_an_experiment_file_is_found_there(tmp_path: Path) -> None:
+    write(tmp_path, "experiment/mine.yaml", "# @package _global_\ntrainer:\n  lerning_rate: 3\n")
+    (line,) = mistakes("experiment=mine", config_dir=tmp_path)
+    assert line.startswith("trainer.lerning_rate: ") and "did you mean trainer.learning_rate?" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (
+            "# @package _global_\ndefaults:\n  - override /model: lama3\n",
+            "model has no option 'lama3'; did you mean llama3?",
+        ),
+        ("# @package _global_\ndefaults:\n  - override /modle: gpt2\n", "did you mean model?"),
+        ("defaults:\n  - override /model: gpt2\n", "the first line of its file must be: # @package _global_"),
+        ("# @package _global_\ntrainer: [a\n", "mine.yaml:3: not valid YAML"),
+        ("# @package _global_\nseed: !!python/object/apply:os.getcwd []\n", "mine.yaml:2: not valid YAML"),
+    ],
+)
+def test_a_broken_experiment_file_is_explained(tmp_path: Path, text: str, part: str) -> None:
+    write(tmp_path, "experiment/mine.yaml", text)
+    assert any(part in line for line in mistakes("experiment=mine", config_dir=tmp_path))
+
+
+def test_a_broken_experiment_does_not_hide_other_mistakes(tmp_path: Path) -> None:
+    write(tmp_path, "experiment/mine.yaml", "# @package _global_\ndefaults:\n  - override /model: lama3\n")
+    lines = mistakes("experiment=mine", "seed=abc", config_dir=tmp_path)
+    assert [line.partition(":")[0] for line in lines] == ["experiment=mine", "seed"]
+
+
+def test_files_that_can_never_be_chosen_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "model/tiny.yaml", "name: x\n")
+    (line,) = mistakes(config_dir=tmp_path)
+    assert "model/tiny.yaml" in line and "rename it" in line
+
+
+def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
+    assert mistakes(config_dir=tmp_path / "nope")[0].startswith("--config-dir: there is no folder")
+    write(tmp_path, "mine.yaml", "defaults:\n  - config\n")
+    with pytest.raises(ConfigError, match=r"there is no mien.yaml; did you mean mine\?"):
+        compose([], tmp_path, "mien")
+
+
+def test_an_own_root_file_can_build_on_the_shipped_one(tmp_path: Path) -> None:
+    write(tmp_path, "mine.yaml", "defaults:\n  - config\n  - _self_\nseed: 9\n")
+    assert instantiate(compose([], tmp_path, "mine")).seed == 9
+
+
+def test_run_yaml_repeats_the_run(tmp_path: Path) -> None:
+    """run.yaml is a root file without choices: every key stands in it, and keys can still be set."""
+    first = compose(["experiment=smoke", "peft=lora", "callbacks=[early_stopping]", "tags=[a,b]"])
+    write(tmp_path, "run.yaml", run_yaml(first))
+    again = compose(["seed=5"], tmp_path, "run")
+    assert OmegaConf.to_container(again) == OmegaConf.to_container(first) | {"seed": 5}
+    check(again)
+    with pytest.raises(ConfigError, match=r"run.yaml chooses no options"):
+        compose(["model=gpt2"], tmp_path, "run")
+
+
+def test_the_workflow_gets_the_text_that_repeats_it() -> None:
+    workflow = instantiate(compose(["experiment=smoke", "seed=3"]))
+    assert workflow.config is not None and "\nseed: 3\n" in workflow.config
+
+
+def test_secrets_are_hidden_by_name_and_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_HUB_TOKEN", "hf_0123456789abcdef")
+    cfg = compose(["trainer.hub_token=hf_zzz", "project=hf_0123456789abcdef", "tags=[x-hf_0123456789abcdef]"])
+    text = run_yaml(cfg)
+    assert "hf_" not in text
+    assert "project: '***'" in text and "- x-***" in text and "hub_token: '***'" in text
+    assert "max_tokens: 2048" in text
+
+
+def test_error_messages_do_not_repeat_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "sk-0123456789abcdef")
+    lines = mistakes("seed=sk-0123456789abcdef", "trainer.hub_token=[hf_zzz]", "hub_token=hf_zzz")
+    assert not any("sk-0" in line or "hf_zzz" in line for line in lines)
+
+
+def test_a_configuration_that_contains_itself_is_refused() -> None:
+    cfg = compose(["data=jsonl", "data.path=x"])
+    cfg.data.columns = {"again": "${data}"}
+    with pytest.raises(ConfigError, match=r"contains itself|cannot be resolved"):
+        check(cfg)
+
+
+def test_a_root_without_target_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"its root must have _target_: rmx.workflow.Workflow"):
+        check(OmegaConf.create({"seed": 1}))
+
+
+def test_callbacks_are_chosen_as_a_list_and_kept_by_name() -> None:
+    callbacks = instantiate(compose(["callbacks=[early_stopping]"])).callbacks
+    assert callbacks is not None and list(callbacks) == ["early_stopping"]
+    assert type(callbacks["early_stopping"]).__name__ == "EarlyStoppingCallback"
