@@ -150,7 +150,7 @@ def test_pruning_on_a_loss_looks_for_small_values(tmp_path: Path) -> None:
     assert poor.steps[1] == pytest.approx(1 - 0.5025)
 
 
-@pytest.mark.parametrize("pruner", ["halving", "hyperband"])
+@pytest.mark.parametrize("pruner", ["halving", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_halving_and_hyperband_stop_some_and_keep_the_best(tmp_path: Path, pruner: str) -> None:
     space = choices(x="0.4,0.3,0.01,0.02,0.03,0.04,0.05,0.06")
     result = run_fake(tmp_path, space, "steps=27", "seconds=0.03", n_jobs=1, pruner=pruner)
@@ -161,6 +161,7 @@ def test_halving_and_hyperband_stop_some_and_keep_the_best(tmp_path: Path, prune
     assert result.winner.params["x"] == "0.4"
 
 
+@pytest.mark.slow
 def test_a_pruned_job_that_does_not_stop_is_terminated(tmp_path: Path) -> None:
     space = choices(x="0.3,0.4,0.1", mode="unprunable")
     result = run_fake(
@@ -175,7 +176,9 @@ def test_a_pruned_job_that_does_not_stop_is_terminated(tmp_path: Path) -> None:
 # --- Search and several objectives ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "qmc"])
+@pytest.mark.parametrize(
+    "sampler", ["random", "tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gp", "qmc"))]
+)
 def test_search_continues_without_repeating_itself(tmp_path: Path, sampler: str) -> None:
     space = SearchSpace((Dimension("x", low=1e-3, high=0.4, log=True),))
     common = {"sampler": sampler, "startup_trials": 3, "n_jobs": 2}
@@ -194,7 +197,7 @@ def test_search_of_a_small_space_stops_when_it_is_used_up(tmp_path: Path) -> Non
 
 
 def test_several_objectives_give_a_pareto_front(tmp_path: Path) -> None:
-    """Accuracy 0.5 + x and speed 1000 (1 - x) pull apart; x = 0.1 with 2 steps equals that with 1 in both."""
+    """Accuracy 0.5 + x and speed 1000 (1 - x) pull apart: no trial beats another in both."""
     result = run_fake(
         tmp_path, choices(x="0.1,0.2,0.4"), objectives=["eval/accuracy", "train/tokens_per_second"], n_trials=3,
         sampler="grid",
