@@ -12,11 +12,12 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
+from rmx.data.files import find_files, is_local, is_saved_dataset
 from rmx.data.filters import compile_where
 from rmx.data.formats import FORMATS, Format, detect, renamed
 from rmx.data.messages import retagged
 from rmx.data.ranked import gather
-from rmx.data.readers import BLANK, find_files, is_local, is_saved_dataset, read_rows
+from rmx.data.readers import BLANK, read_rows
 from rmx.data.rows import Draft, RowOptions
 from rmx.errors import DataError
 from rmx.records import Comparison

@@ -8,105 +8,24 @@ of a block of many, and do not say which one it was.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from rmx.data.accounting import RowFault
+from rmx.data.files import kind_of, open_bytes
 from rmx.errors import DataError
 
-__all__ = [
-    "BLANK",
-    "SUFFIXES",
-    "RawRow",
-    "find_files",
-    "is_local",
-    "is_saved_dataset",
-    "kind_of",
-    "open_bytes",
-    "read_rows",
-]
+__all__ = ["BLANK", "DAMAGE", "RawRow", "read_rows"]
 
 RawRow = tuple[int, dict[str, Any] | None, RowFault | None]  # line (1-based), row, fault
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
-_PACKED = (".gz", ".zst")
 BLANK = RowFault("blank line")  # yielded for lines of white space, which are counted, not rejected
 _BOM = b"\xef\xbb\xbf"
-
-
-def kind_of(path: Path) -> str:
-    """The suffix that decides the reader, without the packing.
-
-    >>> kind_of(Path("a/train.jsonl.gz"))
-    '.jsonl'
-    """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _PACKED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def is_local(path: str) -> bool:
-    """Whether a path means files here, not a dataset id of the hub such as `org/name`.
-
-    >>> is_local("./pairs.jsonl"), is_local("Anthropic/hh-rlhf")
-    (True, False)
-    """
-    if Path(path).expanduser().exists() or kind_of(Path(path)) in SUFFIXES or any(sign in path for sign in "*?["):
-        return True
-    return path.startswith(("/", ".", "~")) or path.count("/") != 1
-
-
-def is_saved_dataset(path: str) -> bool:
-    """Whether a path is a folder written by `datasets.save_to_disk`."""
-    folder = Path(path).expanduser()
-    return (folder / "dataset_dict.json").is_file() or (
-        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
-    )
-
-
-def find_files(path: str, key: str = "data.path") -> list[Path]:
-    """The data files behind a path: a file, a glob, or a folder (its files, not its subfolders'), in name order.
-
-    Raises:
-        DataError: nothing there, or a kind of file that is not read.
-    """
-    given = Path(path).expanduser()
-    if given.is_dir():
-        files = sorted(p for p in given.iterdir() if p.is_file() and kind_of(p) in SUFFIXES)
-        if not files:
-            raise DataError(f"{key}: the folder {path} holds no {' '.join(SUFFIXES)} file (.gz and .zst are read too)")
-        return files
-    if given.is_file():
-        if kind_of(given) not in SUFFIXES:
-            raise DataError(
-                f"{key}: {path} is no {' '.join(SUFFIXES)} file (.gz and .zst are read too); rename or convert it"
-            )
-        return [given]
-    if any(sign in path for sign in "*?["):
-        anchor = Path(given.anchor) if given.is_absolute() else Path()
-        pattern = str(given.relative_to(given.anchor)) if given.is_absolute() else str(given)
-        files = sorted(p for p in anchor.glob(pattern) if p.is_file() and kind_of(p) in SUFFIXES)
-        if files:
-            return files
-        raise DataError(f"{key}: no data file matches {path}")
-    raise DataError(f"{key}: {path} does not exist (looked in {Path.cwd()})")
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file, unpacked, as bytes."""
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        return io.BufferedReader(gzip.open(path, "rb"), 1 << 20)
-    if suffix == ".zst":
-        import zstandard
-
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True), 1 << 20)
-    return path.open("rb", buffering=1 << 20)
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)  # what reading a broken packed file raises
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
@@ -128,31 +47,53 @@ def read_rows(path: Path) -> Iterator[RawRow]:
 
 
 def _read_json(path: Path, whole: bool) -> Iterator[RawRow]:
-    """JSON lines, or one JSON document that is a list of rows; which of them, the first line decides."""
-    with open_bytes(path) as file:
-        first = b""
-        try:
-            head = file.peek(4096)[:4096].removeprefix(_BOM).lstrip()  # type: ignore[attr-defined]
-            first = head[:1]
-        except (EOFError, zlib.error, OSError) as error:
-            yield 1, None, RowFault("unreadable file part", str(type(error).__name__))
-            return
-        if first == b"[" or (whole and first == b"{" and not _line_is_json(head)):
-            rows = _document_rows(file.read(), strict=whole)
+    """JSON lines, or one JSON document that is a list of rows; which of them, the beginning decides."""
+    try:
+        with open_bytes(path) as file:
+            document = _looks_like_a_document(file, whole)
+        if document:
+            with open_bytes(path) as file:
+                rows = _document_rows(file.read(), strict=whole)
             if rows is not None:
                 yield from rows
                 return
-            file.seek(0)
+    except DAMAGE:
+        pass  # the line reader names the place
+    with open_bytes(path) as file:
         yield from _json_lines(file)
 
 
-def _line_is_json(head: bytes) -> bool:
-    line, end, _ = head.partition(b"\n")
+def _looks_like_a_document(file: IO[bytes], whole: bool) -> bool:
+    """Whether a file is one JSON list or, named .json, an object over several lines or with a list of rows."""
+    line = file.readline().removeprefix(_BOM).strip()
+    while not line:
+        raw = file.readline()
+        if not raw:
+            return False
+        line = raw.strip()
+    if line.startswith(b"["):
+        return True
+    if not whole or not line.startswith(b"{"):
+        return False
     try:
-        json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
-        return len(head) >= 4096 and not end  # a long first line: most likely one row per line
-    return True
+        return not any(map(_is_row, islice(file, 20)))
+    return isinstance(value, dict) and _rows_inside(value) is not None and not file.read(1 << 16).strip()
+
+
+def _is_row(line: bytes) -> bool:
+    """Whether a line holds a JSON object by itself."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _rows_inside(value: dict[str, Any]) -> list[Any] | None:
+    """The one list of objects in an object that is no row itself."""
+    lists = [rows for rows in value.values() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    return lists[0] if len(lists) == 1 and "chosen" not in value and "rejected" not in value else None
 
 
 def _json_lines(file: IO[bytes]) -> Iterator[RawRow]:
@@ -182,7 +123,7 @@ def _json_lines(file: IO[bytes]) -> Iterator[RawRow]:
                 yield number, None, RowFault("lone surrogate")
             else:
                 yield number, value, None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGE as error:
         yield number + 1, None, RowFault("unreadable file part", f"{type(error).__name__} while unpacking")
 
 
@@ -200,8 +141,7 @@ def _document_rows(data: bytes, strict: bool) -> Iterator[RawRow] | None:
             return None
         return _broken_document(data)
     if isinstance(value, dict):
-        lists = [rows for rows in value.values() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-        value = lists[0] if len(lists) == 1 and "chosen" not in value else [value]
+        value = _rows_inside(value) or [value]
         return _numbered(value, [1] * len(value))
     return _numbered(value, _element_lines(text, len(value)))
 

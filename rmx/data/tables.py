@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.data.accounting import RowFault
-from rmx.data.readers import BLANK, RawRow, open_bytes
+from rmx.data.files import open_bytes
+from rmx.data.readers import BLANK, DAMAGE, RawRow
 from rmx.data.rows import Cell
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def read_table(path: Path, kind: str) -> Iterator[RawRow]:
             for row in batch.to_pylist():
                 number += 1
                 yield number, row, None
-    except (pa.ArrowInvalid, UnicodeDecodeError, EOFError) as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError, *DAMAGE) as error:
         yield number + 1, None, RowFault("unreadable file part", f"{type(error).__name__}; not a whole {kind} file")
 
 
@@ -43,7 +44,10 @@ def _batches(path: Path, kind: str) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     packed = path.suffix.lower() != kind
-    source: Any = pa.BufferReader(open_bytes(path).read()) if packed else str(path)
+    source: Any = str(path)
+    if packed:
+        with open_bytes(path) as file:
+            source = pa.BufferReader(file.read())
     if kind == ".parquet":
         with pq.ParquetFile(source, memory_map=not packed) as file:
             yield from file.iter_batches(batch_size=_ROWS_PER_CHUNK)
