@@ -1,4 +1,4 @@
-"""What the fault tests share: base models, an undisturbed run to compare with, and the table that `make drills` ends with."""
+"""What the fault tests share: base models, undisturbed runs to compare with, and the table that ends `make drills`."""
 
 from __future__ import annotations
 

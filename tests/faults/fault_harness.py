@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def start(work: Callable[[], Any], log: Path) -> Child:
     except RmxError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = error.exit_code
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # the child ends here, and says so
         traceback.print_exc()
     finally:
         os._exit(code)
@@ -175,7 +175,7 @@ def die() -> None:
 
 
 def at(where: str, step: int, act: Callable[[], None]) -> None:
-    """In a child: call `act` once, at a place of a step (1, 2, ...): begin, backward, end, saving, evaluating, loading."""
+    """In a child: call `act` once in a step (1, 2, ...): at begin, backward, end, saving, evaluating, loading."""
     state = {"done": False}
 
     def once(current: int) -> None:
@@ -216,15 +216,15 @@ def at(where: str, step: int, act: Callable[[], None]) -> None:
 
 
 def crash_at_event(number: int, folder: Path, *, count: Path | None = None) -> None:
-    """In a child: die at the given file-system event under `folder`; with `count`, only write down how many there are."""
+    """In a child: die at the given file-system event under `folder`; with `count`, only write them all down."""
     prefix, seen = str(folder), [0]
     events = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in events and arguments and str(arguments[0]).startswith(prefix):
-            if event == "open" and arguments[1] in (None, "r", "rb") and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
-                if not os.path.isdir(arguments[0]):  # opening a folder is how it is synced
-                    return
+            reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if reads and not os.path.isdir(arguments[0]):  # opening a folder is how it is synced
+                return
             seen[0] += 1
             if count is not None:
                 with contextlib.suppress(OSError):
@@ -277,18 +277,12 @@ def assert_same(ended: Path, reference: dict[str, Any]) -> None:
     assert not differing, {key: (found[key], reference[key]) for key in differing if key != "artefact_weights"}
 
 
-@contextlib.contextmanager
-def watched_stage(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether a checkpoint is being written now."""
-    checkpoints = folder / "checkpoints"
-
-    def staging() -> bool:
-        try:
-            return any(entry.name.startswith(".stage-") for entry in os.scandir(checkpoints))
-        except FileNotFoundError:
-            return False
-
-    yield staging
+def staging(folder: Path) -> bool:
+    """Whether a checkpoint of this run is being written now."""
+    try:
+        return any(name.startswith(".stage-") for name in os.listdir(folder / "checkpoints"))
+    except FileNotFoundError:
+        return False
 
 
 def kill_when(child: Child, ready: Callable[[], bool], *, timeout: float = 60.0) -> bool:
