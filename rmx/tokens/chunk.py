@@ -32,6 +32,7 @@ class _Row:
 
     comparison: Comparison
     ids: list[np.ndarray]
+    spelled: bool  # its content spells a control token
     lost: int = 0  # tokens
     truncated: bool = False
 
@@ -103,9 +104,10 @@ class ChunkEncoder:
                 rows.append(None)
                 continue
             encoded = next(ids)
-            if self._tokens.spelled((prompt, comparison.responses, comparison.tools)):
+            spelled = self._tokens.spelled((prompt, comparison.responses, comparison.tools))
+            if spelled:
                 encoded = self._spelled(comparison, prompt, row)
-            rows.append(_Row(comparison, encoded))
+            rows.append(_Row(comparison, encoded, spelled))
         return rows
 
     def _render(
@@ -233,5 +235,5 @@ class ChunkEncoder:
         add("tools_ignored", bool(comparison.tools) and not self.template.prints_tools)
         suffixes = encoded.suffix_ids
         add("identical_pairs", sum(np.array_equal(suffixes[p.winner], suffixes[p.loser]) for p in comparison.pairs))
-        add("literal_rows", self._tokens.spelled((comparison.prompt, comparison.responses, comparison.tools)))
+        add("literal_rows", row.spelled)
         return encoded

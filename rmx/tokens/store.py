@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, overload
 
@@ -126,7 +125,7 @@ class Writer:
             letters = row.id.encode("utf-8", "surrogatepass")
             columns["ids"] += parts
             columns["parts"] += map(len, parts)
-            columns["pairs"] += map(astuple, row.pairs)
+            columns["pairs"] += [(p.winner, p.loser, p.margin, p.target, p.weight, p.tie) for p in row.pairs]
             columns["names"].append(np.frombuffer(letters, dtype=np.uint8))
             columns["truth"] += row.truth if row.truth is not None else [np.nan] * len(row.suffix_ids)
             source = self._sources.setdefault(row.source, len(self._sources))
