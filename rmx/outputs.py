@@ -22,7 +22,7 @@ from typing import Any
 from rmx.errors import OutputError
 from rmx.redact import redact_command
 
-__all__ = ["environment", "open_folder", "write_json", "write_lines", "write_results"]
+__all__ = ["environment", "flat_results", "open_folder", "shared_folder", "write_json", "write_lines", "write_results"]
 
 SHOWN_VERSIONS = (
     "rmx", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "hydra-core", "omegaconf", "wandb",
@@ -54,6 +54,19 @@ def open_folder(asked: str | None, model: str, data: str, *, root: Path = Path("
             "choose another folder with output_dir=<folder>, or free space"
         ) from error
     return folder
+
+
+def shared_folder(asked: str | None, model: str, data: str, rank: int, ranks: int) -> Path:
+    """Return the same folder on all ranks: their clocks differ, so the first one names it."""
+    if ranks == 1:
+        return open_folder(asked, model, data)
+    import torch.distributed as dist
+    from accelerate import PartialState
+
+    PartialState()  # starts torch.distributed
+    named = [str(open_folder(asked, model, data)) if rank == 0 else None]
+    dist.broadcast_object_list(named)
+    return Path(str(named[0]))
 
 
 def _claim(parent: Path) -> Path:
@@ -119,6 +132,21 @@ def write_results(folder: Path, phase: str, metrics: Mapping[str, float]) -> Non
     merged_path = folder / "all_results.json"
     merged = json.loads(merged_path.read_text(encoding="utf-8")) if merged_path.exists() else {}
     write_json(merged_path, dict(sorted({**merged, **metrics}.items())))
+
+
+def flat_results(metrics: Mapping[str, Mapping[str, float]], phase: str, epoch: float | None) -> dict[str, float]:
+    """Name an evaluation's metrics as LLaMA-Factory does: `eval_loss`, `predict_accuracy`, `eval_<set>_runtime`, ...
+
+    >>> flat_results({"eval": {"loss": 0.5, "seconds": 2.0, "pairs_per_second": 8.0}}, "predict", None)
+    {'predict_loss': 0.5, 'predict_pairs_per_second': 8.0, 'predict_runtime': 2.0, 'predict_samples_per_second': 8.0}
+    """
+    flat: dict[str, float] = {}
+    for name, values in metrics.items():
+        prefix = name.replace("eval", phase, 1)
+        flat |= {f"{prefix}_{key}": value for key, value in values.items() if key != "seconds"}
+        flat[f"{prefix}_runtime"] = values["seconds"]
+        flat[f"{prefix}_samples_per_second"] = values["pairs_per_second"]
+    return flat if epoch is None else {**flat, "epoch": epoch}
 
 
 def environment() -> dict[str, Any]:

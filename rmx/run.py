@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from rmx.data import Audit, SyntheticData, audit
 from rmx.errors import DataError, RmxError
 from rmx.evaluation import Evaluations, evaluate_pairs
-from rmx.outputs import environment, open_folder, write_json, write_lines, write_results
+from rmx.models import tokenizer_of
+from rmx.outputs import environment, flat_results, shared_folder, write_json, write_lines, write_results
 from rmx.records import Comparison, EncodedComparison
 from rmx.scorer import Scorer
 from rmx.screen import Screen
 from rmx.signals import StopSignals
 from rmx.summary import describe_run
-from rmx.tokens import TruncationReport, encode
+from rmx.tokens import TruncationReport, cached_encode, show_tokens
 from rmx.trackers import Recorder, make_trackers
 
 if TYPE_CHECKING:
     import torch
-    from transformers import TrainingArguments
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
 
     from rmx.data import Splits
     from rmx.models import LoadedModel
@@ -50,7 +52,9 @@ class Run:
         self.started = time.perf_counter()
         self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.is_main = self.rank == 0
-        self.folder = self._open_folder()
+        self.folder = shared_folder(
+            workflow.output_dir, workflow.model.name, workflow.data.name or "data", self.rank, self.ranks
+        )
         self.closed = False
         self.signals = StopSignals()
         self.results: dict[str, Any] = {}
@@ -63,19 +67,6 @@ class Run:
             write_json(self.folder / "environment.json", environment())
             if workflow.config is not None:
                 write_lines(self.folder / "run.yaml", [workflow.config.rstrip("\n")])
-
-    def _open_folder(self) -> Path:
-        w = self.workflow
-        if self.ranks == 1:
-            return open_folder(w.output_dir, w.model.name, w.data.name or "data")
-        # The clock differs between ranks: the first one names the folder for all.
-        import torch.distributed as dist
-        from accelerate import PartialState
-
-        PartialState()
-        shared = [str(open_folder(w.output_dir, w.model.name, w.data.name or "data"))] if self.is_main else [None]
-        dist.broadcast_object_list(shared)
-        return Path(str(shared[0]))
 
     def __enter__(self) -> Run:
         self.signals.__enter__()
@@ -135,9 +126,15 @@ class Run:
         return loaded
 
     @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer; where no phase needs the model, its weights are not read."""
+        needs_model = "loaded" in self.__dict__ or set(self.workflow.phases) - {"audit", "inspect"}
+        return self.loaded.tokenizer if needs_model else tokenizer_of(self.workflow.model)
+
+    @cached_property
     def template(self) -> BoundTemplate:
         """The template, bound to the tokenizer."""
-        bound = self.workflow.template.bind(self.loaded.tokenizer)
+        bound = self.workflow.template.bind(self.tokenizer)
         for check in bound.checks:
             if not check.ok and check.name != "tools":  # rows with tools are counted when they are encoded
                 log.warning("template: %s: %s", check.name, check.detail)
@@ -161,33 +158,36 @@ class Run:
     @cached_property
     def max_tokens(self) -> int:
         """The longest sequence: `data.max_tokens`, or what the model has positions for."""
-        asked, limit = self.workflow.data.max_tokens, self.loaded.max_positions
+        asked = self.workflow.data.max_tokens
+        limit = self.loaded.max_positions if "loaded" in self.__dict__ else None
         if limit is not None and asked > limit:
             log.warning("data.max_tokens=%d: the model has positions for %d tokens, which is used", asked, limit)
             return limit
         return asked
 
     @cached_property
-    def train_rows(self) -> list[EncodedComparison]:
+    def train_rows(self) -> Sequence[EncodedComparison]:
         """The training set as token ids."""
         if not self.splits.train:
             raise DataError("phases: train: there are no training rows; look at data.path and validation_fraction")
         return self._encode("train", self.splits.train)
 
     @cached_property
-    def eval_rows(self) -> dict[str, list[EncodedComparison]]:
+    def eval_rows(self) -> dict[str, Sequence[EncodedComparison]]:
         """The evaluation sets as token ids."""
         return {name: self._encode(name, rows) for name, rows in self.splits.evals.items()}
 
-    def _encode(self, name: str, comparisons: list[Comparison]) -> list[EncodedComparison]:
-        rows, report = encode(
+    def _encode(self, name: str, comparisons: list[Comparison]) -> Sequence[EncodedComparison]:
+        """Token ids of one set; the same set under the same template and limits is read from the cache."""
+        data = self.workflow.data
+        rows, self.reports[name] = cached_encode(
             comparisons,
-            self.loaded.tokenizer,
+            self.tokenizer,
             self.template,
             max_tokens=self.max_tokens,
-            truncation=self.workflow.data.truncation,
+            truncation=data.truncation,
+            on_bad_row="error" if isinstance(data, SyntheticData) else data.on_bad_row,
         )
-        self.reports[name] = report
         return rows
 
     @cached_property
@@ -212,10 +212,9 @@ class Run:
 
     def show_header(self) -> None:
         """Say what is about to run; this is where data and model are read."""
-        if not self.is_main:
-            return
-        wants_model = set(self.workflow.phases) - {"audit"}
-        self.screen.header(*describe_run(self, with_model=bool(wants_model)))
+        if self.is_main:
+            needs_model = set(self.workflow.phases) - {"audit", "inspect"}
+            self.screen.header(*describe_run(self, with_model=bool(needs_model)))
 
     def finish(self) -> dict[str, Any]:
         """Draw plots and the report, write the model card, push, and show the final table."""
@@ -229,30 +228,33 @@ class Run:
 
     def audit(self) -> dict[str, Any]:
         """See `Workflow.audit`."""
-        return self.audited
+        self.screen.text(self.audited.summary())
+        self.audited.require_no_leak()
+        return self.audited.as_dict()
 
     @cached_property
-    def audited(self) -> dict[str, Any]:
-        """The audit of the data, written to audit.json and shown on the screen."""
-        encoded = {"train": self.train_rows, **self.eval_rows} if "loaded" in self.__dict__ else None
-        found = audit(self.splits, encoded, reports=self.reports)
+    def audited(self) -> Audit:
+        """The audit of the data, written to audit.json."""
+        rows = ({"train": self.train_rows} if self.splits.train else {}) | self.eval_rows
+        found = audit(self.splits, rows, reports=self.reports)
         if self.is_main:
             write_json(self.folder / "audit.json", found.as_dict())
-        self.screen.text(found.summary())
-        found.require_no_leak()
-        return found.as_dict()
+        return found
 
     def inspect(self) -> None:
         """See `Workflow.inspect`."""
         rows = self.splits.train or next(iter(self.splits.evals.values()))
         for comparison in rows[:3]:
-            self.screen.text(show_tokens(comparison, self.loaded.tokenizer, self.template, max_tokens=self.max_tokens))
+            self.screen.text(show_tokens(comparison, self.tokenizer, self.template, max_tokens=self.max_tokens))
 
     def train(self) -> dict[str, float]:
         """See `Workflow.train`."""
         from rmx.training import train
 
         self.signals.check()
+        for finding in self.audited.findings:
+            log.log(logging.INFO if finding.level == "note" else logging.WARNING, "audit: %s", finding.text)
+        self.audited.require_no_leak()
         metrics = train(self)
         self.trained = True
         self.__dict__.pop("evaluations", None)  # the model has changed
@@ -265,14 +267,14 @@ class Run:
         if not self.eval_rows:
             raise DataError(
                 "phases: eval and predict need an evaluation set; set data.validation_fraction above 0, "
-                "or name one: +data.eval_sets.test=<path>"
+                "or name one: data.eval_sets={test: <path>}"
             )
         return evaluate_pairs(self.scorer, self.eval_rows, self.workflow.loss)
 
     def evaluate(self) -> dict[str, float]:
         """See `Workflow.evaluate`."""
         self.signals.check()
-        metrics = self._results("eval")
+        metrics = flat_results(self.evaluations.metrics, "eval", self.epoch)
         for name, values in self.evaluations.metrics.items():
             self.recorder.log(self.step, self.epoch, name, values)
         self.record("eval", metrics)
@@ -288,20 +290,8 @@ class Run:
             if self.is_main:
                 write_lines(path, (json.dumps(row, allow_nan=False, ensure_ascii=False) for row in evaluation.rows()))
             paths.append(path)
-        self.record("predict", self._results("predict"))
+        self.record("predict", flat_results(self.evaluations.metrics, "predict", self.epoch))
         return paths[0]
-
-    def _results(self, phase: str) -> dict[str, float]:
-        """The evaluation's metrics under LLaMA-Factory's key names (`eval_loss`, `predict_accuracy`, ...) and ours."""
-        flat: dict[str, float] = {}
-        for name, values in self.evaluations.metrics.items():
-            prefix = name.replace("eval", phase, 1)
-            flat |= {f"{prefix}_{key}": value for key, value in values.items() if key != "seconds"}
-            flat[f"{prefix}_runtime"] = values["seconds"]
-            flat[f"{prefix}_samples_per_second"] = values["pairs_per_second"]
-        if self.epoch is not None:
-            flat["epoch"] = self.epoch
-        return flat
 
     def record(self, phase: str, metrics: Mapping[str, float]) -> None:
         """Keep a phase's metrics for the final table and write its result files."""

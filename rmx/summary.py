@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rmx.tokens import show_sample
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -51,6 +53,7 @@ def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Te
         rows["encoding"] = f"{run.scorer.engine.encoding}: {run.scorer.engine.reason}"
         if "train" in w.phases:
             rows["training"] = _training(run)
+        sample = show_sample(run.template)
     rows["output"] = run.folder
     return title, rows, sample
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rmx.models.export import export_merged, export_value_head
     from rmx.models.head import Head, backbone_of, head_of, unwrap
     from rmx.models.hub import push
+    from rmx.models.tokenizer import tokenizer_of
     from rmx.models.verify import Verification, verify_artefact
 
 _LATER = {
@@ -33,6 +34,7 @@ _LATER = {
     "push": "hub",
     "read_artefact": "artefact",
     "save_artefact": "artefact",
+    "tokenizer_of": "tokenizer",
     "unwrap": "head",
     "verify_artefact": "verify",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "save_artefact",
     "tiny_config",
     "tiny_tokenizer",
+    "tokenizer_of",
     "unwrap",
     "verify_artefact",
 ]

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rmx.errors import ModelError
-from rmx.models.resolve import trust_remote_code
+from rmx.models.resolve import resolve, trust_remote_code
+from rmx.models.spec import RewardModelSource
+from rmx.models.tiny import tiny_tokenizer
 
-__all__ = ["Padding", "check_vocabulary", "choose_padding", "load_tokenizer"]
+__all__ = ["Padding", "check_vocabulary", "choose_padding", "load_tokenizer", "tokenizer_of"]
 
 NEW_PAD = "<|pad|>"
 # Tokens that model families ship for padding or for later use, in order of preference. None occurs in text:
@@ -39,6 +41,25 @@ class Padding(NamedTuple):
     id: int
     added: bool
     why: str | None  # a sentence for the log; None where the tokenizer's own was right
+
+
+def tokenizer_of(source: RewardModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer that `source.load` would return, without any weights.
+
+    Raises:
+        ModelError: It cannot be found, reached or built.
+    """
+    if source.embedded:
+        return tiny_tokenizer()
+    key, path = (
+        ("model.path", source.path)
+        if source.tokenizer_path is None
+        else ("model.tokenizer_path", source.tokenizer_path)
+    )
+    place = resolve(str(path), source.revision if key == "model.path" else None, key, weights=False)
+    tokenizer = load_tokenizer(place.folder, key)
+    choose_padding(tokenizer)
+    return tokenizer
 
 
 def load_tokenizer(folder: Path, key: str = "model.path") -> PreTrainedTokenizerBase:
