@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rmx.plots import RunRecord, eval_sets, inline_svg, read_run, run_figures
+from rmx.report.audit import audit_facts
 from rmx.report.facts import SetFacts, curve_words, flat, read_object, set_facts
 from rmx.report.render import duration, interval, number, percent, write_page
 
@@ -97,7 +98,7 @@ def run_facts(record: RunRecord, texts: Mapping[str, Mapping[str, str]] | None) 
         "title": f"{folder.parent.name} / {folder.name}",
         "sections": sections,
         "curves": curves,
-        "audit": flat(read_object(folder / "audit.json") or {}),
+        "audit": audit_facts(audit) if (audit := read_object(folder / "audit.json")) else None,
         "results": sorted(flat(results)),
         "environment": flat({key: item for key, item in environment.items() if key != "command"}),
         "command": environment.get("command"),

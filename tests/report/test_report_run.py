@@ -168,6 +168,37 @@ def test_audit_only_and_broken_side_files(tmp_path: Path) -> None:
     assert "Data audit" in page.text and "kept 9" in page.text
 
 
+def test_audit_of_real_data_is_shown(tmp_path: Path) -> None:
+    """What rmx.data's own audit writes: counts, sets and lengths stand in tables, findings as a list."""
+    from rmx.data import SyntheticData
+    from rmx.data.audit import audit
+
+    found = audit(SyntheticData(size=120).read())
+    content = found.as_dict()
+    content["findings"] = [{"level": "warning", "text": f"beware {EVIL}"}]
+    content["truncation"] = {
+        "train": {"read": 90, "kept": 88, "truncated": 7, "dropped": 2, "max_tokens": 64, "longest": 99}
+    }
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    page = Page(write_run_report(tmp_path))
+    account = content["rows"]["sources"]["synthetic"]
+    assert f"synthetic {account['read']} {account['kept']} 0 0 0 {account['train']} nothing left out" in page.text
+    rule = 100 * content["characters"]["sets"]["train"]["length_only_accuracy"]
+    assert f"{rule:.1f} % (" in page.text
+    assert "train 90 88 7 2 64 99" in page.text
+    assert f"warning beware {EVIL}" in page.text
+    assert page.tags.count("svg") == 2  # response lengths of train and eval
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"findings": "x", "sets": [1], "rows": None, "tokens": {"sets": {"a": {"histogram": {"edges": [0]}}}}}],
+)
+def test_audit_of_another_shape_costs_no_page(tmp_path: Path, content: dict[str, object]) -> None:
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    assert Page(write_run_report(tmp_path)).tags.count("h1") == 1
+
+
 @pytest.mark.parametrize(
     "rewards",
     [[(0.0, 0.0)] * 4, [(1.0, 0.0)], [(1.0, 0.0)] * 30, [(-800.0, 800.0)] * 3],
