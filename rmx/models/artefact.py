@@ -202,6 +202,7 @@ def _contract(loaded: LoadedModel, template: BoundTemplate, contract: Mapping[st
         "model": {
             "architecture": type(inner).__name__,
             "dtype": loaded.dtype,
+            "parameters": loaded.parameters,
             "base": loaded.base_path,
             "revision": loaded.revision,
             "adapter": loaded.adapter.kind if loaded.adapter else None,

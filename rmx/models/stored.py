@@ -75,11 +75,13 @@ def open_adapter(base: Base, place: Resolved, trainable: bool) -> Any:
 
 def merge_foreign(base: Base, place: Resolved, wish: Wish) -> None:
     """Merge a language-model adapter into the base; take its head where LLaMA-Factory left one beside it."""
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     try:
         with quiet():
-            wrapped = PeftModel.from_pretrained(base.model, str(place.folder))
+            settings = PeftConfig.from_pretrained(str(place.folder))
+            settings.task_type = None  # the wrapper for language models wants a model that generates
+            wrapped = PeftModel.from_pretrained(base.model, str(place.folder), config=settings)
         base.model = wrapped.merge_and_unload()
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, AttributeError) as error:
         detail = (str(error).strip().splitlines() or [""])[0][:300]

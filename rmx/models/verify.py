@@ -18,6 +18,8 @@ from rmx.models.quiet import quiet
 
 __all__ = ["Verification", "verify_artefact"]
 
+FLOAT32_PARAMETERS = 2 * 10**9  # 8 GB; a larger model is proved in the precision it is stored in
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -46,8 +48,9 @@ def verify_artefact(
     Args:
         token_ids: Rendered and tokenised conversations, each ending at its scored token.
         expected: Their rewards from the model in memory.
-        tolerance: Allowed |difference| / max(1, |reward|); None is 1e-4 for float32, and 0.05 where weights or
-            computation are in half precision (plain loading then rounds the head as well).
+        tolerance: Allowed |difference| / max(1, |reward|). None is 1e-4 where weights and computation are float32;
+            0.05 where either was in half precision; 0.25 where the fresh model is in half precision too, for plain
+            loading then rounds the head and the adapter as well. (It is loaded in float32 up to 2e9 parameters.)
 
     Raises:
         ArtefactError: A reward differs by more, or the head on disk is not the one that was trained.
@@ -56,11 +59,13 @@ def verify_artefact(
     folder = Path(folder)
     if not token_ids or len(token_ids) != len(expected):
         raise ValueError(f"{len(token_ids)} rows and {len(expected)} rewards: give at least one row, one reward each")
-    model: Any = _load_plain(folder)
-    model.to(device or "cpu")
     contract = read_json(folder / CONTRACT) if (folder / CONTRACT).exists() else {}
-    half = model.dtype != torch.float32 or contract.get("precision") not in (None, "fp32")
-    tolerance = (0.05 if half else 1e-4) if tolerance is None else tolerance
+    model: Any = _load_plain(folder, contract)
+    model.to(device or "cpu")
+    stored_half = contract.get("model", {}).get("dtype", str(model.dtype)) not in ("float32", "torch.float32")
+    if tolerance is None:
+        half = stored_half or contract.get("precision") not in (None, "fp32")
+        tolerance = 0.25 if model.dtype != torch.float32 else 0.05 if half else 1e-4
     _check_head(folder, model, contract)
     # An adapter's base knows no padding; TRL and others hand it over from the tokenizer, as here.
     pad = contract.get("tokenization", {}).get("padding_token_id", model.config.get_text_config().pad_token_id)
@@ -84,11 +89,12 @@ def verify_artefact(
     )
 
 
-def _load_plain(folder: Path) -> PreTrainedModel:
+def _load_plain(folder: Path, contract: dict[str, Any]) -> PreTrainedModel:
+    large = contract.get("model", {}).get("parameters", 0) > FLOAT32_PARAMETERS
     try:
         with quiet():
             model: Any = AutoModelForSequenceClassification.from_pretrained(
-                folder, num_labels=1, trust_remote_code=False
+                folder, num_labels=1, trust_remote_code=False, dtype="auto" if large else torch.float32
             )
     except (OSError, ValueError, RuntimeError, KeyError, ModelError) as error:
         raise ArtefactError(f"{folder} does not load with AutoModelForSequenceClassification: {error}") from None

@@ -41,7 +41,9 @@ def test_push_makes_one_private_commit_of_the_artefact_alone(hub: FakeHub, tmp_p
     (folder / "optimizer.pt").write_bytes(b"state")
     url = push(folder, "me/rm", token="hf_test", message="First")
     assert url.endswith(f"/me/rm/commit/{COMMIT}")
-    assert hub.repos[0].get("visibility", hub.repos[0].get("private")) in ("private", True) and hub.tokens == {"Bearer hf_test"}
+    assert hub.repos[0].get("visibility", hub.repos[0].get("private")) in ("private", True) and hub.tokens == {
+        "Bearer hf_test"
+    }
     assert [commit["summary"] for commit in hub.commits] == ["First"]
     assert set(hub.files) == {path.name for path in folder.iterdir()} - {"training_args.bin", "optimizer.pt"}
     assert hub.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
