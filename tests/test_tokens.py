@@ -341,6 +341,30 @@ def test_rows_that_the_template_refuses_are_named_or_skipped() -> None:
     assert "refused by the template" in report.summary()
 
 
+def test_trajectories_and_many_responses_are_whole_texts_too() -> None:
+    """Responses of several messages (a tool call, its answer, the final word), three of them, one prompt."""
+    call = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "bread"}}}
+    responses = tuple(
+        (
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            turn("tool", "a food"),
+            turn("assistant", f"It is {answer}."),
+        )
+        for answer in ("a food", "a dog", "a planet")
+    )
+    pairs = (Pair(0, 1), Pair(0, 2), Pair(1, 2))
+    row = Comparison("t", "test", (turn("user", "What is bread?"),), responses, pairs)
+    tokenizer = family_tokenizer("qwen")
+    template = Template("qwen").bind(tokenizer)
+    (encoded,), report = encode([row], tokenizer, template, max_tokens=2048)
+    for k, response in enumerate(responses):
+        text = template.render([*row.prompt, *response])
+        assert full(encoded, k) == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(encoded.suffix_ids[k]).endswith(".<|im_end|>")
+    assert report.shared_tokens < report.tokens / 2
+    assert (report.read, report.kept, encoded.pairs) == (1, 1, pairs)
+
+
 def test_tools_go_to_the_template() -> None:
     tool = {"type": "function", "function": {"name": "look_up", "description": "", "parameters": {}}}
     row = comparison(["a"], "b", "c")

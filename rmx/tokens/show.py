@@ -96,7 +96,7 @@ def _part(
 ) -> None:
     shown.append(f"{label}\n", style="underline")
     texts = token_texts(ids, tokenizer)
-    between = "|" if sum(map(len, texts)) > 1.5 * len(texts) else ""
+    between = "|" if sum(len(text) == 1 for text in texts) < 0.7 * len(texts) else ""
     skip = range(_HEAD, len(texts) - _TAIL) if not whole and len(texts) > _HEAD + _TAIL else range(0)
     for i, (number, text) in enumerate(zip(ids, texts, strict=True)):
         if i in skip:
