@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.text import Text
 
 from rmx.records import Comparison
@@ -53,10 +54,13 @@ def show_tokens(
         style="dim",
     )
     control = _control(tokenizer)
-    _part(shown, "shared", row.prefix_ids, tokenizer, control, scored=False, whole=whole)
+    texts = token_texts(np.concatenate([row.prefix_ids, *row.suffix_ids]), tokenizer)
+    between = "|" if sum(len(text) > 1 for text in texts) > 0.3 * len(texts) else ""
+    _part(shown, "shared", row.prefix_ids, tokenizer, control, between=between, scored=False, whole=whole)
     for k, suffix in enumerate(row.suffix_ids):
         label = ("chosen", "rejected")[k] if len(wins) == 2 and wins == [1, 0] else f"response {k}, {wins[k]} wins"
-        _part(shown, f"{label} ({row.lengths[k]} tokens)", suffix, tokenizer, control, scored=True, whole=whole)
+        label = f"{label} ({row.lengths[k]} tokens)"
+        _part(shown, label, suffix, tokenizer, control, between=between, scored=True, whole=whole)
     return shown
 
 
@@ -91,12 +95,12 @@ def _part(
     tokenizer: PreTrainedTokenizerBase,
     control: set[int],
     *,
+    between: str,
     scored: bool,
     whole: bool,
 ) -> None:
     shown.append(f"{label}\n", style="underline")
     texts = token_texts(ids, tokenizer)
-    between = "|" if sum(len(text) == 1 for text in texts) < 0.7 * len(texts) else ""
     skip = range(_HEAD, len(texts) - _TAIL) if not whole and len(texts) > _HEAD + _TAIL else range(0)
     for i, (number, text) in enumerate(zip(ids, texts, strict=True)):
         if i in skip:
