@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rmx.errors import RmxError
 from rmx.sweep.jobs import Ended, Job, guard_command, outcome
@@ -23,10 +25,11 @@ def run_guarded(folder: SweepFolder, name: str, argv: Sequence[str], grace_secon
     The sweep asks it to stop with a file, because there is no pipe from the sweeper to the node.
 
     Returns:
-        The job's exit code.
+        The job's exit code; 143 when it was to stop before it started.
     """
     stop = folder.jobs / f"{name}.stop"
-    stop.unlink(missing_ok=True)
+    if stop.exists():
+        return 143
     command = guard_command(folder, name, argv, grace_seconds)
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as guard:
         asked = False
@@ -55,16 +58,20 @@ class BatchJobs:
         n_jobs: int,
     ) -> None:
         self.folder, self.launch, self.n_jobs = folder, launch, max(1, n_jobs)
-        self.queue: list[Job] = []
+        self.waiting: list[Job] = []
         self.batch: list[Job] = []
+        self.requests: queue.Queue[tuple[list[Job], int]] = queue.Queue()
         self.thread: threading.Thread | None = None
+        self.done = threading.Event()
+        self.asked: set[int] = set()
+        self.abandoned = False
         self.launched = 0
         self.before: dict[int, list[Attempt]] = {}
         self.error: Exception | None = None
 
     def free_slots(self) -> int:
         """Return the size of a batch less what is queued; nothing while a batch is under way."""
-        return 0 if self.batch else self.n_jobs - len(self.queue)
+        return 0 if self.batch else self.n_jobs - len(self.waiting)
 
     def running(self) -> int:
         """Return how many jobs are under way."""
@@ -72,23 +79,37 @@ class BatchJobs:
 
     def start(self, job: Job) -> None:
         """Queue a job for the next batch."""
-        self.queue.append(job)
+        self.waiting.append(job)
 
     def flush(self) -> None:
         """Hand the queue to the launcher as a batch."""
-        if self.batch or not self.queue:
+        if self.batch or not self.waiting:
             return
-        self.batch, self.queue = self.queue, []
+        self.batch, self.waiting = self.waiting, []
         self.before = {job.number: self.folder.attempts(job.name) for job in self.batch}
+        for job in self.batch:
+            self._stop_file(job).unlink(missing_ok=True)
         first, self.launched = self.launched, self.launched + len(self.batch)
-        self.thread = threading.Thread(target=self._run, args=(first,), name="launcher", daemon=True)
-        self.thread.start()
+        self.done.clear()
+        self.asked = set()
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._serve, name="launcher", daemon=True)
+            self.thread.start()
+        self.requests.put((self.batch, first))
 
-    def _run(self, first: int) -> None:
-        try:
-            self.launch(self.batch, first)
-        except Exception as error:  # noqa: BLE001 - launchers raise anything; the records tell what really ran
-            self.error = error
+    def _serve(self) -> None:
+        """Launch batch after batch in one thread: what a launcher starts (Ray's servers) may die with its thread."""
+        while True:
+            batch, first = self.requests.get()
+            try:
+                self.launch(batch, first)
+            except Exception as error:  # noqa: BLE001 - launchers raise anything; the records tell what really ran
+                self.error = error
+            finally:
+                self.done.set()
+
+    def _stop_file(self, job: Job) -> Path:
+        return self.folder.jobs / f"{job.name}.stop"
 
     def collect(self) -> list[Ended]:
         """Return the whole batch once it is over.
@@ -96,10 +117,8 @@ class BatchJobs:
         Raises:
             RmxError: the launcher failed before any job ran.
         """
-        if self.thread is None or self.thread.is_alive():
+        if not self.batch or not (self.done.is_set() or self.abandoned):
             return []
-        self.thread.join()
-        self.thread = None
         over = [outcome(self.folder, job, self.before[job.number]) for job in self.batch]
         self.batch = []
         if self.error is not None:
@@ -110,7 +129,12 @@ class BatchJobs:
         return over
 
     def stop(self, number: int) -> None:
-        """Ask a job to stop by the file that its node's guard looks for."""
+        """Ask a job to stop by the file that its node's guard looks for; asked twice, do not wait for the node.
+
+        A job that its cluster has not started yet finds the file when it does, and ends.
+        """
         for job in self.batch:
             if job.number == number:
-                (self.folder.jobs / f"{job.name}.stop").touch()
+                self.abandoned = self.abandoned or number in self.asked
+                self.asked.add(number)
+                self._stop_file(job).touch()

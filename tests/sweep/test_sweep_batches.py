@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,3 +83,28 @@ def test_a_launcher_that_cannot_start_says_so_and_the_trials_stay(tmp_path: Path
         run_batches(tmp_path, choices(x="0.1,0.2"), "steps=1", launch=broken, n_jobs=2)
     result, _ = run_batches(tmp_path, choices(x="0.1,0.2"), "steps=1", n_jobs=2)
     assert [row.status for row in result.rows] == ["finished", "finished"]
+
+
+def test_a_job_that_its_cluster_starts_too_late_does_not_run(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.jobs.mkdir()
+    (folder.jobs / "trial-000.stop").touch()
+    argv = [sys.executable, str(FAKE), f"output_dir={tmp_path / 'trial-000'}"]
+    assert run_guarded(folder, "trial-000", argv, 1.0) == 143
+    assert not (tmp_path / "trial-000").exists()
+
+
+def test_asked_twice_the_sweep_does_not_wait_for_a_queue(tmp_path: Path) -> None:
+    """The launcher's batch never returns, as one that waits in a cluster's queue."""
+    forever = threading.Event()
+    jobs = BatchJobs(SweepFolder(tmp_path), lambda batch, first: bool(forever.wait()) or None, n_jobs=1)
+    (tmp_path / "jobs").mkdir()
+    jobs.start(Job(0, "trial-000", ()))
+    jobs.flush()
+    jobs.stop(0)
+    assert jobs.collect() == []
+    jobs.stop(0)
+    (ended,) = jobs.collect()
+    assert ended.killed
+    assert jobs.running() == 0
+    forever.set()
