@@ -18,17 +18,24 @@ from rmx.places import conf_folder
 
 CONF = conf_folder()
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
-MUST_GIVE = {"model.name": "mine", "model.path": "org/mine", "data.path": "pairs.jsonl"}  # what `???` asks for
-MUST_GIVE |= {"data.dataset": "dpo_en_demo", "data.sources": "{mine:{path:pairs.jsonl}}"}
+MUST_GIVE: dict[str, Any] = {  # what `???` asks for
+    "model.name": "mine",
+    "model.path": "org/mine",
+    "data.path": "pairs.jsonl",
+    "data.dataset": "dpo_en_demo",
+    "data.sources": {"mine": {"path": "pairs.jsonl"}},
+}
 ROOTS = {"bradley_terry", "lora", "auto", "hub", "tiny", "jsonl", "synthetic", "default"}  # files that list every knob
 
 
+@functools.cache
 def composed(file: str) -> Any:
     """Compose the default run with one option chosen, giving what it says must be given."""
     group, _, option = file.partition("/")
-    overrides = [f"{group}=[{option}]" if group == "callbacks" else f"{group}={option}"]
-    asked = OmegaConf.missing_keys(compose(overrides))
-    return compose([*overrides, *(f"{key}={MUST_GIVE[key]}" for key in asked)])
+    cfg = compose([f"{group}=[{option}]" if group == "callbacks" else f"{group}={option}"])
+    for key in OmegaConf.missing_keys(cfg):
+        OmegaConf.update(cfg, key, MUST_GIVE[key])
+    return cfg
 
 
 def test_there_are_files() -> None:

@@ -115,6 +115,8 @@ def read_annotation(node: ast.expr | None, source: Source | None) -> Type:
 
 def _named(node: ast.Name | ast.Attribute, source: Source | None) -> Type:
     name = node.id if isinstance(node, ast.Name) else node.attr
+    if name in {"Any", "object"}:
+        return Anything()
     if name in _KINDS:
         return Kind(_KINDS[name])
     if name in _LISTS:

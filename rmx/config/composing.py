@@ -72,10 +72,11 @@ class Composer:
         return path
 
     def groups(self) -> dict[str, list[str]]:
-        """Return each group's options."""
-        names = [name for name in self.loader.list_groups("") if not name.startswith(("hydra", "_"))]
-        options = {name: self.loader.get_group_options(name) for name in names}
-        return {name: found for name, found in options.items() if found}
+        """Return each group's options, from the shipped folder and the user's."""
+        folders = [folder for folder in (conf_folder(), self.config_dir) if folder is not None]
+        files = sorted(path for folder in folders for path in folder.glob("[!_.]*/*.yaml"))
+        names = dict.fromkeys(path.parent.name for path in files)
+        return {name: sorted(path.stem for path in files if path.parent.name == name) for name in names}
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig | None, list[Mistake]]:
         """Compose one run; return the configuration without `hydra:`, and what was wrong with the overrides.
