@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rmx.errors import ConfigError
+from rmx.sweep.output import redacted
 from rmx.sweep.samplers import distribution, make_pruner, make_sampler, quiet, suggest
 from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import Params, SearchSpace
@@ -88,7 +89,7 @@ class TrialStore:
         while True:
             with quiet():
                 trial = self.study.ask(fixed_distributions=self.distributions)
-            frozen = self.study.trials[trial.number]
+            frozen = self._frozen(trial.number)
             key = _key(dict(trial.params))
             first = self.seen.get(key)
             if first is None or first == trial.number or "retry_of" in frozen.user_attrs:
@@ -102,14 +103,14 @@ class TrialStore:
 
     def adopt(self, number: int) -> Trial:
         """Take over a trial that an earlier sweeper left running; a point it had not completed is completed."""
-        trial_id = self.study.trials[number]._trial_id  # optuna has no public way back to a running trial
+        trial_id = self._frozen(number)._trial_id  # optuna has no public way back to a running trial
         with quiet():
             trial = optuna.trial.Trial(self.study, trial_id)
             for name, values in self.distributions.items():
                 suggest(trial, name, values)
         self.open_trials[number] = trial
         self.seen.setdefault(_key(dict(trial.params)), number)
-        return self._record(self.study.trials[number])
+        return self._record(self._frozen(number))
 
     def retry_failed(self) -> int:
         """Queue every failed trial once more, in its own folder; return how many."""
@@ -123,7 +124,7 @@ class TrialStore:
     def report(self, number: int, step: int, value: float) -> bool:
         """Store what the watched metric was at a step; return whether the trial should stop early."""
         trial = self.open_trials[number]
-        if step in self.study.trials[number].intermediate_values:
+        if step in self._frozen(number).intermediate_values:
             return False  # a resumed job repeats the steps since its checkpoint
         trial.report(value if self._watched_sign() > 0 else -value, step)
         with quiet():
@@ -151,6 +152,9 @@ class TrialStore:
         except (ImportError, RuntimeError, ValueError) as error:
             log.info("No parameter importance: %s", error)
             return None
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
 
     def _watched_sign(self) -> int:
         direction = SweepSettings(objectives=[self.settings.watched_metric]).directed()
@@ -190,14 +194,14 @@ class TrialStore:
     def _enqueue(self, params: Params) -> None:
         with quiet():
             self.study.enqueue_trial(params)
-        self.seen[_key(params)] = self.study.trials[-1].number
+        self.seen[_key(params)] = len(self.study.get_trials(deepcopy=False)) - 1
 
     def _check_same(self, *, fresh: bool) -> None:
         """Refuse to mix two sweeps in one folder."""
         own = {
             "parameters": [dimension.describe() for dimension in self.space.dimensions],
             "objectives": self.settings.directed(),
-            "overrides that do not vary": self.fixed,
+            "overrides that do not vary": redacted(self.fixed),
         }
         known = self.study.user_attrs.get("sweep")
         if known is None or fresh:

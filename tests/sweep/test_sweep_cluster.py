@@ -114,11 +114,20 @@ def test_slurm_gets_the_right_script_and_the_jobs_run(tmp_path: Path, cluster: d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "package"), [("submitit_local", "submitit"), ("joblib", "joblib")])
-def test_other_launchers_run_the_same_sweep_in_batches(tmp_path: Path, launcher: str, package: str) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "package", "words"),
+    [
+        ("submitit_local", "submitit", []),
+        ("joblib", "joblib", []),
+        ("ray", "ray", ["+hydra.launcher.ray.init.num_cpus=2"]),
+    ],
+)
+def test_other_launchers_run_the_same_sweep_in_batches(
+    tmp_path: Path, launcher: str, package: str, words: list[str]
+) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{package}_launcher")
     path = tmp_path / "sweep"
-    check_finished(path, rmx(environment(), *words_of(path, launcher, "hydra.sweeper.n_jobs=2")))
+    check_finished(path, rmx(environment(), *words_of(path, launcher, "hydra.sweeper.n_jobs=2", *words)))
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_best_is_a_file_where_links_are_not_possible(tmp_path: Path, monkeypatch
 def test_secrets_do_not_reach_the_files(tmp_path: Path) -> None:
     run_fake(tmp_path, choices(x="0.1"), "model.token=hf_planted", "steps=1")
     assert "model.token=hf_planted" in (tmp_path / "trial-000" / "starts.jsonl").read_text()  # the job needs it
-    for name in ("sweep.json", "leaderboard.csv"):
+    for name in ("sweep.json", "leaderboard.csv", "study.journal", "jobs/trial-000.json", "jobs/trial-000.log"):
         assert "hf_planted" not in (tmp_path / name).read_text()
     assert redacted(["+hub.api_key=1", "data.max_tokens=5", "x=1"]) == ["+hub.api_key=***", "data.max_tokens=5", "x=1"]
 
