@@ -12,8 +12,9 @@ import pytest
 from run_folders import prediction_rows, write_jsonl, write_run, write_sweep
 
 from rmx.plots import read_run
-from rmx.report import main
+from rmx.report import write_comparison, write_run_report, write_sweep_report
 from rmx.report.facts import worst_mistakes
+from rmx.report.texts import read_texts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
@@ -41,10 +42,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_jsonl(run / "generated_predictions.jsonl", rows)
     worst = worst_mistakes(read_run(run).predictions["eval"], {})[0].id
     write_jsonl(root / "texts.jsonl", [{"id": worst, "chosen": "the hidden text", "rejected": hostile}])
-    sweep = write_sweep(root / "sweep")
-    compare = root / "comparison.html"
-    main([str(run), str(other), str(sweep), "--output", str(compare), "--texts", str(root / "texts.jsonl")])
-    return {"run": run / "report.html", "sweep": sweep / "sweep.html", "comparison": compare}
+    return {
+        "run": write_run_report(run, texts=read_texts(root / "texts.jsonl")),
+        "sweep": write_sweep_report(write_sweep(root / "sweep")),
+        "comparison": write_comparison([run, other], root / "comparison.html"),
+    }
 
 
 @pytest.fixture(scope="module")

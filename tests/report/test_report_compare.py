@@ -73,6 +73,10 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_command_compares_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [str(write_run(tmp_path / name, pairs=20, steps=5)) for name in "ab"]
+    folders = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "metrics.jsonl", [{"step": 1, "train/loss": 0.5}])
+        folders.append(str(tmp_path / name))
     assert main([*folders, "--output", str(tmp_path / "c.html")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "c.html")

@@ -16,6 +16,7 @@ from rmx.errors import DataError, OutputError
 from rmx.plots import read_run
 from rmx.report import main, write_run_report
 from rmx.report.facts import set_facts, worst_mistakes
+from rmx.report.texts import read_texts
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -105,13 +106,12 @@ def test_user_data_is_escaped(tmp_path: Path) -> None:
 
 
 def test_texts_are_off_by_default_and_behind_a_click(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run", pairs=40, steps=2)
     worst = worst_mistakes(read_run(folder).predictions["eval"], {})[0].id
     rows = [{"id": worst, "prompt": [{"role": "user", "content": "a secret question"}], "chosen": "c", "rejected": "r"}]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert "a secret question" not in write_run_report(folder).read_text()
-    assert main([str(folder), "--texts", str(tmp_path / "rows.jsonl")]) == 0
-    html = (folder / "report.html").read_text()
+    html = write_run_report(folder, texts=read_texts(tmp_path / "rows.jsonl")).read_text()
     assert re.search(r"<details class=\"mistake-texts\"><summary>show</summary>.*?user: a secret question", html, re.S)
 
 
@@ -120,17 +120,15 @@ def test_texts_without_id_are_found_by_line(tmp_path: Path) -> None:
         tmp_path / "rows.jsonl", [{"chosen": "1st text", "rejected": "x"}, {"chosen": "2nd text", "rejected": "y"}]
     )
     write_jsonl(tmp_path / "generated_predictions.jsonl", [{"id": "hh:2", "chosen": 0.0, "rejected": 1.0}])
-    main([str(tmp_path), "--texts", str(tmp_path / "rows.jsonl")])
-    html = (tmp_path / "report.html").read_text()
+    html = write_run_report(tmp_path, texts=read_texts(tmp_path / "rows.jsonl")).read_text()
     assert "2nd text" in html and "1st text" not in html
 
 
 @pytest.mark.parametrize("line", ["not json", '{"id": 1, "chosen": "x"}', "[1]"])
 def test_bad_texts_name_the_line(tmp_path: Path, line: str) -> None:
-    folder = write_run(tmp_path / "run", pairs=5, steps=2)
     (tmp_path / "rows.jsonl").write_text('{"chosen": "a", "rejected": "b"}\n' + line + "\n")
     with pytest.raises(DataError, match=r"rows.jsonl:2: .*"):
-        main([str(folder), "--texts", str(tmp_path / "rows.jsonl")])
+        main([str(tmp_path), "--texts", str(tmp_path / "rows.jsonl")])
 
 
 def test_worst_mistakes_are_the_most_confident_errors(tmp_path: Path) -> None:
@@ -144,7 +142,8 @@ def test_worst_mistakes_are_the_most_confident_errors(tmp_path: Path) -> None:
 
 
 def test_disagreement_with_the_reported_accuracy_is_said(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run")
+    folder = tmp_path
+    write_jsonl(folder / "generated_predictions.jsonl", prediction_rows(40))
     (folder / "all_results.json").write_text('{"eval_accuracy": 0.123}')
     assert "reports an accuracy of 0.123000" in Page(write_run_report(folder)).text
     facts = set_facts(read_run(folder).predictions["eval"])
@@ -240,10 +239,10 @@ def test_unwritable_folder_is_an_output_error(tmp_path: Path) -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_run(tmp_path / "run", pairs=20, steps=5)
-    assert main([str(folder)]) == 0
-    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
-    assert (folder / "plots" / "margins.png").is_file()
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 1, "train/loss": 0.5}])
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
+    assert (tmp_path / "plots" / "training_loss.png").is_file()
 
 
 def test_module_ends_with_the_exit_code_of_wrong_input(tmp_path: Path) -> None:

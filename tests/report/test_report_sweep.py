@@ -11,7 +11,7 @@ from run_folders import sweep_content, write_jsonl, write_run, write_sweep
 from test_report_run import EVIL, Page
 
 from rmx.errors import DataError
-from rmx.report import main, write_sweep_report
+from rmx.report import main, write_run_report, write_sweep_report
 from rmx.report.sweep_facts import read_sweep
 from rmx.report.sweep_figures import sweep_figures
 from rmx.sweep.leaderboard import Difference, Row
@@ -71,12 +71,12 @@ def test_several_objectives_show_the_front(tmp_path: Path) -> None:
 
 def test_curves_come_from_the_trials_own_metrics(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "s")
-    write_run(folder / "trial-000", steps=40)
+    write_run(folder / "trial-000", pairs=5, steps=40)
     curve = next(line for line in sweep_figures(read_sweep(folder))["learning_curves"][0].axes[0].lines)
     assert curve.get_xdata()[0] == 20
     html = write_sweep_report(folder).read_text()
     assert 'href="./trial-000/report.html"' not in html  # not written yet: no dead link
-    main([str(folder / "trial-000")])
+    write_run_report(folder / "trial-000")
     assert 'href="./trial-000/report.html"' in write_sweep_report(folder).read_text()
 
 
@@ -129,7 +129,7 @@ def test_links_stay_inside_the_sweep(tmp_path: Path) -> None:
     content = sweep_content(2)
     content["trials"][0]["folder"] = "../outside"
     write_run(tmp_path / "outside", pairs=5, steps=2)
-    main([str(tmp_path / "outside")])
+    write_run_report(tmp_path / "outside")
     assert "outside" not in re.findall(
         r'href="([^"]*)"', write_sweep_report(write(tmp_path / "s", content)).read_text()
     )
