@@ -196,14 +196,19 @@ def at(where: str, step: int, act: Callable[[], None]) -> None:
     if where == "evaluating":
         import rmx.trainer
 
-        original = rmx.trainer.evaluate_pairs
+        current = [0]
+        evaluate, evaluate_pairs = RewardTrainer.evaluate, rmx.trainer.evaluate_pairs
 
-        def patched(scorer: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(scorer, *args, **kwargs)
-            once(step)
+        def noting(self: RewardTrainer, *args: Any, **kwargs: Any) -> Any:
+            current[0] = self.state.global_step
+            return evaluate(self, *args, **kwargs)
+
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            result = evaluate_pairs(*args, **kwargs)
+            once(current[0])
             return result
 
-        rmx.trainer.evaluate_pairs = patched
+        RewardTrainer.evaluate, rmx.trainer.evaluate_pairs = noting, patched  # type: ignore[method-assign]
     else:
         names = {
             "begin": ("training_step", 1),

@@ -1,4 +1,4 @@
-"""Killed at any place of any step and started again, a run ends as if nothing had happened (F3), or says why not (F10)."""
+"""Killed at any place of any step and started again, a run ends as if nothing had been (F3), or says why not (F10)."""
 
 from __future__ import annotations
 
