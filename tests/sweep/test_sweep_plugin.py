@@ -146,3 +146,19 @@ def test_importing_the_plugin_is_cheap() -> None:
         "import hydra_plugins.rmx_sweeper.sweeper, sys; sys.exit(bool({'optuna', 'numpy', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_search_with_two_objectives_from_the_command_line(tmp_path: Path) -> None:
+    keys = ["n_trials=4", "n_jobs=2", "sampler=random", "objectives=[eval/accuracy,train/tokens_per_second]"]
+    words = ["trainer.learning_rate=tag(log,interval(1e-5,1e-2))", "peft=none,lora"]
+    done = rmx(f"hydra.sweep.dir={tmp_path}/s", *words, *(f"hydra.sweeper.{key}" for key in keys))
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert [entry["direction"] for entry in content["objectives"]] == ["maximize", "maximize"]
+    assert [entry["kind"] for entry in content["parameters"]] == ["float", "choice"]
+    rates = [trial["params"]["trainer.learning_rate"] for trial in content["trials"]]
+    assert len(set(rates)) == 4
+    assert all(1e-5 <= rate <= 1e-2 for rate in rates)
+    for trial in content["trials"]:
+        argv = starts(tmp_path / "s", trial["folder"])[0]["argv"]
+        assert f"trainer.learning_rate={trial['params']['trainer.learning_rate']!r}" in argv
