@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,8 @@ class Accounting:
 class Splits:
     """What a data spec reads: training comparisons, named evaluation sets, and where every row went."""
 
-    train: list[Comparison]
-    evals: dict[str, list[Comparison]]
+    train: Sequence[Comparison]
+    evals: dict[str, Sequence[Comparison]]
     accounting: Accounting
     overlap_allowed: bool = False  # whether pairs may stand in training and evaluation both
 

@@ -14,6 +14,7 @@ from rmx.data.accounting import Accounting, Splits, judge, write_rejects
 from rmx.data.collect import make_ids_unique
 from rmx.data.fingerprints import sides
 from rmx.data.split import split_by_prompt
+from rmx.data.spool import take
 from rmx.errors import DataError
 from rmx.records import Comparison
 
@@ -50,7 +51,7 @@ def assemble(
     rows: Sequence[Comparison],
     accounting: Accounting,
     policy: Policy,
-    eval_sets: Mapping[str, Callable[[Accounting], list[Comparison]]],
+    eval_sets: Mapping[str, Callable[[Accounting], Sequence[Comparison]]],
     output_dir: Path | None,
 ) -> Splits:
     """Training rows and evaluation sets, with every count in `accounting`.
@@ -59,7 +60,7 @@ def assemble(
         DataError: bad rows that are not allowed, or nothing left.
         OutputError: `output_dir` cannot be written to.
     """
-    evals: dict[str, list[Comparison]] = {}
+    evals: dict[str, Sequence[Comparison]] = {}
     for name, read in eval_sets.items():
         own = Accounting()
         evals[name] = read(own)
@@ -67,33 +68,33 @@ def assemble(
             account.evals = {name: account.kept}
         accounting.merge(own)
     judge(accounting, policy.on_bad_row, policy.max_bad_fraction, write_rejects(accounting.rejects, output_dir))
-    train, held_out = split_by_prompt(rows, policy.validation_fraction, policy.seed)
+    train, aside = split_by_prompt(rows, policy.validation_fraction, policy.seed)
     if policy.on_overlap == "drop_train":
         train = _without(train, evals, accounting)
         if not train:
             raise DataError("data.on_overlap=drop_train: every training row has its pair in an evaluation set")
-    counts = Counter(row.source for row in train), Counter(row.source for row in held_out)
-    for name in {row.source for row in rows}:
+    counts = Counter(row.source for row in train), Counter(row.source for row in aside)
+    for name in {*counts[0], *counts[1]}:
         account = accounting.sources[name]
         account.train = counts[0][name]
-        if held_out:
+        if aside:
             account.evals["eval"] = counts[1][name]
-    if held_out:
-        evals = {"eval": held_out, **evals}
-    make_ids_unique([train, *evals.values()])
+    if aside:
+        evals = {"eval": aside, **evals}
+    make_ids_unique([rows for rows in (train, *evals.values()) if isinstance(rows, list)])
     return Splits(train, evals, accounting, overlap_allowed=policy.on_overlap == "allow")
 
 
 def _without(
-    train: list[Comparison], evals: Mapping[str, Sequence[Comparison]], accounting: Accounting
-) -> list[Comparison]:
+    train: Sequence[Comparison], evals: Mapping[str, Sequence[Comparison]], accounting: Accounting
+) -> Sequence[Comparison]:
     """Training rows without those that have a pair in an evaluation set."""
     held = {key for rows in evals.values() for row in rows for key in sides(row)}
     kept = []
-    for row in train:
+    for number, row in enumerate(train):
         if held.isdisjoint(sides(row)):
-            kept.append(row)
+            kept.append(number)
         else:
             accounting.sources[row.source].filtered["in an evaluation set"] += 1
             accounting.sources[row.source].kept -= 1
-    return kept
+    return take(train, kept)

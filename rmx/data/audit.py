@@ -9,12 +9,14 @@ from typing import Any, Literal, Protocol
 from rmx.data import checks
 from rmx.data.accounting import Splits
 from rmx.data.lengths import character_lengths, token_lengths
+from rmx.data.spool import Spool
 from rmx.errors import DataError
-from rmx.records import EncodedComparison
+from rmx.records import Comparison, EncodedComparison
 
 __all__ = ["Audit", "Finding", "audit"]
 
 _FEW = 100  # training comparisons below which no reward model is learned
+_PART_OF_SPOOL = 100_000  # rows of a set larger than memory that content is looked for in
 _BIASED = 0.6  # accuracy of the length-only rule that is worth a warning
 
 
@@ -93,10 +95,11 @@ def audit(
     >>> found.numbers["overlap"]["eval"]["with_prompt_in_train"]
     0
     """
-    sets = {"train": splits.train, **splits.evals}
+    sets = {name: _looked_at(members) for name, members in {"train": splits.train, **splits.evals}.items()}
     rows = [row for members in sets.values() for row in members]
     numbers: dict[str, Any] = {
         "rows": splits.accounting.as_dict(),
+        "looked_at": {name: len(members) for name, members in sets.items()},
         "sets": {name: checks.shape(members) for name, members in sets.items()},
         "repeats": checks.repeats(sets),
         "overlap": checks.overlap(splits.train, splits.evals),
@@ -109,6 +112,13 @@ def audit(
     if reports:
         numbers["truncation"] = {name: report.to_dict() for name, report in reports.items()}
     return Audit(numbers, list(_findings(numbers, splits)), splits.overlap_allowed)
+
+
+def _looked_at(rows: Sequence[Comparison]) -> Sequence[Comparison]:
+    """The rows, or of a set on disk an evenly spaced part; overlap and accounting are of all rows in any case."""
+    if not isinstance(rows, Spool) or len(rows) <= _PART_OF_SPOOL:
+        return rows
+    return list(rows.take(i * len(rows) // _PART_OF_SPOOL for i in range(_PART_OF_SPOOL)))
 
 
 def _findings(numbers: Mapping[str, Any], splits: Splits) -> Iterator[Finding]:
@@ -130,6 +140,10 @@ def _findings(numbers: Mapping[str, Any], splits: Splits) -> Iterator[Finding]:
         share = repeats["identical_pairs"] / max(pairs, 1)
         text = f"{repeats['identical_pairs']} pairs repeat another one ({share:.1%}), first {place} = {other}"
         yield Finding("warning" if share > 0.01 else "note", text)
+    for name, count in numbers["looked_at"].items():
+        size = len(splits.train if name == "train" else splits.evals[name])
+        if count < size:
+            yield Finding("note", f"{name}: numbers of content are of {count} of its {size} comparisons")
     if 0 < len(splits.train) < _FEW:
         yield Finding("warning", f"only {len(splits.train)} training comparisons")
     if roles.get("repeated_roles"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 from rmx.data.fingerprints import loose_prompt, pair_keys, say, sides
@@ -76,23 +76,41 @@ def repeats(sets: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
 
 
 def overlap(train: Sequence[Comparison], evals: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
-    """How many comparisons of each evaluation set have a pair, a prompt, or nearly a prompt in the training rows."""
-    if not train or not evals:
+    """How many comparisons of each evaluation set have a pair, a prompt, or nearly a prompt in the training rows.
+
+    The memory is that of the evaluation sets' hashes; the training rows pass by one at a time.
+    """
+    if not len(train) or not evals:
         return {}
-    pairs = {key for row in train for key in sides(row)}
-    prompts = {say(row.prompt) for row in train if row.prompt}
-    loose = {loose_prompt(row) for row in train if row.prompt}
-    found = {}
-    for name, rows in evals.items():
-        leaked = [row for row in rows if not pairs.isdisjoint(sides(row))]
-        found[name] = {
+    wanted: list[set[Any]] = [set(), set(), set()]
+    keys = {name: [_keys(row) for row in rows] for name, rows in evals.items()}
+    for rows in keys.values():
+        for row in rows:
+            for held, key in zip(wanted, row, strict=True):
+                held |= key
+    seen: list[set[Any]] = [set(), set(), set()]
+    for comparison in train:
+        for held, found, key in zip(wanted, seen, _keys(comparison), strict=True):
+            found |= key & held
+    out = {}
+    for name, rows in keys.items():
+        hits = [[not found.isdisjoint(key) for found, key in zip(seen, row, strict=True)] for row in rows]
+        leaked = (row for row, hit in zip(evals[name], hits, strict=True) if hit[0])
+        out[name] = {
             "comparisons": len(rows),
-            "with_pair_in_train": len(leaked),
-            "with_prompt_in_train": sum(say(row.prompt) in prompts for row in rows if row.prompt),
-            "with_prompt_in_train_normalised": sum(loose_prompt(row) in loose for row in rows if row.prompt),
-            "examples": [row.where for row in leaked[:_EXAMPLES]],
+            "with_pair_in_train": sum(hit[0] for hit in hits),
+            "with_prompt_in_train": sum(hit[1] for hit in hits),
+            "with_prompt_in_train_normalised": sum(hit[2] for hit in hits),
+            "examples": [row.where for row in islice(leaked, _EXAMPLES)],
         }
-    return found
+    return out
+
+
+def _keys(row: Comparison) -> tuple[set[Any], set[Any], set[Any]]:
+    """Hashes of a row's pairs, of its prompt, and of its prompt normalised."""
+    if not row.prompt:
+        return sides(row), set(), set()
+    return sides(row), {say(row.prompt)}, {loose_prompt(row)}
 
 
 def roles(rows: Iterable[Comparison]) -> dict[str, Any]:
@@ -139,4 +157,4 @@ def control_tokens(rows: Iterable[Comparison]) -> dict[str, Any]:
 
 def _repeats_role(messages: Sequence[Message]) -> bool:
     """Whether two turns of one role follow each other; several tools may answer one call."""
-    return any(a["role"] == b["role"] != "tool" for a, b in itertools.pairwise(messages))
+    return any(a["role"] == b["role"] != "tool" for a, b in pairwise(messages))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
@@ -19,6 +20,7 @@ from rmx.data.messages import retagged
 from rmx.data.ranked import gather
 from rmx.data.readers import BLANK, read_rows
 from rmx.data.rows import Draft, RowOptions
+from rmx.data.spool import Spool, take
 from rmx.errors import DataError
 from rmx.records import Comparison
 
@@ -33,8 +35,10 @@ _SNIFF = 64  # rows that decide the format
 Located = tuple[str, str, int, dict[str, Any] | None, RowFault | None]
 
 
-def collect(spec: PreferenceData, accounting: Accounting) -> list[Comparison]:
+def collect(spec: PreferenceData, accounting: Accounting, spool: Path | None = None) -> Sequence[Comparison]:
     """All good rows of a source, at most `max_samples` of them; `accounting` gets the source's counts.
+
+    With `streaming` the rows stay on disk, in a nameless file in the folder `spool`.
 
     Raises:
         DataError: nothing to read, no known format, or not one good row.
@@ -42,11 +46,12 @@ def collect(spec: PreferenceData, accounting: Accounting) -> list[Comparison]:
     account = SourceAccount()
     accounting.sources[spec.source] = account
     with _garbage_collection_off():
-        kept = list(stream(spec, account, accounting.rejects))
+        rows = stream(spec, account, accounting.rejects)
+        kept: Sequence[Comparison] = Spool.of(rows, spool) if spec.streaming else list(rows)
     if spec.max_samples is not None and len(kept) > spec.max_samples:
         chosen = sorted(random.Random(spec.seed).sample(range(len(kept)), spec.max_samples))
         account.unused = len(kept) - len(chosen)
-        kept = [kept[i] for i in chosen]
+        kept = take(kept, chosen)
     account.kept = len(kept)
     return kept
 
@@ -92,7 +97,9 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
                 if keep is not None and not keep(row):
                     account.filtered["where"] += 1
                     continue
-                found = _comparison(row, convert(row, options), source, f"{label}:{line}", f"{file}:{line}")
+                draft = convert(row, options)
+                # Own ids may repeat, and finding that out takes memory for every row.
+                found = _comparison(row, draft, source, f"{label}:{line}", f"{file}:{line}", not spec.streaming)
                 if points is None:
                     yield found
                 else:
@@ -196,8 +203,8 @@ def _check_columns(spec: PreferenceData, entry: Format, rows: Sequence[Mapping[s
         )
 
 
-def _comparison(row: Mapping[str, Any], draft: Draft, source: str, label: str, where: str) -> Comparison:
-    own = row.get("id")
+def _comparison(row: Mapping[str, Any], draft: Draft, source: str, label: str, where: str, own_ids: bool) -> Comparison:
+    own = row.get("id") if own_ids else None
     return Comparison(
         id=str(own) if isinstance(own, str | int) and own != "" else label,
         source=source,

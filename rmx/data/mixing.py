@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,8 @@ class Mixture:
             unknown = set(given) - known
             if unknown:
                 raise ConfigError(f"data.sources.{name}: unknown key {min(unknown)}; known: {', '.join(sorted(known))}")
+            if given.get("streaming"):
+                raise ConfigError(f"data.sources.{name}.streaming: a mixture holds its rows in memory; use caps")
             out[name] = PreferenceData(**{**common, **given, "name": name, "validation_fraction": 0.0})
         return out
 
@@ -128,7 +131,7 @@ class Mixture:
             own = Accounting()
             found = collect(spec, own) if isinstance(spec, PreferenceData) else _generated(spec, own)
             accounting.merge(own)
-            rows += self._share(name, found, accounting)
+            rows += self._share(name, list(found), accounting)
         if self.max_samples is not None and len(rows) > self.max_samples:
             rows = self._draw(rows, self.max_samples, "all", accounting)
         first = PreferenceData(
@@ -140,7 +143,7 @@ class Mixture:
         )
         evals = {name: partial(collect, spec) for name, spec in first.eval_specs().items()}
         splits = assemble(rows, accounting, self, evals, output_dir)
-        splits.train = self._mix(splits.train, accounting)
+        splits.train = self._mix(list(splits.train), accounting)
         return splits
 
     def _share(self, name: str, rows: list[Comparison], accounting: Accounting) -> list[Comparison]:
@@ -220,7 +223,7 @@ _RANGE = {
 }
 
 
-def _generated(spec: SyntheticData, accounting: Accounting) -> list[Comparison]:
+def _generated(spec: SyntheticData, accounting: Accounting) -> Sequence[Comparison]:
     splits = spec.read()
     accounting.merge(splits.accounting)
     return splits.train

@@ -46,6 +46,7 @@ class PreferenceData:
         repeated_roles: two turns of one role in a row: `keep`, `merge` into one, or `reject` the row.
         max_tokens: the longest sequence, prompt and response; the tokeniser cuts or drops what is longer.
         truncation: what happens to longer ones: `keep_end` of the prompt, `drop` the row, or `error`.
+        streaming: keep the rows on disk, for sets larger than memory; ids are then always `source:line`.
         seed: of the split and of `max_samples`.
 
     >>> PreferenceData(path="pairs.jsonl").source
@@ -76,6 +77,7 @@ class PreferenceData:
     repeated_roles: Literal["keep", "merge", "reject"] = "keep"
     max_tokens: int = 2048
     truncation: Literal["keep_end", "drop", "error"] = "keep_end"
+    streaming: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -123,7 +125,7 @@ class PreferenceData:
             OutputError: `output_dir` cannot be written to.
         """
         accounting = Accounting()
-        rows = collect(self, accounting)
+        rows = collect(self, accounting, output_dir)
         evals = {name: partial(collect, spec) for name, spec in self.eval_specs().items()}
         return assemble(rows, accounting, self, evals, output_dir)
 

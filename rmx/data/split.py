@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from array import array
 from collections.abc import Sequence
 
+from rmx.data.spool import take
 from rmx.errors import DataError
 from rmx.records import Comparison
 
-__all__ = ["normalise", "prompt_group", "split_by_prompt"]
+__all__ = ["group_number", "held_out", "normalise", "prompt_group", "split_by_prompt"]
 
 
 def normalise(text: str) -> str:
@@ -41,46 +43,60 @@ def prompt_group(comparison: Comparison) -> str:
     return min(normalise(response[0]["content"]) for response in comparison.responses)
 
 
-def split_by_prompt(
-    comparisons: Sequence[Comparison], fraction: float, seed: int, key: str = "data"
-) -> tuple[list[Comparison], list[Comparison]]:
-    """Split off about `fraction` of the rows, whole prompt groups at a time; both sides keep their order.
+def group_number(comparison: Comparison, seed: int) -> int:
+    """A 64-bit hash of (seed, prompt group), the same in every process."""
+    salt = seed.to_bytes(8, "little", signed=True)
+    group = prompt_group(comparison).encode("utf-8")
+    return int.from_bytes(hashlib.blake2b(group, digest_size=8, key=salt).digest(), "big")
 
-    Groups are taken in the order of a hash of (seed, group), so the choice depends on no other row and on no
-    global state. A group that would overshoot the share is passed over.
-    A fraction of 1 makes everything evaluation data.
+
+def held_out(groups: Sequence[int], fraction: float, key: str = "data") -> list[bool]:
+    """Which rows stand aside for evaluation, given the group number of each: about `fraction`, whole groups.
+
+    Groups are taken in the order of their numbers, so the choice depends on no other row and on no global state;
+    a group that would overshoot the share is passed over. A fraction of 1 makes everything evaluation data.
+
+    >>> held_out([7, 3, 7, 9, 5], 0.2)
+    [False, True, False, False, False]
 
     Raises:
         DataError: the rows cannot be split, because nearly all of them have one prompt.
     """
-    if fraction <= 0.0 or not comparisons:
-        return list(comparisons), []
-    if fraction >= 1.0:
-        return [], list(comparisons)
-    groups = [prompt_group(comparison) for comparison in comparisons]
-    sizes: dict[str, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
-    wanted = max(1, round(fraction * len(comparisons)))
-    salt = seed.to_bytes(8, "little", signed=True)
-    order = sorted(sizes, key=lambda group: hashlib.blake2b(group.encode("utf-8"), digest_size=8, key=salt).digest())
-    taken: set[str] = set()
+    import numpy as np
+
+    if fraction <= 0.0 or fraction >= 1.0 or not groups:
+        return [fraction >= 1.0] * len(groups)
+    numbers = np.array(groups, dtype=np.uint64)
+    order, sizes = np.unique(numbers, return_counts=True)
+    wanted = max(1, round(fraction * len(groups)))
+    taken: list[int] = []
     count = 0
-    for group in order:
-        if count + sizes[group] <= wanted:
-            taken.add(group)
-            count += sizes[group]
+    for i, size in enumerate(sizes.tolist()):
+        if count + size <= wanted:
+            taken.append(i)
+            count += size
             if count == wanted:
                 break
-    if not taken and len(sizes) > 1:  # every group is larger than the share: the smallest one, first in the order
-        smallest = min(order, key=lambda group: sizes[group])
-        taken.add(smallest)
-    if not taken or len(taken) == len(sizes):
+    if not taken and len(order) > 1:  # every group is larger than the share
+        taken = [int(sizes.argmin())]
+    if not taken or len(taken) == len(order):
         raise DataError(
-            f"{key}.validation_fraction={fraction:g}: {len(comparisons)} rows have {len(sizes)} different prompts, "
+            f"{key}.validation_fraction={fraction:g}: {len(groups)} rows have {len(order)} different prompts, "
             "too few to put some aside without a prompt on both sides; "
             f"give {key}.eval_sets={{eval: FILE}} and {key}.validation_fraction=0"
         )
-    train = [comparison for comparison, group in zip(comparisons, groups, strict=True) if group not in taken]
-    evals = [comparison for comparison, group in zip(comparisons, groups, strict=True) if group in taken]
-    return train, evals
+    return np.isin(numbers, order[taken]).tolist()
+
+
+def split_by_prompt(
+    comparisons: Sequence[Comparison], fraction: float, seed: int
+) -> tuple[Sequence[Comparison], Sequence[Comparison]]:
+    """Training and evaluation rows by `held_out`; both sides keep their order.
+
+    Raises:
+        DataError: the rows cannot be split, because nearly all of them have one prompt.
+    """
+    groups = array("Q", (group_number(comparison, seed) for comparison in comparisons) if 0 < fraction < 1 else ())
+    aside = held_out(groups, fraction) if groups else [fraction >= 1.0] * len(comparisons)
+    sides = [[i for i, held in enumerate(aside) if held is side] for side in (False, True)]
+    return take(comparisons, sides[0]), take(comparisons, sides[1])

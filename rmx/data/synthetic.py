@@ -102,8 +102,8 @@ class SyntheticData:
         """Generate and split; nothing is written."""
         draw = random.Random(f"rmx synthetic {self.seed}")
         rows = [self._comparison(draw, number) for number in range(1, self.size + 1)]
-        train, held_out = split_by_prompt(rows, self.validation_fraction, self.seed)
-        evals = {"eval": held_out} if held_out else {}
+        train, aside = split_by_prompt(rows, self.validation_fraction, self.seed)
+        evals = {"eval": aside} if aside else {}
         account = SourceAccount([], "synthetic", "generated rows with known true reward", self.size, 0, self.size)
         account.train, account.evals = len(train), {name: len(kept) for name, kept in evals.items()}
         return Splits(train, evals, Accounting({self.name: account}))
