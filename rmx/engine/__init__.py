@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import torch
 
-from rmx.engine import attention, forward, varlen
+from rmx.engine import attention, forward, last, varlen
 from rmx.engine.applicability import TOLERANCE, probe_error, why_not_rows
 from rmx.engine.layout import Collator, Encoding, Layout, plan
 from rmx.errors import ConfigError
@@ -105,12 +105,12 @@ class Engine:
         """Give the model its own forward and attention back."""
         forward.unbind(self.model)
         attention.uninstall(self.model)
+        last.widen(self.model)
 
     def _run(self, batch: Batch, model: Any, states_only: bool = False) -> torch.Tensor:
         device = self.model.device
         layout = None if batch.layout is None else batch.layout.on(device, self.kernel)
-        pool_index = batch.pool_index.to(device, non_blocking=True)
-        call = forward.Call(layout, pool_index, self.precision == "bf16", states_only)
+        call = forward.Call(layout, self.precision == "bf16", states_only)
         tensors = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
@@ -125,6 +125,7 @@ class Engine:
         if reason is None and not attention.install(self.model):
             reason = "transformers does not let its attention be replaced"
         if reason is None:
+            last.narrow(self.model)
             encoding: Encoding = "flat" if self.wanted == "separate" else "shared"
             error = self._probe(encoding)
             if error is None:

@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from rmx.engine import varlen
+from rmx.engine.last import spread
 from rmx.engine.layout import Layout
 
 __all__ = ["PREFIX", "install", "original_name", "uninstall"]
@@ -80,20 +81,25 @@ def _attention(
     if torch.is_autocast_enabled(query.device.type):  # cast once here, not run by run
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    special = softcap is not None or s_aux is not None
-    if rmx_layout.kernel in varlen.KERNELS and not special and varlen.takes(query, value, dropout):
-        return varlen.attend(query, key, value, rmx_layout, scaling=scaling, window=sliding_window), None
-    kind: Run = partial(_special, softcap=softcap, sinks=s_aux) if special else _fused
-    run = partial(kind, layout=rmx_layout, window=sliding_window, scaling=scaling, dropout=dropout)
+    tokens = query.shape[2]
+    if rmx_layout.scored_only:  # the last layer
+        query = query.index_select(2, rmx_layout.pool_index)
     if rmx_layout.kv_index is not None:
         key, value = key.index_select(2, rmx_layout.kv_index), value.index_select(2, rmx_layout.kv_index)
-    runs = zip(  # one split per tensor: slicing run by run would write a full-size zero gradient for each run
-        query.split(rmx_layout.q_lens, 2),
-        key.split(rmx_layout.k_lens, 2),
-        value.split(rmx_layout.k_lens, 2),
-        strict=True,
-    )
-    return torch.cat([run(q, k, v) for q, k, v in runs], 2).transpose(1, 2).contiguous(), None
+    special = softcap is not None or s_aux is not None
+    if rmx_layout.kernel in varlen.KERNELS and not special and varlen.takes(query, value, dropout):
+        output = varlen.attend(query, key, value, rmx_layout, scaling=scaling, window=sliding_window)
+    else:
+        kind: Run = partial(_special, softcap=softcap, sinks=s_aux) if special else _fused
+        run = partial(kind, layout=rmx_layout, window=sliding_window, scaling=scaling, dropout=dropout)
+        runs = zip(  # one split per tensor: slicing run by run would write a full-size zero gradient for each run
+            query.split(rmx_layout.q_lens, 2),
+            key.split(rmx_layout.k_lens, 2),
+            value.split(rmx_layout.k_lens, 2),
+            strict=True,
+        )
+        output = torch.cat([run(q, k, v) for q, k, v in runs], 2).transpose(1, 2).contiguous()
+    return spread(output, rmx_layout.pool_index, tokens) if rmx_layout.scored_only else output, None
 
 
 def _original(module: torch.nn.Module, name: str) -> Callable[..., Attention]:
@@ -117,8 +123,12 @@ def _fused(
 ) -> torch.Tensor:
     """One run through PyTorch's fused kernel, without a mask where the kernel's own causality is the right one."""
     queries, keys = q.shape[2], k.shape[2]
-    square = queries == keys and keys <= (window or keys)
-    mask = None if square else layout.mask(queries, keys, window or keys, q.device)
+    reach = min(keys, window or keys)
+    if queries == 1:  # a scored token sees everything behind it
+        k, v, mask, square = k[:, :, -reach:], v[:, :, -reach:], None, False
+    else:
+        square = queries == keys == reach
+        mask = None if square else layout.mask(queries, keys, reach, q.device)
     return scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=square, dropout_p=dropout, scale=scaling, enable_gqa=True
     )

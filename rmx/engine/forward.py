@@ -23,7 +23,6 @@ class Call:
     """What travels with a forward call, as one keyword argument, through PEFT, DDP and compiled wrappers."""
 
     layout: Layout | None  # None: padded rows
-    pool_index: torch.Tensor
     bf16: bool  # the backbone runs under autocast
     states_only: bool = False  # return the scored hidden states themselves
 
@@ -46,7 +45,7 @@ def bind(model: Any) -> None:
 
 def unbind(model: Any) -> None:
     """Give `model` its own forward back."""
-    model.__dict__.pop("forward", None)
+    vars(model).pop("forward", None)
 
 
 def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
@@ -62,7 +61,7 @@ def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
     with torch.autocast(device, torch.bfloat16, enabled=call.bf16):
         states = model.base_model(**inputs, use_cache=False).last_hidden_state
     if call.layout is not None:
-        scored = states[0, call.pool_index]
+        scored = states[0, call.layout.pool_index]
     else:  # counted from the mask's end, because prompt tuning puts virtual tokens before the row
         mask = inputs["attention_mask"]
         last = mask.sum(1).long() - 1 - (mask.shape[1] - states.shape[1])

@@ -29,6 +29,8 @@ class Layout:
     q_lens: tuple[int, ...]
     k_lens: tuple[int, ...]
     kv_index: torch.Tensor | None
+    pool_index: torch.Tensor  # row position of each run's last query: the scored tokens
+    scored_only: bool = False  # the queries are those of `pool_index` alone
     kernel: str = "per_run"  # or a name of `varlen.KERNELS`; the engine decides
     masks: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)  # made once, used by every layer
     cumulative: list[torch.Tensor] = field(default_factory=list)
@@ -36,7 +38,13 @@ class Layout:
     def on(self, device: torch.device, kernel: str = "per_run") -> Layout:
         """Return the same layout for `device` and for attention by `kernel`."""
         index = None if self.kv_index is None else self.kv_index.to(device, non_blocking=True)
-        return Layout(self.q_lens, self.k_lens, index, kernel)
+        pool_index = self.pool_index.to(device, non_blocking=True)
+        return Layout(self.q_lens, self.k_lens, index, pool_index, self.scored_only, kernel)
+
+    def last(self) -> Layout:
+        """The layout of the last layer: one query per run, the scored one, sees the same keys."""
+        ones = (1,) * len(self.q_lens)
+        return Layout(ones, self.k_lens, self.kv_index, self.pool_index, True, self.kernel)
 
     def mask(self, queries: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
         """Boolean [queries, keys]: causal from the bottom right, reaching back `window` keys (its own included)."""
@@ -106,15 +114,17 @@ class Collator:
                 keys += [np.arange(start, start + reused), np.arange(end, end + length - reused)]
                 end += length - reused
             start = end
+        kv_index = _tensor(keys) if q_lens != k_lens else None
+        pool_index = torch.tensor(q_lens).cumsum(0) - 1  # a run ends with its scored token
         return Batch(
             input_ids=_tensor(ids)[None],
             position_ids=_tensor(positions)[None],
             attention_mask=None,
-            pool_index=torch.tensor(q_lens).cumsum(0) - 1,  # a run ends with its scored token
+            pool_index=pool_index,
             pairs=pair_table(comparisons),
             ids=tuple(c.id for c in comparisons),
             tokens=start,
-            layout=Layout(tuple(q_lens), tuple(k_lens), _tensor(keys) if q_lens != k_lens else None),
+            layout=Layout(tuple(q_lens), tuple(k_lens), kv_index, pool_index),
         )
 
     def _padded(self, comparisons: Sequence[EncodedComparison]) -> Batch:

@@ -50,16 +50,12 @@ def attend(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """All runs of the row at once: [1, heads, T, head size] in, [1, T, heads, head size] out."""
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, head size]
-    if layout.kv_index is None:
-        k, v = k.contiguous(), v.contiguous()
-    else:
-        k, v = k.index_select(0, layout.kv_index), v.index_select(0, layout.kv_index)
+    """All runs of the row at once, keys and values gathered: [1, heads, T, head size] in, [1, T, heads, size] out."""
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # [T, heads, head size]
     cu_q, cu_k = layout.boundaries(q.device)
     runs = Runs(cu_q, cu_k, max(layout.q_lens), max(layout.k_lens))
     reach = -1 if window is None else window - 1  # keys before the query's own that it sees; -1: all
-    return KERNELS[layout.kernel](q.contiguous(), k, v, runs, scaling, reach)[None]
+    return KERNELS[layout.kernel](q, k, v, runs, scaling, reach)[None]
 
 
 class Runs(NamedTuple):

@@ -108,7 +108,7 @@ def test_gradient_checkpointing_changes_nothing(reentrant):
     checkpointed = gradients(model, engine.rewards(batch))
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
-        torch.testing.assert_close(checkpointed[name], gradient, rtol=0, atol=0, msg=name)
+        assert (checkpointed[name] - gradient).abs().max() <= 2e-6 * gradient.abs().max(), name
 
 
 @pytest.mark.parametrize("split", [[3, 3], [1, 5], [1, 1, 1, 1, 1, 1]])

@@ -120,7 +120,7 @@ def test_plan_puts_the_longest_first():
 
 def test_mask_is_causal_from_the_bottom_right_and_knows_the_window():
     """2 queries at the end of 4 keys see keys 0..2 and 0..3; with a window of 2 only keys 1..2 and 2..3."""
-    layout = Layout((2,), (4,), None)
+    layout = Layout((2,), (4,), None, torch.tensor([1]))
     device = torch.device("cpu")
     assert layout.mask(2, 4, 4, device).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert layout.mask(2, 4, 2, device).int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
@@ -128,7 +128,7 @@ def test_mask_is_causal_from_the_bottom_right_and_knows_the_window():
 
 
 def test_boundaries_are_cumulative_lengths():
-    layout = Layout((5, 1, 2), (5, 4, 2), None)
+    layout = Layout((5, 1, 2), (5, 4, 2), None, torch.tensor([4, 5, 7]))
     queries, keys = layout.boundaries(torch.device("cpu"))
     assert (queries.tolist(), keys.tolist()) == ([0, 5, 6, 8], [0, 5, 9, 11])
     assert queries.dtype == keys.dtype == torch.int32

@@ -38,7 +38,8 @@ def documented_varlen(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, 
 
 @pytest.mark.parametrize("window", [None, 1, 6, 1000])
 @pytest.mark.parametrize("encoding", ["shared", "flat"])
-def test_one_kernel_call_equals_the_loop_over_runs(monkeypatch, encoding, window):
+@pytest.mark.parametrize("scored_only", [False, True], ids=["whole layer", "last layer"])
+def test_one_kernel_call_equals_the_loop_over_runs(monkeypatch, encoding, window, scored_only):
     import torch.nn.attention.varlen as torch_varlen
 
     monkeypatch.setattr(torch_varlen, "varlen_attn", documented_varlen)
@@ -50,6 +51,7 @@ def test_one_kernel_call_equals_the_loop_over_runs(monkeypatch, encoding, window
     k, v = (torch.randn(1, 2, tokens, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     results = []
     for kernel in ("per_run", "torch_varlen"):
+        placed = layout.on(torch.device("cpu"), kernel)
         output, _ = attention._attention(
             torch.nn.Module(),
             q,
@@ -57,7 +59,7 @@ def test_one_kernel_call_equals_the_loop_over_runs(monkeypatch, encoding, window
             v,
             None,
             original="sdpa",
-            rmx_layout=layout.on(torch.device("cpu"), kernel),
+            rmx_layout=placed.last() if scored_only else placed,
             scaling=0.3,
             sliding_window=window,
         )
