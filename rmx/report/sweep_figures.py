@@ -67,13 +67,13 @@ def _parallel(sweep: Sweep) -> tuple[Figure, str] | None:
             axes.annotate(
                 text,
                 (place, height),
-                xytext=(4, 0),
+                xytext=(4, 2),
                 textcoords="offset points",
                 fontsize=8,
                 color=INK,
-                va="center",
+                va="bottom",
                 zorder=4,
-                bbox={"boxstyle": "square,pad=0.15", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75},
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.6},
             )
     best = max(1, len([t for t, _ in shown if t.rank]))
     for order, (trial, value) in enumerate(reversed(shown)):  # the winner last, on top
