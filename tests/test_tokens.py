@@ -6,14 +6,17 @@ import inspect
 
 import numpy as np
 import pytest
-from family_tokenizers import CHATML, FAMILIES, family_tokenizer
+from family_tokenizers import CHATML, CORPUS, FAMILIES, family_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rmx.errors import ConfigError, DataError
 from rmx.records import Comparison, EncodedComparison, Message, Pair
 from rmx.templates import BoundTemplate, Template
 from rmx.tokens import encode, encode_conversations, show_sample, show_tokens
+from rmx.tokens.control import Tokeniser
 from rmx.tokens.truncate import common_prefix, cut_left, shorter_prompts
 
 NATIVE = {
@@ -312,6 +315,93 @@ def test_progress_counts_rows() -> None:
     template, seen = bound("gpt2"), []
     encode(ROWS, template.tokenizer, template, max_tokens=512, progress=seen.append)
     assert seen == [len(ROWS)]
+
+
+FRAGMENTS = [
+    "bread",
+    " ",
+    "\n",
+    "  \n",
+    "<",
+    "|",
+    "<|",
+    "|>",
+    "im_end",
+    "<|im_end|>",
+    "</s>",
+    "[INST]",
+    "<s",
+    "é",
+    "漢",
+    "🙂",
+    "\t",
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    family=st.sampled_from(["llama3", "qwen", "gemma", "mistral", "gpt2"]),
+    texts=st.lists(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=8).map("".join), min_size=3, max_size=5),
+)
+def test_any_text_is_whole_string_exact_or_free_of_control(family: str, texts: list[str]) -> None:
+    """Rows that spell nothing have the ids of the whole text; the others have the template's control ids only."""
+    template = _BOUND.setdefault(family, bound(family))
+    tokenizer = template.tokenizer
+    row = comparison(texts[:3] if len(texts) == 5 else texts[:1], *texts[-2:])
+    plain = comparison(["a"] * len(row.prompt), "b", "c")
+    encoded, report = encode([row, plain], tokenizer, template, max_tokens=2048)
+    control = [tokenizer.convert_tokens_to_ids(t) for t in template.control_tokens if t != "<unk>"]
+    for k, response in enumerate(row.responses):
+        if not report.literal_rows:
+            text = template.render([*row.prompt, *response])
+            assert full(encoded[0], k) == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert [i for i in full(encoded[0], k) if i in control] == [i for i in full(encoded[1], k) if i in control]
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_texts_are_cut_only_where_that_is_exact(scheme: str) -> None:
+    """Tokenizers that mark word beginnings, also at the text's own beginning, with Unigram's global optimum."""
+    inner = Tokenizer(models.Unigram())
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    inner.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    special = [AddedToken(token, special=True, normalized=False) for token in ("<unk>", "<|im_start|>", "<|im_end|>")]
+    inner.train_from_iterator(
+        CORPUS,
+        trainers.UnigramTrainer(vocab_size=150, special_tokens=special, unk_token="<unk>", show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", unk_token="<unk>")
+    template = Template("chatml").bind(tokenizer)
+    rows, _ = encode(ROWS[:3], tokenizer, template, max_tokens=512)
+    assert Tokeniser(tokenizer, template)._cut(["<|im_end|>a<|im_start|>b", "<|im_end|>a<|im_start|>c"]) == 11
+    for row, source in zip(rows, ROWS, strict=False):
+        for k, response in enumerate(source.responses):
+            text = template.render([*source.prompt, *response])
+            assert full(row, k) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_tokenizers_that_absorb_space_are_not_cut() -> None:
+    """`lstrip` takes the space before a token, so a cut there would leave it behind."""
+    tokenizer = family_tokenizer("gpt2")
+    tokenizer.add_tokens(
+        [AddedToken("<turn>", special=True, lstrip=True), AddedToken("<|endoftext|><x>", special=True)]
+    )
+    template = Template(jinja="{% for m in messages %} <turn>{{ m.content }}{% endfor %}").bind(tokenizer)
+    rows, _ = encode(ROWS[:2], tokenizer, template, max_tokens=512)
+    assert Tokeniser(tokenizer, template)._borders == ()
+    for row, source in zip(rows, ROWS, strict=False):
+        text = template.render([*source.prompt, *source.responses[1]])
+        assert full(row, 1) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_tokenizers_without_a_rust_half_work_too() -> None:
+    """ByT5's tokenizer is Python, its ids are bytes + 3; `</s>` (id 1) is written only at the end."""
+    tokenizer = ByT5Tokenizer()
+    template = Template("plain").bind(tokenizer)
+    (encoded,), report = encode([comparison(["a"], "é", "</s>b")], tokenizer, template, max_tokens=99)
+    text = "\n\nHuman: a\n\nAssistant: é"
+    assert full(encoded, 0) == [byte + 3 for byte in text.encode()] + [1]
+    assert full(encoded, 1) == [byte + 3 for byte in b"\n\nHuman: a\n\nAssistant: </s>b"] + [1]
+    assert report.literal_rows == 1
 
 
 # --- the tokenizer, bad rows, tools, single conversations ---

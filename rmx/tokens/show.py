@@ -47,7 +47,8 @@ def show_tokens(
     (row,), _ = encode([comparison], tokenizer, template, max_tokens=max_tokens, truncation=truncation)
     wins = [sum(pair.winner == k for pair in row.pairs) for k in range(len(row.suffix_ids))]
     shown = Text()
-    shown.append(f"{comparison.id}  {comparison.where}".rstrip(), style="bold")
+    where = "" if comparison.where == comparison.id else comparison.where
+    shown.append(f"{comparison.id}  {where}".rstrip(), style="bold")
     shown.append(
         f"  template {template.name}, {len(row.prefix_ids)} shared tokens"
         f"{', prompt truncated' if row.truncated else ''}\n",
@@ -101,7 +102,7 @@ def _part(
 ) -> None:
     shown.append(f"{label}\n", style="underline")
     texts = token_texts(ids, tokenizer)
-    skip = range(_HEAD, len(texts) - _TAIL) if not whole and len(texts) > _HEAD + _TAIL else range(0)
+    skip = range(_HEAD, len(texts) - _TAIL) if not whole and len(texts) > 1.3 * (_HEAD + _TAIL) else range(0)
     for i, (number, text) in enumerate(zip(ids, texts, strict=True)):
         if i in skip:
             if i == skip.start:
