@@ -1,7 +1,7 @@
 """Stands in for `python -m rmx`: a job that writes metrics.jsonl, checkpoints, honours PRUNE, and can misbehave.
 
 Overrides it knows: x=<float> (accuracy approaches 0.5 + x), steps=, seconds=<per step>, output_dir=,
-mode=ok|crash|exit0|nan|hang|deaf|oom|unprunable|to_the_end (the last finishes in spite of SIGTERM).
+mode=ok|crash|exit0|nan|hang|deaf|oom|unprunable|slow_save|to_the_end (the last finishes in spite of SIGTERM).
 Every process appends a line to starts.jsonl in its folder, with the step it began at.
 """
 
@@ -47,6 +47,8 @@ def main() -> None:
         while step < steps:
             if (folder / "PRUNE").exists() and mode != "unprunable":
                 sys.exit(75)
+            if stop and mode == "slow_save":
+                time.sleep(1.5)
             if stop and mode != "to_the_end":
                 sys.exit(143)
             time.sleep(pause)

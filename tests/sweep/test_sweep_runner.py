@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,24 @@ def test_a_job_that_ends_after_its_sweeper_is_not_run_twice(tmp_path: Path) -> N
     code = json.loads(record.read_text())[-1]["exit_code"]
     assert start_fake(tmp_path, {"x": "0.1"}, "steps=10", "seconds=0.3", "mode=to_the_end", n_jobs=1).wait() == 0
     assert len(starts(tmp_path, "trial-000")) == (1 if code == 0 else 2)
+
+
+@pytest.mark.parametrize(("mode", "processes"), [("slow_save", 2), ("to_the_end", 1)])
+def test_a_resume_at_once_waits_for_the_job_that_is_still_there(tmp_path: Path, mode: str, processes: int) -> None:
+    """The sweeper is killed and started again while its job still saves (or finishes): never two at a time."""
+    fixed = ("steps=15", "seconds=0.1", f"mode={mode}")
+    sweeper = start_fake(tmp_path, {"x": "0.1"}, *fixed, n_jobs=1)
+    wait_until(lambda: len(steps(tmp_path, "trial-000")) >= 3)
+    old = starts(tmp_path, "trial-000")[0]["pid"]
+    sweeper.send_signal(signal.SIGKILL)
+    sweeper.wait()
+    again = start_fake(tmp_path, {"x": "0.1"}, *fixed, n_jobs=1)
+    assert alive(old)  # the fault: the predecessor is still at work
+    assert again.wait() == 0
+    attempts = json.loads((tmp_path / "jobs" / "trial-000.json").read_text())
+    assert len(attempts) == len(starts(tmp_path, "trial-000")) == processes
+    assert all(late["started"] >= early["ended"] for early, late in pairwise(attempts))
+    assert steps(tmp_path, "trial-000") == list(range(1, 16))
 
 
 def test_interrupt_saves_the_jobs_and_the_next_start_goes_on(tmp_path: Path) -> None:
