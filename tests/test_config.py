@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rmx.config import check, compose, instantiate, run_yaml
+from rmx.config import Composer, check, compose, instantiate, run_yaml
 from rmx.errors import ConfigError
 from rmx.workflow import Workflow
 
@@ -176,6 +176,25 @@ def test_run_yaml_repeats_the_run(tmp_path: Path) -> None:
     check(again)
     with pytest.raises(ConfigError, match=r"run.yaml chooses no options"):
         compose(["model=gpt2"], tmp_path, "run")
+
+
+def test_a_sweep_over_run_yaml_has_the_shipped_sweep_settings(tmp_path: Path) -> None:
+    write(tmp_path, "run.yaml", run_yaml(compose()))
+    lines = Composer(tmp_path, "run").sweep_overrides(["seed=1,2", "hydra.sweep.dir=here", "trainer.adam_beta2=0.9"])
+    assert lines[0] == "hydra/sweeper=rmx" and lines[-3:] == [
+        "seed=1,2",
+        "hydra.sweep.dir=here",
+        "++trainer.adam_beta2=0.9",
+    ]
+    assert sum("hydra.sweep.dir" in line for line in lines) == 1
+    assert Composer().sweep_overrides(["seed=1,2"]) == ["seed=1,2"]
+
+
+def test_each_value_of_a_sweep_is_tried_once() -> None:
+    """Two choices and an interval: the first of each, then one change at a time."""
+    runs = Composer().single_runs(["peft=none,lora", "trainer.learning_rate=interval(1e-6,1e-3)", "seed=range(1,4)"])
+    assert [run[2] for run in runs] == ["seed=1", "seed=1", "seed=1", "seed=2", "seed=3"]
+    assert runs[1][0] == "peft=lora" and runs[2][1] == "trainer.learning_rate=0.001"
 
 
 def test_the_workflow_gets_the_text_that_repeats_it() -> None:

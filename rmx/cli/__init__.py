@@ -21,6 +21,7 @@ from importlib import import_module
 from rmx import __version__
 from rmx.cli.arguments import Arguments, parse
 from rmx.errors import ConfigError, RmxError
+from rmx.redact import redact_text
 
 __all__ = ["VERBS", "console", "main"]
 
@@ -30,7 +31,10 @@ log = logging.getLogger(__name__)
 VERBS = {
     "report": ("rmx.report:main", "FOLDER...   draw report.html again; several runs are compared"),
     "watch": ("rmx.watch:main", "FOLDER      what the runs below a folder are doing now"),
-    "export": ("rmx.export:main", "MODEL OUT   write a model in the layout that another program needs"),
+    "export": (
+        "rmx.models.export:main",
+        "MODEL --format llamafactory|merged OUT   write a model as another program reads it",
+    ),
 }
 
 
@@ -48,11 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `rmx --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:  # noqa: BLE001  the door: nothing lies above it that could tell the user
-        sys.stderr.write(traceback.format_exc())
+    except Exception as error:  # noqa: BLE001  the door: nothing lies above it that could tell the user
         sys.stderr.write(
-            f"rmx: this is a bug in rmx {__version__}, not a mistake of yours. Please report it with the lines above, "
-            "the command, and the run folder's run.log and environment.json.\n"
+            redact_text(
+                f"{traceback.format_exc()}rmx: {type(error).__name__}: {error}: a bug in rmx {__version__}, not a "
+                "mistake of yours. Please report it with the lines above, the command, and the run folder's run.log "
+                "and environment.json.\n"
+            )
         )
         return 1
 

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from rmx.config.checking import build, mistakes_of, plain
 from rmx.config.composing import Composer
 from rmx.config.mistakes import raise_all
-from rmx.config.redaction import redact, redact_text
+from rmx.config.signatures import read_signature
 from rmx.errors import ConfigError
+from rmx.redact import redact, redact_text
 
 if TYPE_CHECKING:
     from rmx.workflow import Workflow
@@ -69,7 +70,9 @@ def instantiate(cfg: DictConfig) -> Workflow:
     """
     check(cfg)
     values, _ = plain(cfg)
-    workflow, mistakes = build(values | {"config": run_yaml(cfg)})
+    if "config" in read_signature(values["_target_"]).parameters:
+        values["config"] = run_yaml(cfg)
+    workflow, mistakes = build(values)
     raise_all(mistakes)
     return workflow
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -40,6 +41,14 @@ from rmx.places import conf_folder
 
 __all__ = ["Composer"]
 
+# What conf/config.yaml says about Hydra, for sweeps over a root file that does not build on it (a run's run.yaml).
+_SWEEP_DEFAULTS = (
+    "hydra/sweeper=rmx",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+    "hydra.output_subdir=null",
+    "hydra.sweep.dir='outputs/sweeps/${now:%Y-%m-%d}-${now:%H-%M-%S}'",
+)
 _MOST_SWEEP_RUNS = 64  # runs of a sweep that are checked before it starts
 
 
@@ -55,8 +64,10 @@ class Composer:
     config_name: str = "config"
     loader: ConfigLoaderImpl = field(init=False)
     _choices: dict[str, Any] = field(init=False, default_factory=dict)  # group -> option of the last composition
+    _job_name: Any = field(init=False, default=None)  # "rmx" where the root file builds on the shipped one
 
     def __post_init__(self) -> None:
+        version.setbase("1.3")
         setup_globals()
         self.loader = ConfigLoaderImpl(self.search_path())
         self._refuse_hidden_files()
@@ -98,6 +109,7 @@ class Composer:
                     return None, mistakes
                 lines.remove(culprit)
         self._choices = dict(cfg.hydra.runtime.choices)
+        self._job_name = OmegaConf.select(cfg, "hydra.job.name", throw_on_missing=False)
         hydra: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
         mistakes += [Mistake(key, reason) for key, reason in unsafe_hydra_nodes(hydra)]
         OmegaConf.set_struct(cfg, False)  # unknown keys are for `check` to judge
@@ -137,7 +149,7 @@ class Composer:
         chosen = [str(item.input_line) for item in accepted if self._is_group(item) and not item.is_sweep_override()]
         cfg, mistakes = self.compose(chosen)
         raise_all(mistakes)
-        lines = []
+        lines = [] if self._job_name == "rmx" else [line for line in _SWEEP_DEFAULTS if not _given(line, accepted)]
         for item in accepted:
             plain = self._is_group(item) or cfg is None or not absent(item, cfg)
             lines.append(str(item.input_line) if plain else lenient(item))
@@ -251,6 +263,10 @@ class Composer:
         for entry in OmegaConf.select(loaded.config, "hydra.searchpath", default=None) or []:
             if str(entry).startswith("pkg://"):
                 raise ConfigError(f"hydra.searchpath: '{entry}' in a file is not allowed; use --config-dir")
+
+
+def _given(line: str, overrides: Sequence[Override]) -> bool:
+    return any(override.key_or_group == line.partition("=")[0] for override in overrides)
 
 
 def _several_values(override: Override) -> Mistake:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.config.redaction import HIDDEN, is_secret_name, redact_text
 from rmx.errors import ConfigError
+from rmx.redact import HIDDEN, is_secret_name, redact_text
 
 __all__ = ["Mistake", "did_you_mean", "raise_all", "shown"]
 
