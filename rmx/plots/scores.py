@@ -147,7 +147,9 @@ def _length(predictions: Predictions, on: str) -> Figure:
             centers, means, color=color, marker=marker, linewidth=2.2, linestyle=dashes, label=f"{name}, binned mean"
         )
     found = correlation(rewards, tokens)["pearson"]
-    axes.plot([], [], " ", label="correlation: " + ("not defined" if found is None else f"{found:+.2f}"))
+    axes.plot(
+        [], [], " ", label="correlation: " + ("not defined" if found is None else f"{round(found, 2) + 0.0:+.2f}")
+    )
     if tokens.min() > 0 and tokens.max() > 20 * tokens.min():
         axes.set_xscale("log")
     bottom, top = np.quantile(rewards, (0.002, 0.998))

@@ -119,7 +119,7 @@ def _cards(record: RunRecord, facts: SetFacts) -> list[Card]:
     if "accuracy" in n:
         context = f"95 % interval {interval(n['accuracy_low'], n['accuracy_high'])}, {number(n['pairs'])} pairs"
         cards.append(Card("Accuracy", percent(n["accuracy"]), context))
-    best = f"; the labels allow {facts.ceiling['loss']:.4f}" if facts.ceiling else ""
+    best = f"; the true rewards {facts.ceiling['loss']:.4f} on average" if facts.ceiling else ""
     cards.append(Card("Log loss", f"{n['loss']:.4f}", f"nats per pair; a coin has {math.log(2):.4f}{best}"))
     if facts.calibration:
         c = facts.calibration
@@ -148,7 +148,8 @@ def _marks(facts: SetFacts) -> list[Mark]:
         return []
     marks = [Mark("this model", n["accuracy"], n["accuracy_low"], n["accuracy_high"], "model")]
     if facts.ceiling:
-        marks.append(Mark("best possible on these labels", facts.ceiling["accuracy"], None, None, "baseline"))
+        marks.append(Mark("the true rewards, on average", facts.ceiling["accuracy"], None, None, "baseline"))
+        marks.append(Mark("the true rewards, on these labels", facts.ceiling["drawn_accuracy"], None, None, "baseline"))
     if facts.length:
         only = facts.length
         value, low, high = (only[f"length_only_accuracy{end}"] for end in ("", "_low", "_high"))

@@ -66,9 +66,10 @@ def test_headline_says_what_the_metrics_say(tmp_path: Path) -> None:
     assert f"Accuracy {100 * numbers['accuracy']:.1f} %" in page.text
     interval = f"{100 * numbers['accuracy_low']:.1f} % to {100 * numbers['accuracy_high']:.1f} %"
     assert f"95 % interval {interval}, 300 pairs" in page.text
-    assert f"the labels allow {best['loss']:.4f}" in page.text
-    for baseline in ("best possible on these labels", "always the longer response", "chance"):
-        assert baseline in page.text
+    assert f"the true rewards {best['loss']:.4f} on average" in page.text
+    assert f"the true rewards, on average {100 * best['accuracy']:.1f} %" in page.text
+    assert f"the true rewards, on these labels {100 * best['drawn_accuracy']:.1f} %" in page.text
+    assert "always the longer response" in page.text and "chance 50.0 %" in page.text
     assert "Correlation with true reward" in page.text
     assert len(set(page.ids)) == len(page.ids)
     assert page.tags.count("svg") == 8
