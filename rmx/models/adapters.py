@@ -165,21 +165,19 @@ def check_trainable(model: nn.Module) -> None:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from rmx.models.head import head_of, head_parts, unwrap
+    from rmx.models.head import HEADS, head_of, head_parts, unwrap
 
-    name, head = head_of(model)
     inner = unwrap(model)
-    if any(isinstance(module, BaseTunerLayer) for module in head.modules()):
-        raise ModelError(f"the adapter targets the head {name}: its own weight would stay random and unsaved")
+    for part in HEADS:
+        if part in dict(inner.named_children()) and isinstance(inner.get_submodule(part), BaseTunerLayer):
+            raise ModelError(f"the adapter targets the head {part}: its own weight would stay random and unsaved")
+    name, head = head_of(model)
     for adapter in _saved_parts(model):
         for part in head_parts(model):
             if part not in adapter:
                 raise ModelError(f"the adapter does not save {part}: a reload would score with random weights")
     if not any(parameter.requires_grad for parameter in head.parameters()):
         raise ModelError(f"the head {name} is frozen: the reward would stay random; nothing was trained")
-    linear_names = [key for key, parameter in inner.named_parameters() if parameter.requires_grad]
-    if not linear_names:
-        raise ModelError("nothing is trainable in this model")
 
 
 def _saved_parts(model: nn.Module) -> list[set[str]]:
