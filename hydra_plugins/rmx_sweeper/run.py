@@ -18,12 +18,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from hydra_plugins.rmx_sweeper.overrides import quoted, split_overrides
 from rmx import __version__
 from rmx.errors import RmxError
+from rmx.redact import redact_command
 from rmx.screen import Screen
 from rmx.sweep.batches import BatchJobs, run_guarded
 from rmx.sweep.books import SweepResult
 from rmx.sweep.confirm import Confirmation, read_confirmation, seeds_table
 from rmx.sweep.jobs import Job, JobRunner, LocalJobs, job_program
-from rmx.sweep.output import redacted, show
+from rmx.sweep.output import show
 from rmx.sweep.runner import Sweep
 from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import SearchSpace
@@ -128,7 +129,7 @@ def hydra_overrides(config: DictConfig) -> list[str]:
 
 def command_line() -> str:
     """Return the command that started this sweep, secrets left out."""
-    return "python -m rmx " + " ".join(shlex.quote(word) for word in redacted(sys.argv[1:]))
+    return "python -m rmx " + " ".join(shlex.quote(word) for word in redact_command(sys.argv[1:]))
 
 
 # --- Where jobs run ---------------------------------------------------------------------------------------------------

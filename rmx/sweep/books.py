@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmx.redact import redact_command
 from rmx.sweep.leaderboard import Facts, Row, build_rows, read_facts
-from rmx.sweep.output import redacted, write_files
+from rmx.sweep.output import write_files
 from rmx.sweep.settings import SweepSettings
 from rmx.sweep.trials import SweepFolder, Trial
 
@@ -82,7 +83,7 @@ class Books:
             ):
                 self.look(trial)
             trials.append(trial)
-        words = {trial.number: redacted(self.overrides(trial)) for trial in trials}
+        words = {trial.number: redact_command(self.overrides(trial)) for trial in trials}
         rows = build_rows(self.folder, trials, self.facts, self.directed, words, paired=final)
         content = self._content(rows) | {
             "importance": self.store.importance() if final else None,
@@ -107,7 +108,7 @@ class Books:
             "evaluation": self.evaluation,
             "objectives": [{"metric": metric, "direction": way} for metric, way in self.directed.items()],
             "parameters": [dimension.describe() for dimension in self.store.space.dimensions],
-            "fixed": redacted(self.store.fixed),
+            "fixed": redact_command(self.store.fixed),
             "counts": counts,
             "winner": next((row.number for row in rows if row.rank == 1), None),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ __all__ = ["MetricsTail", "last_values"]
 class MetricsTail:
     """Gives the rows that were added since the last look; a line without its end waits for the next look.
 
-    A file that became shorter was started anew and is read from its beginning.
+    A file that was replaced or became shorter (a resume cuts it back) is read again from its beginning.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offset = 0
+        self.inode = 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the new complete rows."""
         try:
             with self.path.open("rb") as file:
-                if file.seek(0, 2) < self.offset:
-                    self.offset = 0
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self.inode or file.seek(0, 2) < self.offset:
+                    self.offset, self.inode = 0, inode
                 file.seek(self.offset)
                 data = file.read()
         except OSError:  # not there yet, or a network file system's hiccup: the next look tells

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rmx.redact import redact_text
 from rmx.sweep.leaderboard import Row
 from rmx.sweep.trials import SweepFolder, write_atomically
 
-__all__ = ["csv_text", "failures_table", "leaderboard_table", "point_to_best", "redacted", "show", "varying"]
+__all__ = ["csv_text", "failures_table", "leaderboard_table", "point_to_best", "show", "varying"]
 
-_SECRET = re.compile(r"(^|[._])(token|secret|password|passwd|api_?key|access_?key|credentials?)=", re.IGNORECASE)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, "CSV injection"
-
-
-def redacted(overrides: Sequence[str]) -> list[str]:
-    """Return overrides with the values of secret keys left out.
-
-    >>> redacted(["model.token=hf_abc", "data.max_tokens=512"])
-    ['model.token=***', 'data.max_tokens=512']
-    """
-    return [
-        word.split("=", 1)[0] + "=***" if _SECRET.search(word.split("=", 1)[0] + "=") else word for word in overrides
-    ]
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
@@ -216,5 +204,5 @@ def tail_of(path: Path, limit: int = 200) -> str:
     except FileNotFoundError:
         return ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = "".join(character for character in lines[-1] if character.isprintable()) if lines else ""
+    last = redact_text("".join(character for character in lines[-1] if character.isprintable())) if lines else ""
     return last if len(last) <= limit else last[: limit - 1] + "…"

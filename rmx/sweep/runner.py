@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.errors import ConfigError
+from rmx.redact import redact_command
 from rmx.sweep.books import Books, SweepResult, exit_code
 from rmx.sweep.jobs import Ended, Job, JobRunner
 from rmx.sweep.metrics_tail import MetricsTail, number
-from rmx.sweep.output import point_to_best, redacted, tail_of
+from rmx.sweep.output import point_to_best, tail_of
 from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import SearchSpace
 from rmx.sweep.trials import SweepFolder, Trial, only_one
@@ -150,7 +151,9 @@ class Sweep:
         path = self.folder.trial(trial.name)
         self.folder.prune(trial.name).unlink(missing_ok=True)  # of a job that was pruned but never got to know it
         self.tails[trial.number] = MetricsTail(path / "metrics.jsonl")
-        log.info("%s: %s", trial.name, " ".join(redacted(self.space.overrides(trial.params))) or "(nothing varies)")
+        log.info(
+            "%s: %s", trial.name, " ".join(redact_command(self.space.overrides(trial.params))) or "(nothing varies)"
+        )
         self.jobs.start(Job(trial.number, trial.name, (*self.overrides(trial), *self.extra(path))))
 
     def overrides(self, trial: Trial) -> list[str]:

@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rmx.errors import ConfigError
-from rmx.sweep.output import redacted
+from rmx.redact import redact_command
 from rmx.sweep.samplers import distribution, make_pruner, make_sampler, quiet, suggest
 from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import Params, SearchSpace
@@ -201,7 +201,7 @@ class TrialStore:
         own = {
             "parameters": [dimension.describe() for dimension in self.space.dimensions],
             "objectives": self.settings.directed(),
-            "overrides that do not vary": redacted(self.fixed),
+            "overrides that do not vary": redact_command(self.fixed),
         }
         known = self.study.user_attrs.get("sweep")
         if known is None or fresh:

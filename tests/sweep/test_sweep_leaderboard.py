@@ -121,4 +121,8 @@ def test_tail_waits_for_whole_lines_and_survives_torn_and_restarted_files(tmp_pa
     assert tail.rows() == [{"step": 2}, {"step": 4}]
     path.write_bytes(b'{"step": 9}\n')
     assert tail.rows() == [{"step": 9}]
+    longer = tmp_path / "longer"
+    longer.write_bytes(b'{"step": 5}\n{"step": 6}\n')
+    longer.replace(path)  # cut back by a resume and already longer again
+    assert tail.rows() == [{"step": 5}, {"step": 6}]
     assert last_values(tmp_path / "missing") == {}

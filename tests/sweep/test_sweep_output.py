@@ -15,7 +15,7 @@ from sweeping import choices, run_fake
 
 from rmx.sweep.confirm import spread
 from rmx.sweep.leaderboard import Row, build_rows
-from rmx.sweep.output import csv_text, json_text, leaderboard_table, point_to_best, redacted, show, tail_of
+from rmx.sweep.output import csv_text, json_text, leaderboard_table, point_to_best, show, tail_of
 from rmx.sweep.trials import SweepFolder, Trial, write_atomically
 
 ACCURACY = {"eval/accuracy": "maximize"}
@@ -82,7 +82,6 @@ def test_secrets_do_not_reach_the_files(tmp_path: Path) -> None:
     assert "model.token=hf_planted" in (tmp_path / "trial-000" / "starts.jsonl").read_text()  # the job needs it
     for name in ("sweep.json", "leaderboard.csv", "study.journal", "jobs/trial-000.json", "jobs/trial-000.log"):
         assert "hf_planted" not in (tmp_path / name).read_text()
-    assert redacted(["+hub.api_key=1", "data.max_tokens=5", "x=1"]) == ["+hub.api_key=***", "data.max_tokens=5", "x=1"]
 
 
 def test_failures_name_the_log(tmp_path: Path) -> None:
