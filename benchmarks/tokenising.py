@@ -124,7 +124,7 @@ def rmx_case(folder: Path, tokenizer: Any) -> Callable[[], Any]:
 
     def work() -> Json:
         encoded, report = cached_encode(rows, tokenizer, template, max_tokens=MAX_TOKENS, folder=folder / "rmx")
-        return {"rows": len(encoded), **report.to_dict()}
+        return {"rows": len(encoded), "tokens": report.tokens, "shared_tokens": report.shared_tokens}
 
     return work
 
@@ -259,8 +259,8 @@ def empty(folder: Path) -> None:
     shutil.rmtree(folder / "rmx", ignore_errors=True)
 
 
-def rounds(folder: Path, count: int, names: list[str]) -> dict[str, list[Json]]:
-    """All cases in turn, `count` times."""
+def rounds(folder: Path, count: int, names: list[str]) -> Iterator[dict[str, list[Json]]]:
+    """All cases in turn, `count` times; yields what there is after every round."""
     results: dict[str, list[Json]] = {name: [] for name in names}
     for number in range(count):
         for name in names:
@@ -268,7 +268,7 @@ def rounds(folder: Path, count: int, names: list[str]) -> dict[str, list[Json]]:
                 empty(folder)
             results[name].append(child(name, folder))
             print(f"round {number + 1}: {name:14} {results[name][-1]['wall']:8.2f} s wall", file=sys.stderr)
-    return results
+        yield results
 
 
 def table(results: dict[str, list[Json]], rows: int) -> str:
@@ -286,6 +286,13 @@ def table(results: dict[str, list[Json]], rows: int) -> str:
             f"| {cpu / median(ours, 'cpu'):.2f} |"
         )
     return "\n".join(lines)
+
+
+def save(name: str, found: Json) -> None:
+    """Write what was measured beside the other results."""
+    results = ROOT / "benchmarks" / "results"
+    results.mkdir(exist_ok=True)
+    (results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:
@@ -321,11 +328,10 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), chosen.rows)
-            found["results"] = rounds(Path(folder), chosen.rounds, chosen.cases)
+            for found["results"] in rounds(Path(folder), chosen.rounds, chosen.cases):
+                save(name, found)
         print(table(found["results"], chosen.rows))
-    results = ROOT / "benchmarks" / "results"
-    results.mkdir(exist_ok=True)
-    (results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    save(name, found)
 
 
 if __name__ == "__main__":
