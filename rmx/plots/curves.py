@@ -16,7 +16,7 @@ from rmx.plots.style import BLUE, GREY, VERMILION, figure, legend, whole_steps
 
 __all__ = ["Line", "curve_figures", "overlay_figure"]
 
-_METRICS = {"loss": "loss (nats per pair)", "accuracy": "accuracy"}  # metric: axis label
+_METRICS = {"loss": "loss per pair", "accuracy": "accuracy"}  # metric: axis label
 
 
 def curve_figures(record: RunRecord) -> tuple[dict[str, Figure], list[str]]:

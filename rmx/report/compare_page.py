@@ -104,7 +104,7 @@ def _curves(records: Mapping[str, RunRecord]) -> list[Markup]:
     prefixes = ["train", *("eval" if name == "eval" else f"eval_{name}" for name in names)]
     pages = []
     for prefix in prefixes:
-        for metric, label in (("loss", "loss (nats per pair)"), ("accuracy", "accuracy")):
+        for metric, label in (("loss", "loss per pair"), ("accuracy", "accuracy")):
             key = f"{prefix}/{metric}"
             lines = [
                 Line(record.curve(key), name, PALETTE[i % len(PALETTE)], dashes=DASHES[i % len(DASHES)])
