@@ -45,7 +45,7 @@ def show(arguments: Arguments) -> int:
         else:
             text = OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(node))))
         sys.stdout.write(text)
-    raise_all(composer.checked(arguments.overrides)[1])
+    raise_all([*composing, *(composer.check(cfg, arguments.overrides) if cfg is not None else [])])
     return 0
 
 

@@ -119,15 +119,18 @@ class Composer:
         return cfg, mistakes
 
     def checked(self, overrides: Sequence[str]) -> tuple[DictConfig | None, list[Mistake]]:
-        """Compose one run and check it; mistakes that stand in a file say in which."""
+        """Compose one run and check it: the mistakes of the overrides, then those of the values."""
         cfg, mistakes = self.compose(overrides)
-        if cfg is None:
-            return None, mistakes
+        return cfg, [*mistakes, *(self.check(cfg, overrides) if cfg is not None else [])]
+
+    def check(self, cfg: DictConfig, overrides: Sequence[str]) -> list[Mistake]:
+        """Check what `compose` has just returned; mistakes that stand in a file say in which."""
         given = {override.key_or_group for override in map(parse_override, overrides) if isinstance(override, Override)}
+        mistakes = []
         for mistake in mistakes_of(cfg, self.groups()):
             known = any(mistake.key == key or mistake.key.startswith((f"{key}.", f"{key}[")) for key in given)
             mistakes.append(mistake if known else self._located(mistake))
-        return cfg, mistakes
+        return mistakes
 
     def _located(self, mistake: Mistake) -> Mistake:
         """Add the file of the experiment or group option that sets the key; the shipped defaults need no name."""
