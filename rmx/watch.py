@@ -25,6 +25,12 @@ __all__ = ["RunView", "Watcher", "main", "sparkline"]
 _BARS = "▁▂▃▄▅▆▇█"
 _DEPTH = 3  # folders below the watched one: outputs/sweeps/<name>/<trial>
 _FILE_WIDTH = 160  # columns where the output is no terminal
+_WIDE = 110  # columns from which everything fits
+_COLUMNS = (  # (head, whether a narrow terminal shows it)
+    ("run", True), ("status", True), ("step", True), ("epoch", False), ("loss", True), ("accuracy", False),
+    ("eval acc", True), ("pairs/s", False), ("loss so far", False), ("last row", True),
+)  # fmt: skip
+_TEXTS = ("run", "status", "loss so far")
 _KEPT = 400  # losses kept per run for its sparkline
 
 
@@ -115,18 +121,28 @@ class Watcher:
         for run in self.runs.values():
             run.look()
 
-    def table(self, now: float | None = None) -> Group:
-        """Return what to show."""
+    def table(self, now: float | None = None, width: int = _FILE_WIDTH, height: int | None = None) -> Group:
+        """Return what to show: in a narrow terminal fewer columns, in a low one the running runs first."""
         now = time.time() if now is None else now
+        shown = [index for index, (_, needed) in enumerate(_COLUMNS) if needed or width >= _WIDE]
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("run", no_wrap=True)
-        for head in ("status", "step", "epoch", "loss", "accuracy", "eval acc", "pairs/s", "loss so far", "last row"):
-            table.add_column(head, justify="left" if head in ("status", "loss so far") else "right", no_wrap=True)
-        for run in sorted(self.runs.values(), key=lambda run: run.path):
-            cells = run.cells(self.root, now)
-            table.add_row(*(Text(cell) for cell in cells), style="" if cells[1] == "running" else "dim")
-        note = f"{self.root}: {len(self.runs)} runs" if self.runs else f"{self.root}: no metrics.jsonl yet"
-        return Group(table, Text(note, style="dim")) if self.runs else Group(Text(note))
+        for index in shown:
+            head = _COLUMNS[index][0]
+            table.add_column(
+                head, justify="left" if head in ("run", "status", "loss so far") else "right", no_wrap=True
+            )
+        lines = [run.cells(self.root, now) for run in sorted(self.runs.values(), key=lambda run: run.path)]
+        hidden = 0
+        if height is not None and len(lines) > max(1, height - 3):
+            lines.sort(key=lambda cells: cells[1] != "running")
+            hidden = len(lines) - max(1, height - 3)
+            lines = lines[: len(lines) - hidden]
+        for cells in lines:
+            table.add_row(*(Text(cells[index]) for index in shown), style="" if cells[1] == "running" else "dim")
+        if not self.runs:
+            return Group(Text(f"{self.root}: no metrics.jsonl yet"))
+        more = f" ({hidden} not shown)" if hidden else ""
+        return Group(table, Text(f"{len(self.runs)} runs{more} in {self.root}", style="dim", no_wrap=True))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -144,11 +160,11 @@ def main(argv: Sequence[str]) -> int:
         console.print(watcher.table())
         return 0
     try:
-        with Live(watcher.table(), console=console, auto_refresh=False) as live:
+        with Live(watcher.table(None, *console.size), console=console, auto_refresh=False) as live:
             while True:
+                live.update(watcher.table(None, *console.size), refresh=True)
                 time.sleep(max(0.1, arguments.every))
                 watcher.look()
-                live.update(watcher.table(), refresh=True)
     except KeyboardInterrupt:
         return 0
 

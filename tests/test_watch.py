@@ -73,3 +73,19 @@ def test_once_prints_and_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         main([str(tmp_path / "nowhere")])
+
+
+def test_a_small_terminal_shows_what_matters_first(tmp_path: Path) -> None:
+    for number in range(5):
+        write(tmp_path / f"trial-{number}", {"step": 1, "time": 100.0, "train/loss": 2.0, "epoch": 0.5})
+        if number < 4:
+            (tmp_path / f"trial-{number}" / "PRUNE").touch()
+    watcher = Watcher(tmp_path)
+    watcher.look()
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(watcher.table(101.0, 80, 5))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 4  # heads, two runs, the note
+    assert lines[1].startswith("trial-4")
+    assert "3 not shown" in lines[3]
+    assert "pairs/s" not in lines[0]
