@@ -200,6 +200,14 @@ def test_auto_without_a_template_lists_the_choices() -> None:
         Template().bind(family_tokenizer("gpt2"))
 
 
+@pytest.mark.parametrize(
+    ("family", "fits"), [("llama3", "llama3"), ("qwen", "chatml"), ("gemma", "gemma"), ("mistral", "mistral")]
+)
+def test_auto_without_a_template_knows_what_fits(family: str, fits: str) -> None:
+    with pytest.raises(ModelError, match=f"template={fits} .the tokenizer has its control tokens"):
+        Template().bind(family_tokenizer(family))
+
+
 def test_path_is_read_as_jinja(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,6 @@ _TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "rmx_probe", "description": "a probe", "parameters": {"type": "object", "properties": {}}},
 }
-_CONTROL = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|<(?:start|end)_of_turn>")
 
 
 @dataclass(frozen=True)
@@ -271,8 +269,7 @@ def _tools_check(bound: BoundTemplate, source: str) -> Check:
 
 def _control_check(source: str, added: set[str]) -> Check:
     """Markers that look like control tokens and are none for this tokenizer are read as ordinary text."""
-    wanted = {marker for text in rewrite.literals(source) for marker in _CONTROL.findall(text)}
-    missing = sorted(wanted - added)
+    missing = sorted(rewrite.markers(source) - added)
     if missing:
         shown = ", ".join(missing[:6]) + (" ..." if len(missing) > 6 else "")
         return Check("control", False, f"not tokens of this tokenizer, so read as ordinary text: {shown}")

@@ -18,7 +18,10 @@ import jinja2.sandbox
 
 from rmx.errors import ModelError
 
-__all__ = ["literals", "pin_date", "quoted", "unpinned", "variables", "without", "wrap"]
+__all__ = ["literals", "markers", "pin_date", "quoted", "unpinned", "variables", "without", "wrap"]
+
+
+_MARKER = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|</?(?:start_of_turn|end_of_turn)>|\[/?INST\]")
 
 
 class _Generation(jinja2.ext.Extension):
@@ -56,6 +59,15 @@ def literals(source: str) -> list[str]:
     tree = _parse(source)
     raw = [node.data for node in tree.find_all(jinja2.nodes.TemplateData)]
     return raw + [node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str)]
+
+
+def markers(source: str) -> set[str]:
+    """What a template writes and looks like a control token.
+
+    >>> sorted(markers("<|user|>{{ messages }}{{ '[INST]' }} a < b > c"))
+    ['<|user|>', '[INST]']
+    """
+    return {marker for text in literals(source) for marker in _MARKER.findall(text)}
 
 
 def unpinned(source: str) -> list[str]:

@@ -143,6 +143,11 @@ class Template:
 
         Raises:
             ModelError: the template cannot be used with this tokenizer; the message says why.
+
+        >>> from rmx.models.tiny import tiny_tokenizer
+        >>> bound = Template("plain").bind(tiny_tokenizer())
+        >>> bound.render([{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}])
+        '\\n\\nHuman: 2+2?\\n\\nAssistant: 4<|im_end|>'
         """
         from rmx.templates.bind import bind
 
@@ -172,9 +177,23 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
         own = own["default"]
     if own:
         return own
+    fits = _fitting(tokenizer)
     raise ModelError(
         "template=auto: this tokenizer has no chat template, as most base models do not. Choose one: "
-        "template=plain (Human/Assistant text, needs no new tokens; a good default for base models), "
-        f"{', '.join(name for name in template_names() if name not in ('auto', 'plain'))}, "
-        "or template.path=<a Jinja file>"
+        + (f"template={fits} (the tokenizer has its control tokens), " if fits else "")
+        + "template=plain (Human/Assistant text, needs no new tokens; a good choice for base models), "
+        + ", ".join(name for name in template_names() if name not in ("auto", "plain", fits))
+        + ", or template.path=<a Jinja file>"
     )
+
+
+def _fitting(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The named template whose control tokens this tokenizer has: that of the base model's own chat version."""
+    from rmx.templates import rewrite
+
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    for name in ("llama3", "gemma", "chatml", "mistral", "phi3", "cohere2", "deepseekv3"):
+        markers = rewrite.markers(Template(name).source(tokenizer))
+        if markers and markers <= added:
+            return name
+    return None

@@ -55,6 +55,19 @@ def encode(
 
     Raises:
         DataError: a row that the template refuses, an over-long row with `truncation="error"`, or no row left.
+
+    >>> from rmx.models.tiny import tiny_tokenizer  # one token per byte
+    >>> from rmx.records import Pair
+    >>> from rmx.templates import Template
+    >>> tokenizer = tiny_tokenizer()
+    >>> question, *answers = [{"role": role, "content": text} for role, text in
+    ...                       [("user", "2+2?"), ("assistant", "4"), ("assistant", "5")]]
+    >>> row = Comparison("1", "sums", (question,), tuple((answer,) for answer in answers), (Pair(0, 1),))
+    >>> (encoded,), report = encode([row], tokenizer, Template().bind(tokenizer), max_tokens=64)
+    >>> len(encoded.prefix_ids), [tokenizer.decode(ids) for ids in encoded.suffix_ids]
+    (23, ['4<|im_end|>', '5<|im_end|>'])
+    >>> report.tokens, report.shared_tokens
+    (50, 27)
     """
     worker = ChunkEncoder(tokenizer, template, max_tokens=max_tokens, truncation=truncation, on_bad_row=on_bad_row)
     encoded: list[EncodedComparison] = []
