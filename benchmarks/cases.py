@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from benchmarks.worker import Case
 from benchmarks.workload import Rows, generated_rows, representative, without_prefix
@@ -22,21 +22,23 @@ class Group:
     theirs: dict[str, Case]
     goal: float | None = None  # times faster than the first of `theirs`
     quick: bool = False  # part of --quick
-    measures: tuple[str, ...] = field(default=("cpu_seconds",))
 
 
-def samples(rows: Rows, quick: bool) -> dict[str, Rows]:
-    """Token rows by name; the first 8 (2 where K is 4) are the warm-up step."""
+def samples(rows: Rows, pairs: int) -> dict[str, Rows]:
+    """Token rows by name: `pairs` for the small model, half of them for the medium one.
+
+    The first 8 (2 where K is 4) come on top, as the warm-up step.
+    """
     shuffled = rows[:]
     random.Random(1).shuffle(shuffled)
     warm_up = shuffled[:8]
-    many, few = (16, 16) if quick else (64, 32)
+    many, few = pairs, max(16, pairs // 2)
     result = {
         "hh-many": warm_up + representative(rows, many),
         "hh-few": warm_up + representative(rows, few),
         "hh-few-1": shuffled[8:16] + representative(rows, few, batch=1),
         "identity": representative(rows, 160),
-        "four": generated_rows(2 + (4 if quick else 16), responses=4, seed=4),
+        "four": generated_rows(2 + pairs // 4, responses=4, seed=4),
         "no-prefix": without_prefix(warm_up + representative(rows, many)),
     }
     for length in LENGTHS:
@@ -48,14 +50,14 @@ def samples(rows: Rows, quick: bool) -> dict[str, Rows]:
     return result
 
 
-LENGTHS = (64, 128, 256, 512, 1024)
-BATCHES = (1, 2, 4, 8, 16, 32)
+LENGTHS = (64, 256, 512, 1024)
+BATCHES = (1, 4, 8, 16)
 COUNTS = (100, 1000, 10_000)
 DEFAULTS = {"precision": "bf16", "checkpointing": True}  # TRL's own
 
 
-def groups(*, llamafactory: str | None) -> list[Group]:
-    """All comparisons; `llamafactory` names the peer that stands for it."""
+def groups(llamafactory: str | None) -> list[Group]:
+    """All comparisons; `llamafactory` names the peer that stands for it, if any."""
     found: list[Group] = []
 
     def add(name: str, what: str, base: Case, *peers: str, goal: float | None = None, quick: bool = False) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.cases import LF, OURS, Group, curves, groups, samples, scaling
 from benchmarks.plot import draw
 from benchmarks.worker import Case
-from benchmarks.workload import SIZES, full_size_ratios, hh_rows, ideal_ratio, shared_runs, token_ratio
+from benchmarks.workload import SIZES, full_size_ratios, hh_rows, ideal_ratio, pairs_of, shared_runs, token_ratio
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "hh_harmless_1500.jsonl.gz"
@@ -72,6 +72,8 @@ class Bench:
         first = next(iter(group.theirs.values()))
         result: dict[str, Any] = {
             "what": group.what,
+            "pairs": len(pairs_of(measured)),
+            "rounds": rounds,
             "goal": group.goal,
             "tokens_ours": sum(run.queries for run in shared_runs(measured)),
             "token_ratio": token_ratio(measured, first.batch),
@@ -169,6 +171,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="HH-RLHF pairs, .jsonl.gz (else generated lengths)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=64, help="pairs of a small-model sample; half for the medium one")
+    parser.add_argument("--without-lf", action="store_true", help="leave LLaMA-Factory out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one round of the small model: some minutes")
     parser.add_argument("--only", default="", help="groups whose name begins so: train/8, eval, curves, identity ...")
@@ -182,13 +186,15 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     rows, source = hh_rows(options.data)
-    lf = LF if options.lf_python else f"{LF} (reproduction)"
+    lf = None if options.without_lf else LF if options.lf_python else f"{LF} (reproduction)"
     results: dict[str, Any] = {"date": str(date.today()), "data": source, "machine": machine(), "groups": {}}
     results["flop_ratio_of_full_size_models"] = full_size_ratios(rows)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), samples(rows, options.quick), options.lf_python, options.threads)
-        for group in groups(llamafactory=lf):
-            if group.name.startswith(options.only) and (group.quick or not options.quick):
+        bench = Bench(
+            Path(folder), samples(rows, 16 if options.quick else options.pairs), options.lf_python, options.threads
+        )
+        for group in groups(lf):
+            if group.name.startswith(tuple(options.only.split(","))) and (group.quick or not options.quick):
                 found = results["groups"][group.name] = bench.group(group, 1 if options.quick else options.rounds)
                 shown = ", ".join(f"{label} {r['median']:.2f}×" for label, r in found["ratio"].items())
                 print(f"{group.name}: {shown}; ideal {found['ideal']:.2f}", flush=True)
@@ -197,7 +203,7 @@ def main() -> None:
             extras["scaling"] = bench.scaling
             extras["curves"] = lambda: {name: bench.curve(cases) for name, cases in curves().items()}
         for name, measure in extras.items():
-            if name.startswith(options.only):
+            if name.startswith(tuple(options.only.split(","))):
                 results[name] = measure()
                 print(f"{name}: {results[name]}", flush=True)
     target = write(results, options.output, "-quick" if options.quick else "")
