@@ -177,7 +177,7 @@ class Run:
         """The evaluation sets as token ids."""
         return {name: self._encode(name, rows) for name, rows in self.splits.evals.items()}
 
-    def _encode(self, name: str, comparisons: list[Comparison]) -> Sequence[EncodedComparison]:
+    def _encode(self, name: str, comparisons: Sequence[Comparison]) -> Sequence[EncodedComparison]:
         """Token ids of one set; the same set under the same template and limits is read from the cache."""
         data = self.workflow.data
         rows, self.reports[name] = cached_encode(

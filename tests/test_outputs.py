@@ -21,7 +21,7 @@ def test_two_runs_in_one_second_get_two_folders(tmp_path: Path) -> None:
 def test_an_unwritable_place_is_one_message(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    with pytest.raises(OutputError, match="output_dir: .*cannot be written to .* choose another folder"):
+    with pytest.raises(OutputError, match=r"output_dir: .*cannot be written to .* choose another folder"):
         open_folder(str(blocked / "run"), "m", "d")
 
 
