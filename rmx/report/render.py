@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from rmx.errors import OutputError
 
-__all__ = ["duration", "interval", "number", "percent", "write_page"]
+__all__ = ["duration", "interval", "number", "percent", "signed", "write_page"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOT_DEFINED = "–"
@@ -87,6 +87,15 @@ def number(value: object, digits: int = 4) -> str:
     return str(value)
 
 
+def signed(value: float | None) -> str:
+    """A correlation: two decimals and always a sign.
+
+    >>> signed(0.961), signed(-0.002), signed(None)
+    ('+0.96', '+0.00', '–')
+    """
+    return NOT_DEFINED if value is None else f"{round(value, 2) + 0.0:+.2f}"  # the sum turns -0.0 into 0.0
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for people.
 
@@ -119,6 +128,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "duration": duration, "p_value": p_value}
+    shown = (percent, number, duration, p_value, signed)
+    environment.filters |= {function.__name__: function for function in shown}
     environment.globals |= {"interval": interval}
     return environment

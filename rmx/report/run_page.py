@@ -14,7 +14,7 @@ from markupsafe import Markup
 from rmx.plots import RunRecord, eval_sets, inline_svg, read_run, run_figures
 from rmx.report.audit import audit_facts
 from rmx.report.facts import SetFacts, curve_words, flat, read_object, set_facts
-from rmx.report.render import duration, interval, number, percent, write_page
+from rmx.report.render import duration, interval, number, percent, signed, write_page
 
 __all__ = ["write_run_report"]
 
@@ -133,8 +133,8 @@ def _cards(record: RunRecord, facts: SetFacts) -> list[Card]:
         value = percent(facts.length["length_controlled_accuracy"])
         cards.append(Card("Length-controlled accuracy", value, context))
     if facts.truth:
-        context = f"of margins; of single rewards {number(facts.truth['pearson'], 3)}"
-        cards.append(Card("Correlation with true reward", number(facts.truth["margin_pearson"], 3), context))
+        context = f"of margins; of single rewards {signed(facts.truth['pearson'])}"
+        cards.append(Card("Correlation with true reward", signed(facts.truth["margin_pearson"]), context))
     seconds = (read_object(record.folder / "all_results.json") or {}).get("train_runtime")
     if isinstance(seconds, int | float):
         cards.append(Card("Training time", duration(seconds), "wall clock"))
@@ -210,7 +210,7 @@ def _score_words(name: str, facts: SetFacts) -> str:
         )
         return f"Reliability diagram, from least to most confident pairs: {bins}."
     correlation = facts.length["reward_pearson"] if facts.length else None
-    return f"Scatter of reward against tokens, correlation {number(correlation, 2)}."
+    return f"Scatter of reward against tokens, correlation {signed(correlation)}."
 
 
 # --- repeating the run ---
