@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from functools import lru_cache
 
 import jinja2
 import jinja2.ext
@@ -34,6 +35,7 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+@lru_cache(maxsize=16)
 def _parse(source: str) -> jinja2.nodes.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
@@ -45,13 +47,14 @@ def _parse(source: str) -> jinja2.nodes.Template:
         raise ModelError(f"template: line {error.lineno} is not valid Jinja: {error.message}") from None
 
 
-def variables(source: str) -> set[str]:
+@lru_cache(maxsize=16)
+def variables(source: str) -> frozenset[str]:
     """Names that a template reads from outside: `messages`, `tools`, `bos_token`, `strftime_now` ...
 
     >>> sorted(variables("{% set a = 1 %}{{ a }}{{ messages }}{{ bos_token }}"))
     ['bos_token', 'messages']
     """
-    return set(jinja2.meta.find_undeclared_variables(_parse(source)))
+    return frozenset(jinja2.meta.find_undeclared_variables(_parse(source)))
 
 
 def literals(source: str) -> list[str]:

@@ -69,7 +69,9 @@ def content_key(rows: Iterable[Comparison]) -> str:
     for row in rows:
         pairs = [(p.winner, p.loser, p.margin, p.target, p.weight, p.tie) for p in row.pairs]
         text = json.dumps(
-            (row.id, row.source, row.prompt, row.responses, pairs, row.tools, row.truth), ensure_ascii=False
+            (row.id, row.source, row.prompt, row.responses, pairs, row.tools, row.truth),
+            ensure_ascii=False,
+            default=repr,  # numpy's numbers
         )
         digest.update(text.encode("utf-8", "surrogatepass"))
         digest.update(b"\n")
