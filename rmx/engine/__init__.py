@@ -3,24 +3,30 @@
 The K responses of a comparison start with the same prompt (P tokens). Computed one by one they cost K prefixes,
 and padded into a rectangle also the empty space. Here a comparison is a row, and a micro-batch is one long row:
 
-    comparison       a                                b
-    row          [ P P P P  1 1 1  2 2 ][ P P P  1 1 1 1  2 2 2 ]        T tokens, position ids below
-    positions      0 1 2 3  4 5 6  4 5    0 1 2  3 4 5 6  3 4 5
-    scored at                   ^    ^                 ^      ^          N rewards
+    comparison    a                       b
+    row         [ P P P P  1 1 1  2 2 ] [ P P P  1 1 1 1  2 2 2 ]      T tokens
+    positions     0 1 2 3  4 5 6  4 5     0 1 2  3 4 5 6  3 4 5        every response continues the prefix
+    scored at                  ^    ^                  ^      ^        N rewards
 
 Embeddings, norms, projections and MLPs work token by token and do not care. Attention does, so only there the
 sharing is undone: the row's queries fall into runs, and each run is given the keys of its own full sequence.
 
-    queries        P P P P 1 1 1 │ 2 2        keys of run 1   P P P P 1 1 1      causal
-                   run 1         │ run 2      keys of run 2   P P P P 2 2        causal from the bottom right
+    queries       P P P P  1 1 1 | 2 2         keys of run 1   P P P P 1 1 1    causal
+                  run 1            run 2       keys of run 2   P P P P 2 2      causal from the bottom right
 
 By causality a prefix token never sees a response, so its state is the same in all K sequences: rewards *and
-gradients* are exactly those of each sequence run alone. Models for which that is not so (bidirectional,
-recurrent, chunked ...) are recognised by `applicability` and get "flat" rows (padding-free, nothing shared) or,
-at worst, "padded" ones. From there on nobody can tell the difference, except by the clock.
+gradients* are exactly those of each sequence run alone (with dropout, responses also share their prefix's draw).
+Models for which that is not so (bidirectional, recurrent, chunked ...) are recognised by `applicability` and get
+"flat" rows, padding-free with nothing shared, or at worst "padded" ones. The numbers are the same; the clock is not.
 
-The backbone alone runs (no vocabulary logits), and the scalar head is applied to the N scored states only, in
-float32 whatever the backbone's precision: a bfloat16 reward of 10 moves in steps of 0.06.
+What nobody reads is not computed: no vocabulary logits, the last layer's MLP and queries at the scored tokens only
+(`last`), and the scalar head at those, in float32 whatever the backbone's precision: bfloat16 rewards around 10
+move in steps of 0.06.
+
+    layout         comparisons -> rows, positions, runs; how many fit into a micro-batch
+    attention      the un-sharing, run by run in PyTorch's fused attention; `varlen`: in one kernel call on a GPU
+    last, forward  the last layer for the scored tokens; the forward call that returns rewards
+    applicability  which encoding a model may use, by a static rule and a numeric probe
 """
 
 from __future__ import annotations
