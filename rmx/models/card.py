@@ -31,7 +31,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     Args:
         facts: Any of name, repo_id (or a folder: what the code loads), base_model, revision, adapter, dtype,
             architecture, parameters, trainable_parameters; template, scored_token, start_token, max_tokens,
-            truncation, precision; loss, seed, steps, settings (a mapping for the training table); data (rows with
+            truncation, precision, is_encoder; loss, seed, steps, settings (a mapping); data (rows with
             name, comparisons, pairs, kept, truncated, dropped, ...: the keys become columns); metrics (rows with
             set, pairs, accuracy, accuracy_low, accuracy_high, loss, ...); limits (more sentences); versions (a
             mapping); license, language.
@@ -110,7 +110,7 @@ def _what(facts: Mapping[str, Any]) -> str:
     kind = kind or f"a fine-tuned model{of} with a scalar head"
     return (
         f"A **reward model**: {kind}{revision}. It reads a conversation and returns one number; the higher, the more "
-        "its last response is preferred. Trained with [rmx](https://pypi.org/project/rmx)."
+        "its last response is preferred. Trained with rmx."
     )
 
 
@@ -118,7 +118,9 @@ def _scoring(facts: Mapping[str, Any]) -> list[str]:
     found = []
     if facts.get("template"):
         found.append(f"Template {_name(facts['template'])}: it is the tokenizer's chat template.")
-    if facts.get("scored_token"):
+    if facts.get("is_encoder"):
+        found.append("The model reads in both directions and scores the text as a whole, with its own pooling.")
+    elif facts.get("scored_token"):
         found.append(f"The reward is read at the last token that is not padding: {_name(facts['scored_token'])}.")
     if facts.get("template"):
         found.append("The rendered text is tokenised without added special tokens (`add_special_tokens=False`).")
@@ -192,7 +194,16 @@ def _rows(rows: Any) -> list[Mapping[str, Any]]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else _text(value)
+    """A number as one reads it: counts whole, small rates in powers of ten.
+
+    >>> _cell(50.0), _cell(0.84), _cell(1e-05)
+    ('50', '0.8400', '1e-05')
+    """
+    if not isinstance(value, float):
+        return _text(value)
+    if value.is_integer():
+        return str(int(value))
+    return f"{value:.4f}" if abs(value) >= 1e-3 else f"{value:.3g}"
 
 
 def _line(value: Any) -> str:

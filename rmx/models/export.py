@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,8 +88,10 @@ def export_merged(folder: str | Path, out: str | Path) -> Path:
         contract["model"] = {**contract.get("model", {}), "adapter": None, "merged_from": str(artefact.folder)}
         text = json.dumps(contract, indent=2, ensure_ascii=False, allow_nan=False)
         (out / CONTRACT).write_text(text + "\n", encoding="utf-8")
-    if (artefact.folder / "README.md").exists():
-        shutil.copyfile(artefact.folder / "README.md", out / "README.md")
+    card = artefact.folder / "README.md"
+    if card.exists():
+        text = card.read_text(encoding="utf-8").replace("\nlibrary_name: peft\n", "\nlibrary_name: transformers\n", 1)
+        (out / "README.md").write_text(text, encoding="utf-8")
     return out
 
 

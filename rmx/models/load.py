@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from rmx.errors import ConfigError, ModelError
@@ -15,7 +16,7 @@ from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
 from rmx.models.head import backbone_of, head_of, head_parts, in_float32, text_backbone, unwrap
 from rmx.models.resolve import Resolved
 from rmx.models.spec import LoadedModel, RewardModelSource
-from rmx.models.stored import base_of_adapter, is_reward_adapter, merge_foreign, open_adapter
+from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,8 @@ def load(
         base, model, initial = _weights(source, place, adapter, trainable, seed, device)
     if device is not None:
         model = model.to(device)
+    if adapter is None and isinstance(model, PeftModel) and base.folder is not None:
+        adapter = describe_adapter(base.folder)
     _set_trainable(model, source, trainable)
     for note in base.notes:
         log.info("%s", note)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rmx.errors import ModelError
+from rmx.models.adapters import Adapter
 from rmx.models.build import Base, Wish, build_checkpoint, reward_config
 from rmx.models.checkpoint import VALUE_HEAD, read_json, tensors
 from rmx.models.head import find_head, head_parts, restore_head
@@ -13,7 +14,7 @@ from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve
 from rmx.models.tokenizer import choose_padding, load_tokenizer
 
-__all__ = ["base_of_adapter", "is_reward_adapter", "merge_foreign", "open_adapter"]
+__all__ = ["base_of_adapter", "describe_adapter", "is_reward_adapter", "merge_foreign", "open_adapter"]
 
 BASE = "base"  # folder inside an artefact for a base that is nowhere else
 
@@ -21,6 +22,24 @@ BASE = "base"  # folder inside an artefact for a base that is nowhere else
 def is_reward_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter that carries a trained head."""
     return read_json(folder / "adapter_config.json").get("task_type") == "SEQ_CLS"
+
+
+def describe_adapter(folder: Path) -> Adapter | None:
+    """A stored LoRA in rmx's words; None for another method of peft."""
+    settings = read_json(folder / "adapter_config.json")
+    if settings.get("peft_type") != "LORA":
+        return None
+    kind: Literal["lora", "rslora", "dora"] = "lora"
+    if settings.get("use_dora") or settings.get("use_rslora"):
+        kind = "dora" if settings.get("use_dora") else "rslora"
+    targets = settings.get("target_modules") or "auto"
+    return Adapter(
+        kind=kind,
+        r=int(settings.get("r", 8)),
+        alpha=float(settings.get("lora_alpha", 8)),
+        dropout=float(settings.get("lora_dropout", 0.0)),
+        target_modules=targets if isinstance(targets, str) else sorted(targets),
+    )
 
 
 def base_of_adapter(place: Resolved, wish: Wish) -> Base:
@@ -69,7 +88,7 @@ def open_adapter(base: Base, place: Resolved, trainable: bool) -> Any:
         detail = (str(error).strip().splitlines() or [""])[0][:300]
         raise ModelError(f"model.path: the adapter {place.path} does not fit {base.path}: {detail}") from None
     base.head_was_kept = True
-    base.notes.append(f"adapter {place.path} on {base.path}, with its head")
+    base.notes = [f"adapter {place.path} on {base.path}, with its head"]  # what was said of the base's own head is void
     return model
 
 

@@ -115,6 +115,7 @@ def test_adapter_continues_and_is_not_stacked(tmp_path: Path, template: Any) -> 
     again = source.load()
     check_trainable(again.model)
     assert again.trainable_parameters == loaded.trainable_parameters
+    assert again.adapter is not None and (again.adapter.kind, again.adapter.r, again.adapter.alpha) == ("lora", 4, 32.0)
     assert rewards(again.model) == rewards(loaded.model)
     with pytest.raises(ModelError, match="is an adapter already"):
         source.load(adapter=Adapter(r=4))
