@@ -42,8 +42,9 @@ _TARGET_LINE = re.compile(r"^[\s-]*_target_:\s*([\w.]+)", re.MULTILINE)
 
 @functools.cache
 def shipped_targets() -> frozenset[str]:
-    """Return every `_target_` that the shipped conf/ names."""
-    texts = (path.read_text(encoding="utf-8") for path in conf_folder().rglob("*.yaml"))
+    """Return every `_target_` that the shipped conf/ names, but those of its hydra/ folder."""
+    files = [*conf_folder().glob("*.yaml"), *conf_folder().glob("*/*.yaml")]
+    texts = (path.read_text(encoding="utf-8") for path in files)
     return frozenset(name for text in texts for name in _TARGET_LINE.findall(text))
 
 
