@@ -22,12 +22,24 @@ from typing import Any
 from rmx.errors import OutputError
 from rmx.redact import redact_command
 
-__all__ = ["environment", "flat_results", "open_folder", "shared_folder", "write_json", "write_lines", "write_results"]
+__all__ = [
+    "environment",
+    "flat_results",
+    "open_folder",
+    "remove_unfinished",
+    "shared_folder",
+    "write_json",
+    "write_lines",
+    "write_results",
+    "write_setup",
+]
 
 SHOWN_VERSIONS = (
     "rmx", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "hydra-core", "omegaconf", "wandb",
     "tokenizers", "safetensors", "numpy",
 )  # fmt: skip
+
+_UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 
 def open_folder(asked: str | None, model: str, data: str, *, root: Path = Path("outputs")) -> Path:
@@ -69,6 +81,12 @@ def shared_folder(asked: str | None, model: str, data: str, rank: int, ranks: in
     return Path(str(named[0]))
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a run that was killed while it wrote has left; call when no other process writes here."""
+    for unfinished in folder.glob(f".*{_UNFINISHED}"):
+        unfinished.unlink(missing_ok=True)
+
+
 def _claim(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
@@ -94,7 +112,7 @@ def _slug(name: str) -> str:
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
     """Write lines to a temporary file beside `path` and rename it over, after it reached the disk."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 for line in lines:
@@ -147,6 +165,13 @@ def flat_results(metrics: Mapping[str, Mapping[str, float]], phase: str, epoch: 
         flat[f"{prefix}_runtime"] = values["seconds"]
         flat[f"{prefix}_samples_per_second"] = values["pairs_per_second"]
     return flat if epoch is None else {**flat, "epoch": epoch}
+
+
+def write_setup(folder: Path, config: str | None) -> None:
+    """Write what the run is: environment.json, and run.yaml where there is a configuration."""
+    write_json(folder / "environment.json", environment())
+    if config is not None:
+        write_lines(folder / "run.yaml", [config.rstrip("\n")])
 
 
 def environment() -> dict[str, Any]:

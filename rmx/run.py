@@ -20,8 +20,16 @@ import yaml
 from rmx.data import Audit, SyntheticData, audit
 from rmx.errors import DataError, RmxError
 from rmx.evaluation import Evaluations, evaluate_pairs
+from rmx.locks import FolderLock
 from rmx.models import tokenizer_of
-from rmx.outputs import environment, flat_results, shared_folder, write_json, write_lines, write_results
+from rmx.outputs import (
+    flat_results,
+    shared_folder,
+    write_json,
+    write_lines,
+    write_results,
+    write_setup,
+)
 from rmx.records import Comparison, EncodedComparison
 from rmx.scorer import Scorer
 from rmx.screen import Screen
@@ -55,6 +63,7 @@ class Run:
         self.folder = shared_folder(
             workflow.output_dir, workflow.model.name, workflow.data.name or "data", self.rank, self.ranks
         )
+        self.lock = FolderLock(self.folder) if self.is_main else None
         self.closed = False
         self.signals = StopSignals()
         self.results: dict[str, Any] = {}
@@ -63,10 +72,8 @@ class Run:
         self.reports: dict[str, TruncationReport] = {}
         log_file = self.folder / "run.log" if self.is_main else None
         self.screen = Screen(verbose=workflow.verbose and self.is_main, log_file=log_file).__enter__()
-        if self.is_main:
-            write_json(self.folder / "environment.json", environment())
-            if workflow.config is not None:
-                write_lines(self.folder / "run.yaml", [workflow.config.rstrip("\n")])
+        if self.is_main and not (self.folder / "checkpoints").is_dir():  # else: once it is known to be the same run
+            write_setup(self.folder, workflow.config)
 
     def __enter__(self) -> Run:
         self.signals.__enter__()
@@ -90,6 +97,8 @@ class Run:
             if "recorder" in self.__dict__:
                 self.recorder.close(exit_code)
             self.screen.__exit__()
+            if self.lock is not None:
+                self.lock.release()
 
     # --- What phases share ------------------------------------------------------------------------------------------
 

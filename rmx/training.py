@@ -14,6 +14,7 @@ from rmx.checkpoints.drift import describe, environment_facts, rows_facts
 from rmx.checkpoints.resuming import choose, rewind
 from rmx.errors import ConfigError
 from rmx.models import check_trainable, save_artefact, verify_artefact
+from rmx.outputs import write_setup
 from rmx.progress import ShowProgress
 from rmx.redact import redact
 from rmx.trainer import RewardTrainer
@@ -33,6 +34,8 @@ def train(run: Run) -> dict[str, float]:
     started = time.perf_counter()
     checkpoints = CheckpointFolder(run.folder / "checkpoints", run_facts(run))
     start = choose(checkpoints, run.workflow.resume, run.workflow.resume_allow, rank=run.rank, ranks=run.ranks)
+    if run.is_main:
+        write_setup(run.folder, run.workflow.config)
     rewind(run.recorder, start)
     trainer = build_trainer(run, checkpoints)
     check_trainable(run.loaded.model)

@@ -136,10 +136,12 @@ def refuse_drift(
     refused = {key: pair for key, pair in found.items() if not _allowed(key, allow)}
     if refused:
         lines = "\n".join(f"  {key}: {_short(old)} there, {_short(new)} here" for key, (old, new) in refused.items())
-        names = ",".join(dict.fromkeys("data" if key.startswith("rows.") else key for key in refused))
+        names = list(dict.fromkeys("data" if key.startswith("rows.") else key for key in refused))
+        names = [name for name in names if "data" not in names or not name.startswith("data.")]
+        allowed = ",".join(names)
         raise CheckpointError(
             f"{checkpoint}: made with other settings than this run:\n{lines}\n"
-            f'Take them back to continue; or continue with the new ones: "resume_allow=[{names}]"; '
+            f'Take them back to continue; or continue with the new ones: "resume_allow=[{allowed}]"; '
             "or start from the beginning: resume=never"
         )
     notes = differences(there.get("environment", {}), here["environment"])
