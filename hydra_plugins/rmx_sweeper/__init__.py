@@ -1,1 +1,1 @@
-"""Hydra's way into `rmx.sweep`: the options of hydra/sweeper=rmx and the class that Hydra calls for `-m`."""
+"""Hydra's way into `rmx.sweep`: the class that Hydra calls for `-m`; its options are in conf/hydra/sweeper/rmx.yaml."""

@@ -9,7 +9,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.rmx_sweeper import config as _registers_the_options  # noqa: F401
 from rmx.errors import InputError
 
 __all__ = ["RmxSweeper"]
@@ -19,7 +18,7 @@ class RmxSweeper(Sweeper):
     """hydra/sweeper=rmx: every job a process of its own, on this machine or through a cluster launcher.
 
     Args:
-        **settings: the keys of `rmx.sweep.SweepSettings`.
+        **settings: the keys of `rmx.sweep.SweepSettings`; conf/hydra/sweeper/rmx.yaml lists them.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -7,14 +7,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from sweeping import FAKE, ROOT, starts
 
 from hydra_plugins.rmx_sweeper.overrides import quoted, split_overrides
 from rmx.errors import ConfigError
+from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import Dimension, SearchSpace
 
 
@@ -162,3 +165,12 @@ def test_search_with_two_objectives_from_the_command_line(tmp_path: Path) -> Non
     for trial in content["trials"]:
         argv = starts(tmp_path / "s", trial["folder"])[0]["argv"]
         assert f"trainer.learning_rate={trial['params']['trainer.learning_rate']!r}" in argv
+
+
+def test_the_yaml_lists_every_setting_with_its_default() -> None:
+    shipped = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "hydra" / "sweeper" / "rmx.yaml"))
+    defaults = {
+        item.name: item.default if item.default_factory is MISSING else item.default_factory()
+        for item in fields(SweepSettings)
+    }
+    assert shipped == {"_target_": "hydra_plugins.rmx_sweeper.sweeper.RmxSweeper"} | defaults
