@@ -174,3 +174,25 @@ def test_the_yaml_lists_every_setting_with_its_default() -> None:
         for item in fields(SweepSettings)
     }
     assert shipped == {"_target_": "hydra_plugins.rmx_sweeper.sweeper.RmxSweeper"} | defaults
+
+
+def test_jobs_find_the_users_own_configuration_files(tmp_path: Path) -> None:
+    own = tmp_path / "my conf" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\nseed: 5\n")
+    done = rmx("--config-dir", str(own.parent), "experiment=mine", "peft=none,lora", f"hydra.sweep.dir={tmp_path}/s")
+    assert done.returncode == 0, done.stdout + done.stderr
+    argv = starts(tmp_path / "s", "trial-001")[0]["argv"]
+    assert argv[:2] == ["--config-dir", str(own.parent)]
+    assert argv[2:5] == ["trackers=[]", "experiment=mine", "peft=lora"]
+
+
+def test_a_sweep_over_a_runs_own_file(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "rmx", "--cfg", "job", "trackers=[]"]
+    run = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    (tmp_path / "run.yaml").write_text(run.stdout)
+    words = ["--config-dir", str(tmp_path), "--config-name", "run", "seed=1,2", f"hydra.sweep.dir={tmp_path}/s"]
+    done = rmx(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    argv = starts(tmp_path / "s", "trial-000")[0]["argv"]
+    assert argv[:4] == ["--config-dir", str(tmp_path), "--config-name", "run"]
