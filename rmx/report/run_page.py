@@ -49,6 +49,7 @@ class Section:
     cards: list[Card]
     marks: list[Mark]
     figures: list[Markup]
+    length_warning: str | None
 
     @property
     def anchor(self) -> str:
@@ -85,7 +86,8 @@ def run_facts(record: RunRecord, texts: Mapping[str, Mapping[str, str]] | None) 
         tail = "" if facts.name == "eval" else f"_{facts.name}"
         wanted = [f"{name}{tail}" for name in ("reward_distributions", "margins", "reliability", "reward_vs_length")]
         drawn = [_inline(figures[name], name, _score_words(name, facts)) for name in wanted if name in figures]
-        sections.append(Section(facts, _cards(record, facts), _marks(facts), drawn))
+        warning = length_warning(facts.length) if facts.length else None
+        sections.append(Section(facts, _cards(record, facts), _marks(facts), drawn, warning))
     curves = [
         _inline(drawn, name, f"{drawn.axes[0].get_title(loc='left')}: {curve_words(record.curve(_curve_key(name)))}.")
         for name, drawn in figures.items()
@@ -151,11 +153,34 @@ def _marks(facts: SetFacts) -> list[Mark]:
         marks.append(Mark("the true rewards, on average", facts.ceiling["accuracy"], None, None, "baseline"))
         marks.append(Mark("the true rewards, on these labels", facts.ceiling["drawn_accuracy"], None, None, "baseline"))
     if facts.length:
-        only = facts.length
-        value, low, high = (only[f"length_only_accuracy{end}"] for end in ("", "_low", "_high"))
-        if value is not None:
-            marks.append(Mark("always the longer response", value, low, high, "baseline"))
+        marks.append(_length_rule(facts.length))
     return [*marks, Mark("chance", 0.5, None, None, "baseline")]
+
+
+def _length_rule(length: Mapping[str, float | None]) -> Mark:
+    """What counting tokens alone would reach, in the direction that does better on this set."""
+    longer, low, high = (length[f"length_only_accuracy{end}"] or 0.0 for end in ("", "_low", "_high"))
+    if longer >= 0.5:
+        return Mark("always the longer response", longer, low, high, "baseline")
+    return Mark("always the shorter response", 1 - longer, 1 - high, 1 - low, "baseline")
+
+
+def length_warning(length: Mapping[str, float | None]) -> str | None:
+    """A sentence when accuracy depends on which response is longer by more than the two intervals allow.
+
+    >>> length_warning({"accuracy_longer_low": 0.09, "accuracy_longer_high": 0.26,
+    ...                 "accuracy_shorter_low": 0.83, "accuracy_shorter_high": 0.957})
+    'This model leans to the shorter response: it is right far more often where that one is preferred.'
+    """
+    ends = [length.get(f"accuracy_{kind}_{end}") for kind in ("longer", "shorter") for end in ("low", "high")]
+    longer_low, longer_high, shorter_low, shorter_high = (math.nan if end is None else end for end in ends)
+    if longer_low > shorter_high:
+        leaning = "longer"
+    elif shorter_low > longer_high:
+        leaning = "shorter"
+    else:
+        return None
+    return f"This model leans to the {leaning} response: it is right far more often where that one is preferred."
 
 
 def _last_evaluations(record: RunRecord) -> list[tuple[str, list[tuple[str, float]]]]:

@@ -69,12 +69,27 @@ def test_headline_says_what_the_metrics_say(tmp_path: Path) -> None:
     assert f"the true rewards {best['loss']:.4f} on average" in page.text
     assert f"the true rewards, on average {100 * best['accuracy']:.1f} %" in page.text
     assert f"the true rewards, on these labels {100 * best['drawn_accuracy']:.1f} %" in page.text
-    assert "always the longer response" in page.text and "chance 50.0 %" in page.text
+    assert "chance 50.0 %" in page.text
     assert "Correlation with true reward" in page.text
     assert len(set(page.ids)) == len(page.ids)
     assert page.tags.count("svg") == 8
     assert "Training time 1 min 12 s" in page.text
     assert f"--config-dir {folder} --config-name run" in page.text
+
+
+@pytest.mark.parametrize(("sign", "leaning"), [(1, "longer"), (-1, "shorter")])
+def test_a_model_that_counts_tokens_is_called_out(tmp_path: Path, sign: int, leaning: str) -> None:
+    """Reward = ± tokens: right exactly where the preferred response has the length it likes; 40 of 60 are such."""
+    rows = []
+    for i in range(60):
+        chosen, rejected = (20, 10) if (i < 40) == (sign > 0) else (10, 20)
+        rewards = {"chosen": sign * chosen, "rejected": sign * rejected}
+        rows.append({"id": str(i), "chosen_tokens": chosen, "rejected_tokens": rejected} | rewards)
+    write_jsonl(tmp_path / "generated_predictions.jsonl", rows)
+    page = Page(write_run_report(tmp_path))
+    assert f"This model leans to the {leaning} response" in page.text
+    assert f"always the {leaning} response 66.7 %" in page.text
+    assert "Length-controlled accuracy 50.0 %" in page.text
 
 
 def test_page_is_self_contained_and_locked(tmp_path: Path) -> None:
