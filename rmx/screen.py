@@ -50,7 +50,7 @@ class Screen:
 
     Args:
         verbose: False shows warnings and the final line only.
-        log_file: receives every message of level INFO and above, whatever `verbose` says.
+        log_file: receives every message of level DEBUG and above, whatever `verbose` says.
     """
 
     def __init__(self, *, verbose: bool = True, log_file: Path | None = None, console: Console | None = None) -> None:
@@ -66,7 +66,7 @@ class Screen:
 
     def __enter__(self) -> Screen:
         logger = logging.getLogger("rmx")
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         logger.propagate = False
         shown = _ConsoleHandler(self.console)
         shown.setLevel(logging.INFO if self.verbose else logging.WARNING)

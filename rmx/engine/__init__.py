@@ -73,7 +73,7 @@ class Engine:
         self.encoding, self.reason = self._resolve()
         config = self.model.config.get_text_config()
         self.collator = Collator(self.encoding, pad_token_id=config.pad_token_id or 0)
-        log.info("Encoding: %s, because %s", self.encoding, self.reason)
+        log.debug("Encoding: %s, because %s", self.encoding, self.reason)
 
     def with_precision(self, precision: Literal["fp32", "bf16"]) -> Engine:
         """The same model at another precision, probed anew because another kernel may run it."""

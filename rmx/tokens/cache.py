@@ -180,7 +180,7 @@ def _read(folder: Path) -> EncodedRows | None:
         except OSError:
             log.debug("another run has moved %s already", folder)
         return None
-    log.info("%d encoded comparisons read from %s", len(rows), folder)
+    log.debug("%d encoded comparisons read from %s", len(rows), folder)
     return rows
 
 

@@ -83,7 +83,7 @@ def test_probing_leaves_random_state_and_modes_alone():
 
 
 def test_reason_is_logged_once(caplog):
-    with caplog.at_level(logging.INFO, logger="rmx.engine"):
+    with caplog.at_level(logging.DEBUG, logger="rmx.engine"):
         Engine(FAMILIES["BERT"].build())
     assert [r.getMessage() for r in caplog.records] == ["Encoding: padded, because its attention is not causal"]
 
