@@ -89,9 +89,7 @@ class PairTable:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PairTable:
         """Return the same table on `device`."""
-        return PairTable(
-            **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in self.__slots__}
-        )
+        return PairTable(**{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in self.__slots__})
 
 
 @dataclass(slots=True)
