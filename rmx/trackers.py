@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rmx.errors import ConfigError, RmxError
 from rmx.metrics_file import JsonlTracker
 from rmx.outputs import write_json
-from rmx.redact import redact_command
+from rmx.redact import redact, redact_command
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -240,6 +240,7 @@ def make_trackers(
 ) -> list[Tracker]:
     """Return metrics.jsonl's tracker and those named, ready to log; call on the first rank only."""
     trackers: list[Tracker] = [JsonlTracker(folder / "metrics.jsonl")]
+    project, group, tags, config = redact([project, group, list(tags), config])  # a tag may be resolved from a variable
     run_id = run_id or (wandb_id(folder) if "wandb" in names else None)
     for name in names:
         if name == "wandb":
