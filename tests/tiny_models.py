@@ -51,9 +51,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "position_biased_input": False,
         "type_vocab_size": 0,
     },
+    "bert": _SMALL,
+    "roberta": {**_SMALL, "max_position_embeddings": 514},
 }
 DECODERS = ["llama", "qwen2", "qwen3", "gemma3_text", "mistral", "gpt2", "gpt_neox"]
-ENCODERS = ["modernbert", "deberta-v2"]
+ENCODERS = ["modernbert", "deberta-v2", "bert", "roberta"]
 
 
 def byte_tokenizer(

@@ -165,7 +165,7 @@ def check_trainable(model: nn.Module) -> None:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from rmx.models.head import HEADS, head_of, head_parts, unwrap
+    from rmx.models.head import HEADS, head_of, head_parts, linear_of, unwrap
 
     inner = unwrap(model)
     for part in HEADS:
@@ -176,7 +176,7 @@ def check_trainable(model: nn.Module) -> None:
         for part in head_parts(model):
             if part not in adapter:
                 raise ModelError(f"the adapter does not save {part}: a reload would score with random weights")
-    if not any(parameter.requires_grad for parameter in head.parameters()):
+    if not linear_of(head).weight.requires_grad:
         raise ModelError(f"the head {name} is frozen: the reward would stay random; nothing was trained")
 
 

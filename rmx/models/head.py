@@ -37,7 +37,7 @@ __all__ = [
     "unwrap",
 ]
 
-HEADS = ("score", "classifier")  # the names that transformers gives the last linear layer
+HEADS = ("score", "classifier")  # the names that transformers gives the head
 
 
 class Head(NamedTuple):
@@ -99,6 +99,8 @@ def head_parts(model: nn.Module) -> list[str]:
     """Names of everything with weights outside the backbone: ["score"], or an encoder's pooling and classifier."""
     inner = unwrap(model)
     parts = [name for name, module in inner.named_children() if name != inner.base_model_prefix]
+    if "pooler" in dict(backbone_of(inner).named_children()):  # BERT keeps its pooling inside
+        parts.insert(0, f"{inner.base_model_prefix}.pooler")
     return [name for name in parts if any(True for _ in inner.get_submodule(name).parameters())]
 
 
@@ -136,14 +138,16 @@ def linear_of(module: nn.Module) -> nn.Linear:
     """The linear layer itself: where an adapter keeps a trained copy of the head, that copy.
 
     Raises:
-        ModelError: It is no linear layer with one output.
+        ModelError: There is none with one output.
     """
     if isinstance(module, ModulesToSaveWrapper):
         active = [name for name in module.active_adapters if name in module.modules_to_save]
         module = module.modules_to_save[active[0]] if active else module.original_module
-    if not isinstance(module, nn.Linear) or module.out_features != 1:
-        raise ModelError(f"the head is no linear layer with one output: {module}")
-    return module
+    # RoBERTa's classifier is a small network that ends in out_proj.
+    last = [part for part in module.modules() if isinstance(part, nn.Linear)][-1:]
+    if not last or last[0].out_features != 1:
+        raise ModelError(f"the head does not end in a linear layer with one output: {module}")
+    return last[0]
 
 
 # --- A head that a checkpoint brings ---
@@ -164,7 +168,7 @@ def find_head(folder: Path, stored: dict[str, StoredTensor], config: PreTrainedC
     """The head in a checkpoint: transformers' name, OpenRLHF's configured one, or LLaMA-Factory's side file."""
     side = tensors(folder, VALUE_HEAD.removesuffix(".safetensors")) if (folder / VALUE_HEAD).exists() else {}
     prefix = vars(config).get("value_head_prefix", "score")
-    for names, candidates in ((stored, (*HEADS, str(prefix))), (side, ("v_head.summary",))):
+    for names, candidates in ((stored, (*HEADS, "classifier.out_proj", str(prefix))), (side, ("v_head.summary",))):
         for name in candidates:
             if f"{name}.weight" in names:
                 found = names[f"{name}.weight"]

@@ -13,7 +13,7 @@ from torch import nn
 from rmx.errors import ConfigError, ModelError
 from rmx.models.adapters import Adapter, attach
 from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
-from rmx.models.head import backbone_of, head_of, head_parts, in_float32, text_backbone, unwrap
+from rmx.models.head import backbone_of, head_of, head_parts, in_float32, linear_of, text_backbone, unwrap
 from rmx.models.resolve import Resolved
 from rmx.models.spec import LoadedModel, RewardModelSource
 from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
@@ -142,10 +142,11 @@ def _set_trainable(model: nn.Module, source: RewardModelSource, trainable: bool)
                 parameter.requires_grad_(False)
     if source.freeze_layers:
         _freeze(text, source.freeze_layers)
-    bias = dict(head_of(model).module.named_parameters())
-    for name, parameter in bias.items():
-        if name.rsplit(".", 1)[-1] == "bias":  # preferences give it no gradient: r + b ranks as r
-            parameter.requires_grad_(False)
+        for part in head_parts(model):
+            unwrap(model).get_submodule(part).requires_grad_(True)
+    bias = linear_of(head_of(model).module).bias
+    if bias is not None:  # preferences give it no gradient: r + b ranks as r
+        bias.requires_grad_(False)
     model.train()
 
 

@@ -38,6 +38,15 @@ def rewards(model: torch.nn.Module, rows: list[list[int]] = ROWS) -> list[float]
     return found
 
 
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    """Every weight is the same bit for bit, and so is each reward but for how memory is aligned (1e-7)."""
+    one, other = first.state_dict(), second.state_dict()
+    assert one.keys() == other.keys()
+    close = rewards(first) == pytest.approx(rewards(second), abs=1e-6, rel=1e-6)
+    used = [name for name in one if ".original_module." not in name]  # the random head under the trained copy
+    return close and all(torch.equal(one[name], other[name]) for name in used)
+
+
 def train(loaded: LoadedModel, steps: int = 3) -> None:
     """Move every trainable weight, the adapter's zero-initialised half included."""
     optimizer = torch.optim.SGD([p for p in loaded.model.parameters() if p.requires_grad], lr=0.05)
@@ -54,9 +63,8 @@ def test_full_model_reloads_exactly(tmp_path: Path, template: Any) -> None:
     train(loaded)
     expected = rewards(loaded.model)
     folder = save_artefact(loaded, tmp_path / "model", template=template, contract=CONTRACT, card="# card\n")
-    assert rewards(read_artefact(folder).model) == expected
-    plain = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert rewards(plain) == expected
+    assert same(read_artefact(folder).model, loaded.model)
+    assert same(AutoModelForSequenceClassification.from_pretrained(folder), loaded.model)
     assert verify_artefact(folder, ROWS, expected).max_difference < 1e-5
     names = {path.name for path in folder.iterdir()}
     assert names == {
@@ -87,7 +95,7 @@ def test_config_and_contract_say_what_downstream_reads(tmp_path: Path, template:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("base", ["tiny", "llama", "gpt2", "deberta-v2"])
 def test_adapters_reload_exactly(kind: str, base: str, tmp_path: Path, template: Any) -> None:
-    """0 difference for all kinds but a converted PiSSA, whose base is put together again from two parts."""
+    """Bit for bit for all kinds but a converted PiSSA, whose base is put together again from two parts."""
     path = None if base == "tiny" else str(save_base(base, tmp_path))
     loaded = RewardModelSource(name=base, path=path).load(adapter=Adapter(kind=kind, r=4, alpha=8), seed=1)
     check_trainable(loaded.model)
@@ -96,8 +104,11 @@ def test_adapters_reload_exactly(kind: str, base: str, tmp_path: Path, template:
     expected = rewards(loaded.model)
     assert max(abs(a - b) for a, b in zip(before, expected, strict=True)) > 1e-3
     folder = save_artefact(loaded, tmp_path / "model", template=template, contract=CONTRACT)
-    allowed = 1e-4 if kind == "pissa" and base != "tiny" else 1e-6 if base == "deberta-v2" else 0.0
-    assert rewards(read_artefact(folder).model) == pytest.approx(expected, abs=allowed, rel=0)
+    again = read_artefact(folder).model
+    if kind == "pissa" and base != "tiny":
+        assert rewards(again) == pytest.approx(expected, abs=1e-4)
+    else:
+        assert same(again, loaded.model)
     assert verify_artefact(folder, ROWS, expected).max_difference < 1e-4
     assert (folder / "base").exists() == (base == "tiny")
     settings = json.loads((folder / "adapter_config.json").read_text())
@@ -116,7 +127,7 @@ def test_adapter_continues_and_is_not_stacked(tmp_path: Path, template: Any) -> 
     check_trainable(again.model)
     assert again.trainable_parameters == loaded.trainable_parameters
     assert again.adapter is not None and (again.adapter.kind, again.adapter.r, again.adapter.alpha) == ("lora", 4, 32.0)
-    assert rewards(again.model) == rewards(loaded.model)
+    assert same(again.model, loaded.model)
     with pytest.raises(ModelError, match="is an adapter already"):
         source.load(adapter=Adapter(r=4))
 
@@ -125,11 +136,10 @@ def test_an_artefact_saved_again_is_the_same(tmp_path: Path, template: Any) -> N
     """Evaluation of a finished run writes model/ too: adapter, base and head survive the second writing."""
     loaded = RewardModelSource(name="tiny").load(adapter=Adapter(r=4), seed=1)
     train(loaded)
-    expected = rewards(loaded.model)
     first = save_artefact(loaded, tmp_path / "a", template=template, contract=CONTRACT)
     again = read_artefact(first)
     second = save_artefact(again.loaded, tmp_path / "b", template=template, contract=CONTRACT)
-    assert rewards(read_artefact(second).model) == expected
+    assert same(read_artefact(second).model, loaded.model)
 
 
 def test_half_precision_base_under_an_adapter(tmp_path: Path, template: Any) -> None:
@@ -139,7 +149,7 @@ def test_half_precision_base_under_an_adapter(tmp_path: Path, template: Any) -> 
     train(loaded)
     expected = rewards(loaded.model)
     saved = save_artefact(loaded, tmp_path / "model", template=template, contract=CONTRACT)
-    assert rewards(read_artefact(saved).model) == expected
+    assert same(read_artefact(saved).model, loaded.model)
     assert verify_artefact(saved, ROWS, expected).tolerance == 0.05
 
 
@@ -151,7 +161,7 @@ def test_half_precision_model_keeps_a_float32_head(tmp_path: Path, template: Any
     with safe_open(saved / "model.safetensors", "pt") as file:
         assert file.get_tensor("score.weight").dtype == torch.float32
         assert file.get_tensor("model.norm.weight").dtype == torch.bfloat16
-    assert rewards(read_artefact(saved).model) == expected
+    assert same(read_artefact(saved).model, loaded.model)
     checked = verify_artefact(saved, ROWS, expected)
     assert (checked.dtype, checked.tolerance) == ("float32", 0.05)
 

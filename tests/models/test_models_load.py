@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from tiny_models import DECODERS, ENCODERS, byte_tokenizer, save_base
 
 from rmx.errors import ConfigError, ModelError
 from rmx.models import RewardModelSource, backbone_of, head_of
+from rmx.models.head import linear_of
 
 ROWS = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14, 15], [20]]
 
@@ -64,7 +67,8 @@ def test_decoders_score_the_last_token_whatever_the_padding(family: str, tmp_pat
 def test_encoders_bring_their_own_pooling_and_a_zero_bias(family: str, tmp_path: Path) -> None:
     loaded = source(save_base(family, tmp_path)).load()
     assert head_of(loaded.model).name == loaded.head_name == "classifier" and loaded.is_encoder
-    assert loaded.head.bias.item() == 0.0 and not loaded.head.bias.requires_grad
+    bias = linear_of(loaded.head).bias
+    assert bias.item() == 0.0 and not bias.requires_grad
     loaded.model.eval()
     together = rewards(loaded.model, ROWS, loaded.tokenizer.pad_token_id)
     alone = [rewards(loaded.model, [row], loaded.tokenizer.pad_token_id)[0] for row in ROWS]
@@ -202,3 +206,12 @@ def test_bad_settings_are_reported_together() -> None:
         RewardModelSource(name="x", path=" ", dtype="fp32", freeze_layers=-3)
     assert str(caught.value).count("\n") == 2
     assert "model.dtype: 'fp32'; give one of auto, float32, bfloat16, float16" in str(caught.value)
+
+
+def test_specs_are_light() -> None:
+    """Configurations are built and checked before torch is worth its import time."""
+    code = (
+        "import sys; from rmx.models import Adapter, LoadedModel, RewardModelSource; RewardModelSource(name='x'); "
+        "Adapter(); sys.exit(bool({'torch', 'transformers', 'peft', 'tokenizers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
