@@ -50,13 +50,6 @@ class Totals(TrainerCallback, ExportableState):
         """Return the metrics over all pairs that this run has trained on so far, over all ranks."""
         return means(_summed(self.run, accelerator))
 
-    def consolidate(self, accelerator: Accelerator) -> None:
-        """Move all ranks' sums to the first rank, whose state is what a checkpoint stores; the total stays the same."""
-        if accelerator.num_processes > 1:
-            window, run = _summed(self.window, accelerator), _summed(self.run, accelerator)
-            nothing = [0.0] * len(SUMS)
-            self.window, self.run = (window, run) if accelerator.is_main_process else (nothing, list(nothing))
-
 
 def _summed(sums: Sequence[float], accelerator: Accelerator) -> list[float]:
     """Add up a vector over all ranks."""
