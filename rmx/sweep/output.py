@@ -20,6 +20,7 @@ from rmx.sweep.trials import SweepFolder, write_atomically
 
 __all__ = ["csv_text", "failures_table", "leaderboard_table", "point_to_best", "show", "varying"]
 
+_FAILURES_SHOWN = 12
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, "CSV injection"
 
 
@@ -138,9 +139,13 @@ def failures_table(rows: Sequence[Row], folder: SweepFolder) -> Table:
     table = Table(title="Jobs without a result", title_justify="left", title_style="bold red", box=None, pad_edge=False)
     for head in ("trial", "status", "exit", "reason", "log"):
         table.add_column(head, overflow="fold")
-    for row in rows:
+    for row in rows[:_FAILURES_SHOWN]:
         code = "" if row.exit_code is None else str(row.exit_code)
-        table.add_row(*(Text(cell) for cell in (row.name, row.status, code, row.reason, str(folder.path / row.log))))
+        reason = row.reason.removeprefix(f"exit {code}: ")
+        table.add_row(*(Text(cell) for cell in (row.name, row.status, code, reason, str(folder.path / row.log))))
+    if len(rows) > _FAILURES_SHOWN:
+        table.caption = f"and {len(rows) - _FAILURES_SHOWN} more: leaderboard.csv has all of them"
+        table.caption_justify = "left"
     return table
 
 
@@ -194,7 +199,7 @@ def write_files(
     write_atomically(folder.csv, csv_text(rows, objectives))
 
 
-def tail_of(path: Path, limit: int = 200) -> str:
+def tail_of(path: Path, limit: int = 120) -> str:
     """Return the last line of a log that says something, shortened; empty without a log."""
     try:
         with path.open("rb") as file:

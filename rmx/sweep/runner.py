@@ -17,7 +17,7 @@ from rmx.redact import redact_command
 from rmx.sweep.books import Books, SweepResult, exit_code
 from rmx.sweep.jobs import Ended, Job, JobRunner
 from rmx.sweep.metrics_tail import MetricsTail, number
-from rmx.sweep.output import point_to_best, tail_of
+from rmx.sweep.output import point_to_best, shown, tail_of
 from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import SearchSpace
 from rmx.sweep.trials import SweepFolder, Trial, only_one
@@ -151,9 +151,8 @@ class Sweep:
         path = self.folder.trial(trial.name)
         self.folder.prune(trial.name).unlink(missing_ok=True)  # of a job that was pruned but never got to know it
         self.tails[trial.number] = MetricsTail(path / "metrics.jsonl")
-        log.info(
-            "%s: %s", trial.name, " ".join(redact_command(self.space.overrides(trial.params))) or "(nothing varies)"
-        )
+        point = redact_command(f"{name.lstrip('+')}={shown(value)}" for name, value in trial.params.items())
+        log.info("%s: %s", trial.name, " ".join(point) or "(nothing varies)")
         self.jobs.start(Job(trial.number, trial.name, (*self.overrides(trial), *self.extra(path))))
 
     def overrides(self, trial: Trial) -> list[str]:

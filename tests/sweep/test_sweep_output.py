@@ -94,11 +94,20 @@ def test_failures_name_the_log(tmp_path: Path) -> None:
     assert "RuntimeError: no luck" in text
 
 
+def test_of_many_failures_a_few_are_shown(tmp_path: Path) -> None:
+    trials = [Trial(n, {"a": str(n)}, "failed", reason="exit 1: no luck") for n in range(20)]
+    console = Console(width=160, file=io.StringIO(), color_system=None)
+    show(console, SweepFolder(tmp_path), build_rows(SweepFolder(tmp_path), trials, {}, ACCURACY, {}), list(ACCURACY))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count(".log") == 12
+    assert "and 8 more" in text
+
+
 def test_tail_of_a_log_is_one_short_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert tail_of(log) == ""
     log.write_text("first\n\x1b[31m" + "x" * 500 + "\n\n")
-    assert len(tail_of(log)) == 200
+    assert len(tail_of(log)) == 120
     assert "\x1b" not in tail_of(log)
 
 
