@@ -157,7 +157,7 @@ def _findings(numbers: Mapping[str, Any], splits: Splits) -> Iterator[Finding]:
     if control["comparisons"]:
         kinds = ", ".join(list(control["tokens"])[:5])
         yield Finding("note", f"{control['comparisons']} comparisons spell control tokens ({kinds}); they stay letters")
-    lengths = numbers.get("tokens", numbers["characters"])
+    lengths = numbers["characters"]
     for name, found in lengths["sets"].items():
         if name != "train" and found.get("length_only_accuracy_low", 0.0) > _BIASED:
             text = (
@@ -177,7 +177,7 @@ def _lines(found: Audit) -> Iterator[str]:
         parts += [f"{account[key]} {key}" for key in ("merged", "unused", "repeated") if account[key]]
         yield f"{name}: {', '.join(parts)}; {account['detected']}"
     yield ""
-    lengths = numbers.get("tokens", numbers["characters"])
+    lengths, characters = numbers.get("tokens", numbers["characters"]), numbers["characters"]
     unit = lengths["unit"]
     head = ("set", "comparisons", "pairs", "prompts", f"median {unit}", "95 %", "shared", "longer wins", "length only")
     yield _row(head)
@@ -188,10 +188,11 @@ def _lines(found: Audit) -> Iterator[str]:
         cells = [name, str(sizes["comparisons"]), str(sizes["pairs"]), str(sizes["prompts"])]
         cells += [f"{stats['sequence']['p50']:.0f}", f"{stats['sequence']['p95']:.0f}"]
         cells.append(f"{stats['shared_prefix_share']:.0%}")
-        if "pairs" in stats:
-            low, high = stats["length_only_accuracy_low"], stats["length_only_accuracy_high"]
-            cells.append(f"{stats['longer_preferred']:.1%}")
-            cells.append(f"{stats['length_only_accuracy']:.1%} ({low:.1%}–{high:.1%})")
+        whole = characters["sets"][name]  # of whole texts, whatever is truncated later
+        if "pairs" in whole:
+            low, high = whole["length_only_accuracy_low"], whole["length_only_accuracy_high"]
+            cells.append(f"{whole['longer_preferred']:.1%}")
+            cells.append(f"{whole['length_only_accuracy']:.1%} ({low:.1%}–{high:.1%})")
         yield _row(cells)
     for name, report in numbers.get("truncation", {}).items():
         yield f"{name}: {report['kept']} of {report['read']} comparisons kept, {report['truncated']} truncated to " + (

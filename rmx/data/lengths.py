@@ -23,7 +23,7 @@ def character_lengths(sets: Mapping[str, Sequence[Comparison]]) -> dict[str, Any
 
 
 def token_lengths(sets: Mapping[str, Sequence[EncodedComparison]]) -> dict[str, Any]:
-    """Statistics in tokens of rows as they are trained on, that is, after truncation."""
+    """Statistics in tokens of rows as they are trained on; who is longer, of those that were not truncated."""
     tables = {name: _Table(map(_token_row, rows)) for name, rows in sets.items()}
     return _statistics("tokens", tables)
 
@@ -36,7 +36,9 @@ def _character_row(row: Comparison) -> Lengths:
 
 
 def _token_row(row: EncodedComparison) -> Lengths:
-    return len(row.prefix_ids), tuple(map(len, row.suffix_ids)), _decided(row)
+    # Of a truncated comparison the sides are as long as the limit lets them: they say nothing about who is longer.
+    decided = iter(()) if row.truncated else _decided(row)
+    return len(row.prefix_ids), tuple(map(len, row.suffix_ids)), decided
 
 
 def _decided(row: Comparison | EncodedComparison) -> Iterator[tuple[int, int]]:

@@ -59,6 +59,15 @@ def test_lengths_in_tokens_come_from_the_encoded_rows() -> None:
     assert found["sets"]["train"]["shorter_preferred"] == 1.0
 
 
+def test_truncated_rows_do_not_say_who_is_longer() -> None:
+    rows = [
+        EncodedComparison("r1", "s", [1], ([4, 5, 6], [4]), (Pair(0, 1),)),
+        EncodedComparison("r2", "s", [1], ([4], [4, 5]), (Pair(0, 1),), truncated=True),
+    ]
+    found = audit(splits(), {"train": rows}).numbers["tokens"]["sets"]["train"]
+    assert (found["pairs"], found["longer_preferred"], found["sequence"]["max"]) == (1, 1.0, 4)
+
+
 def test_overlap_exact_and_normalised() -> None:
     found = audit(splits()).numbers["overlap"]["eval"]
     assert (found["with_pair_in_train"], found["with_prompt_in_train"], found["with_prompt_in_train_normalised"]) == (
