@@ -246,7 +246,7 @@ def test_both_programs_find_python_of_the_current_folder(own: Path) -> None:
         )  # fmt: skip
         assert (done.returncode, done.stdout.split()[:2]) == (0, ["run", "4"]), done.stderr
     refused = in_a_process(*command(own), cwd=own, RMX_ALLOW_TARGETS="")
-    assert refused.returncode == 2 and "'own_run.Run' is not allowed" in refused.stderr
+    assert refused.returncode == 2 and "must have _target_: rmx.workflow.Workflow" in refused.stderr
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:

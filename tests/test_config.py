@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,37 @@ def test_each_value_of_a_sweep_is_tried_once() -> None:
     assert runs[1][0] == "peft=lora" and runs[2][1] == "trainer.learning_rate=0.001"
 
 
+def test_run_yaml_keeps_text_that_looks_like_a_reference(tmp_path: Path) -> None:
+    cfg = compose(["template.jinja='\\${seed} stays'"])
+    assert instantiate(cfg).template.jinja == "${seed} stays"
+    write(tmp_path, "run.yaml", run_yaml(cfg))
+    assert instantiate(compose([], tmp_path, "run")).template.jinja == "${seed} stays"
+
+
+ODD_KEYS = """
+model data trainer callbacks experiment seed phases tags trainer.learning_rate data.size data.x.y loss.margin
+loss._partial_ model._target_ _target_ hydra.x hydra/launcher hydra.run.dir hydra.job.name model@foo a/b seed.x phases.0
+peft.r callbacks.x._target_ _convert_ + ++seed +seed ~seed ~model ~data.size hydra
+"""
+ODD_VALUES = """
+tiny null 1 1e-5 true [a,b] [] {} {a:1} {_target_:os.system} ${seed} ${nope} ${model} ${oc.env:NOPE_X} ${hydra:run.dir}
+??? 'x "q" a,b range(1,3) interval(0,1) [[1],{a:[2]}] \\ $ ${ } = @ lora nan é * glob(*) ${..seed} pkg://os sort(a,b)
+int(3.2) extend_list(a)
+"""
+
+
+def test_no_words_on_the_command_line_end_in_a_traceback() -> None:
+    """60 random overrides out of keys and values that are odd in some way: composed, checked, or refused in words."""
+    draw, composer = random.Random(0), Composer()
+    keys, values = ODD_KEYS.split(), ODD_VALUES.split()
+    for _ in range(20):
+        words = [draw.choice(keys) + draw.choice(["=", "=", "=", ""]) + draw.choice(values) for _ in range(3)]
+        _, mistakes = composer.checked(words)
+        assert all(str(mistake) for mistake in mistakes)
+        for run in composer.single_runs(words):
+            assert all(isinstance(word, str) for word in run)
+
+
 def test_the_workflow_gets_the_text_that_repeats_it() -> None:
     workflow = instantiate(compose(["experiment=smoke", "seed=3"]))
     assert workflow.config is not None and "\nseed: 3\n" in workflow.config
@@ -225,8 +257,9 @@ def test_a_configuration_that_contains_itself_is_refused() -> None:
 
 
 def test_a_root_without_target_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"its root must have _target_: rmx.workflow.Workflow"):
-        check(OmegaConf.create({"seed": 1}))
+    for root in ({"seed": 1}, {"_target_": "rmx.templates.Template"}, {"_target_": "os.system", "command": "true"}):
+        with pytest.raises(ConfigError, match=r"root of a configuration must have _target_: rmx.workflow.Workflow"):
+            check(OmegaConf.create(root))
 
 
 def test_callbacks_are_chosen_as_a_list_and_kept_by_name() -> None:

@@ -84,5 +84,14 @@ def run_yaml(cfg: DictConfig) -> str:
     >>> run_yaml(OmegaConf.create({"hub_token": "hf_1", "seed": 7, "copy": "${seed}"})).splitlines()
     ["hub_token: '***'", 'seed: 7', 'copy: 7']
     """
-    values: dict[str, Any] = redact(OmegaConf.to_container(cfg, resolve=True))
-    return OmegaConf.to_yaml(OmegaConf.create(values))
+    values = redact(OmegaConf.to_container(cfg, resolve=True))
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
+
+
+def _escaped(value: Any) -> Any:
+    """Keep `${` in a resolved text from being read as a reference again."""
+    if isinstance(value, dict):
+        return {name: _escaped(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value

@@ -18,6 +18,7 @@ from rmx.errors import ConfigError
 
 __all__ = ["build", "mistakes_of", "plain"]
 
+ROOT = "rmx.workflow.Workflow"
 _DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _DEEPEST = 40  # levels of nesting; a configuration that contains itself goes on for ever
 _UNREADABLE = object()  # stands for a value that has a mistake already
@@ -27,8 +28,8 @@ def mistakes_of(cfg: DictConfig, groups: Iterable[str] = ()) -> list[Mistake]:
     """Return every mistake of a composed configuration; `groups` are names that a root key may have meant."""
     values, mistakes = plain(cfg)
     checker = _Checker(values, tuple(groups))
-    if "_target_" not in values:
-        checker.add("", "the configuration has no _target_; its root must have _target_: rmx.workflow.Workflow")
+    if values.get("_target_") != ROOT and not is_user_target(values.get("_target_")):
+        checker.add("", f"the root of a configuration must have _target_: {ROOT}, not {values.get('_target_')!r}")
     checker.node(values, "")
     return mistakes + checker.mistakes
 
@@ -110,7 +111,7 @@ class _Checker:
         """Check a node with `_target_`: the target, its directives, its arguments, and the nodes inside."""
         target = value["_target_"]
         reason = refusal(target)
-        if reason:
+        if reason and key:  # the root's own target is judged above
             self.add(key, reason)
         self.directives(value, key)
         if not reason:

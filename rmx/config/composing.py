@@ -109,8 +109,8 @@ class Composer:
                     return None, mistakes
                 lines.remove(culprit)
         self._choices = dict(cfg.hydra.runtime.choices)
-        self._job_name = OmegaConf.select(cfg, "hydra.job.name", throw_on_missing=False)
         hydra: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
+        self._job_name = hydra["job"]["name"]
         mistakes += [Mistake(key, reason) for key, reason in unsafe_hydra_nodes(hydra)]
         OmegaConf.set_struct(cfg, False)  # unknown keys are for `check` to judge
         del cfg["hydra"]
@@ -125,7 +125,8 @@ class Composer:
 
     def check(self, cfg: DictConfig, overrides: Sequence[str]) -> list[Mistake]:
         """Check what `compose` has just returned; mistakes that stand in a file say in which."""
-        given = {override.key_or_group for override in map(parse_override, overrides) if isinstance(override, Override)}
+        parsed = (parse_override(text, self.loader) for text in overrides)
+        given = {override.key_or_group for override in parsed if isinstance(override, Override)}
         mistakes = []
         for mistake in mistakes_of(cfg, self.groups()):
             known = any(mistake.key == key or mistake.key.startswith((f"{key}.", f"{key}[")) for key in given)
@@ -161,7 +162,7 @@ class Composer:
     def single_runs(self, overrides: Sequence[str]) -> list[list[str]]:
         """Return override lists of single runs in which each value of a sweep occurs once, to check them early."""
         accepted, _ = self._accepted(overrides, sweeps=True)
-        wrong = [text for text in overrides if isinstance(parse_override(text), Mistake)]
+        wrong = [text for text in overrides if isinstance(parse_override(text, self.loader), Mistake)]
         values = [found for found in map(sweep_values, accepted) if found]
         first = [choices[0] for choices in values]
         runs = [[*first, *wrong]]
@@ -174,7 +175,7 @@ class Composer:
         accepted: list[Override] = []
         mistakes: list[Mistake] = []
         for text in overrides:
-            override = parse_override(text)
+            override = parse_override(text, self.loader)
             if isinstance(override, Mistake):
                 mistakes.append(override)
                 continue
@@ -205,7 +206,9 @@ class Composer:
             if value is None and key != "experiment":
                 nothing = {"peft": "write peft=none; ", "callbacks": "write callbacks=[]; "}.get(key, "")
                 return Mistake(key, f"null is not an option; {nothing}{listed}")
-            if isinstance(value, str) and value not in options:
+            if not isinstance(value, str | None):
+                return Mistake(key, f"{value!r} is not the name of an option; {listed}")
+            if value is not None and value not in options:
                 hint = did_you_mean(value, options)
                 if not hint and key in {"model", "data", "template"}:
                     folder = "jsonl" if key == "data" else "hub" if key == "model" else ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,14 +15,14 @@ from rmx.config.mistakes import Mistake
 __all__ = ["absent", "into_nothing", "is_hydra", "lenient", "option_values", "parse_override", "sweep_values"]
 
 
-def parse_override(text: str) -> Override | Mistake:
-    """Return the parsed override, or what is wrong with its syntax.
+def parse_override(text: str, loader: ConfigLoader | None = None) -> Override | Mistake:
+    """Return the parsed override, or what is wrong with its syntax; `loader` knows the options that glob(*) means.
 
     >>> str(parse_override("reprot"))
     "'reprot' is not key=value"
     """
     try:
-        return OverridesParser.create().parse_overrides([text])[0]
+        return OverridesParser.create(loader).parse_overrides([text])[0]
     except OverrideParseException:
         key, equals, value = text.partition("=")
         if not equals:
@@ -66,7 +67,7 @@ def sweep_values(override: Override) -> list[str]:
     """
     line = str(override.input_line)
     prefix, sweep = line.partition("=")[0], override.value() if override.is_sweep_override() else None
-    if override.is_choice_sweep() or override.is_range_sweep():
+    if override.is_choice_sweep() or override.is_range_sweep() or isinstance(sweep, Glob):
         return [f"{prefix}={value}" for value in override.sweep_string_iterator()]
     if isinstance(sweep, IntervalSweep):
         return [f"{prefix}={sweep.start}", f"{prefix}={sweep.end}"]
