@@ -22,6 +22,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rmx.data.rows import Cell
 from rmx.errors import ConfigError
 
 __all__ = ["compile_where"]
@@ -80,10 +81,10 @@ def _condition(column: str, wanted: Any) -> Test:
             if key not in _CONDITIONS:
                 raise ConfigError(f"data.where.{column}: unknown condition {key!r}; known: {', '.join(_CONDITIONS)}")
             checks.append((_CONDITIONS[key], list(limit) if isinstance(limit, tuple) else limit))
-        return lambda row: all(check(get(row), limit) for check, limit in checks)
+        return lambda row: all(check(_like(get(row), limit), limit) for check, limit in checks)
     if isinstance(wanted, list | tuple):
-        return lambda row: get(row) in wanted
-    return lambda row: bool(get(row) == wanted)
+        return lambda row: _like(get(row), wanted) in wanted
+    return lambda row: bool(_like(get(row), wanted) == wanted)
 
 
 def _expression(text: str) -> Test:
@@ -132,7 +133,18 @@ def _value(node: ast.AST, text: str) -> Value:
 
 
 def _chain(values: list[Any], checks: list[Any]) -> bool:
-    return all(check(a, b) for check, a, b in zip(checks, values, values[1:], strict=False))
+    return all(check(_like(a, b), _like(b, a)) for check, a, b in zip(checks, values, values[1:], strict=False))
+
+
+def _like(value: Any, other: Any) -> Any:
+    """A cell of a CSV file as a number, when it is compared with numbers; everything else as it is."""
+    example = other[0] if isinstance(other, list | tuple) and other else other
+    if isinstance(value, Cell) and isinstance(example, int | float):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _column(path: str) -> Value:

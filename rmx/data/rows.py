@@ -73,7 +73,7 @@ def finish(
     if isinstance(system, str) and system.strip():
         if prompt and prompt[0]["role"] == "system":
             raise RowFault("wrong order", "a system column beside a system message")
-        prompt = [{"role": "system", "content": system}, *prompt]
+        prompt = [{"role": "system", "content": str(system)}, *prompt]
     if options.repeated_roles != "keep":
         prompt = _join_repeated(prompt, options, "prompt")
         responses = [_join_repeated(r, options, f"response {k}") for k, r in enumerate(responses, 1)]
@@ -139,7 +139,7 @@ def answer(text: Any, side: str) -> list[Message]:
     """One response given as text."""
     if not isinstance(text, str):
         raise RowFault("wrong type", f"{side} is a {kind(text)}, not text")
-    return [{"role": "assistant", "content": text}]
+    return [{"role": "assistant", "content": str(text)}]  # a cell of a table becomes plain text
 
 
 def prompt_messages(value: Any, column: str) -> list[Message]:
@@ -150,7 +150,7 @@ def prompt_messages(value: Any, column: str) -> list[Message]:
         if value.lstrip().startswith("Human:") and "\n\nAssistant:" in value:
             turns = dialogue_messages(value)
             return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"] else turns
-        return [{"role": "user", "content": value}]
+        return [{"role": "user", "content": str(value)}]
     if isinstance(value, list | dict):
         return to_messages(value, column)
     raise RowFault("wrong type", f"{column} is a {kind(value)}, neither text nor messages")

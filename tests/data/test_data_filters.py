@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rmx.data.filters import compile_where
+from rmx.data.rows import Cell
 from rmx.errors import ConfigError
 
 ROW: dict[str, Any] = {
@@ -55,6 +56,23 @@ ROW: dict[str, Any] = {
 )
 def test_conditions(where: Any, kept: bool) -> None:
     assert compile_where(where)(ROW) is kept
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("score >= 3", True),
+        ("3.5 < score", False),
+        ({"score": {"max": 2}}, False),
+        ({"score": 3}, True),
+        ({"score": [1, 3]}, True),
+        ({"score": "3"}, True),
+        ("score == '3'", True),
+        ("word > 3", False),
+    ],
+)
+def test_cells_of_a_table_compare_as_numbers_with_numbers(where: Any, kept: bool) -> None:
+    assert compile_where(where)({"score": Cell("3"), "word": Cell("x")}) is kept
 
 
 @pytest.mark.parametrize(

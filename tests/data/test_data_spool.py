@@ -87,3 +87,15 @@ def test_the_audit_of_a_large_spool_looks_at_a_part(path: str, monkeypatch: pyte
     found = audit(PreferenceData(path=path, on_bad_row="skip", streaming=True).read())
     assert found.numbers["looked_at"] == {"train": 40, "eval": 20}
     assert any("40 of its 180 comparisons" in finding.text for finding in found.findings)
+
+
+def test_cells_of_a_table_become_plain_text(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("system,prompt,chosen,rejected,id\nBe kind.,q,a,b,7\n,,c,d,8\n")
+    spec = {"path": str(file), "validation_fraction": 0.0}
+    plain = PreferenceData(**spec).read().train
+    assert [row.id for row in plain] == ["7", "8"]
+    messages = [message for row in plain for part in (row.prompt, *row.responses) for message in part]
+    assert {type(message["content"]) for message in messages} == {str}
+    streamed = PreferenceData(**spec, streaming=True).read().train
+    assert [row.responses for row in streamed] == [row.responses for row in plain]
