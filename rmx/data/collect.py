@@ -48,6 +48,7 @@ def collect(spec: PreferenceData, accounting: Accounting, spool: Path | None = N
     with _garbage_collection_off():
         rows = stream(spec, account, accounting.rejects)
         kept: Sequence[Comparison] = Spool.of(rows, spool) if spec.streaming else list(rows)
+    accounting.notes.append(f"{spec.source}: {account.detected}")
     if spec.max_samples is not None and len(kept) > spec.max_samples:
         chosen = sorted(random.Random(spec.seed).sample(range(len(kept)), spec.max_samples))
         account.unused = len(kept) - len(chosen)
