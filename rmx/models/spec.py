@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rmx.models.adapters import Adapter
+    from rmx.models.resolve import Resolved
 
 __all__ = ["LoadedModel", "RewardModelSource"]
 
@@ -90,6 +91,19 @@ class RewardModelSource:
         """Whether this is the model that rmx carries in its code."""
         return self.path is None or self.path == TINY
 
+    def locate(self) -> Resolved | None:
+        """Find the local files, downloading a hub id; None for the embedded model, which has none.
+
+        `load` does this too. Called alone it tells within a second, before any heavy import, that a model cannot
+        be had.
+
+        Raises:
+            ModelError: There is no such folder or id, no permission, or no network; the message says which.
+        """
+        from rmx.models.resolve import resolve
+
+        return None if self.path is None or self.embedded else resolve(self.path, self.revision)
+
     def load(
         self,
         *,
@@ -109,10 +123,7 @@ class RewardModelSource:
         Raises:
             ModelError: It cannot be found, reached or used; the message says which and what to do.
         """
-        from rmx.models.resolve import resolve
-
-        # First, because it may fail: the imports of the next line take seconds.
-        place = None if self.path is None or self.embedded else resolve(self.path, self.revision)
+        place = self.locate()  # first, because it may fail: the imports of the next line take seconds
         from rmx.models.load import load
 
         return load(self, place, adapter=adapter, trainable=trainable, seed=seed, device=device)

@@ -134,7 +134,8 @@ def test_local_folders_that_are_none(tmp_path: Path) -> None:
         __file__: "is a file; give the folder",
     }.items():
         with pytest.raises(ModelError, match=message):
-            RewardModelSource(name="x", path=path).load()
+            RewardModelSource(name="x", path=path).locate()
+    assert RewardModelSource(name="tiny").locate() is None
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="its model/ is one"):
