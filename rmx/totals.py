@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["SUMS", "Totals"]
+__all__ = ["SUMS", "Totals", "share_of_totals"]
 
 # What every step adds up over its pairs; the order is that of the vector read from the device.
 SUMS = (
@@ -49,6 +49,17 @@ class Totals(TrainerCallback, ExportableState):
     def over_run(self, accelerator: Accelerator) -> dict[str, float]:
         """Return the metrics over all pairs that this run has trained on so far, over all ranks."""
         return means(_summed(self.run, accelerator))
+
+
+def share_of_totals(totals: Sequence[Sequence[float]], rank: int, ranks: int) -> list[float]:
+    """Return a rank's own sums out of a checkpoint's; with another number of ranks the first one carries them all.
+
+    >>> share_of_totals([[1.0, 2.0], [10.0, 20.0]], 0, 1)
+    [11.0, 22.0]
+    """
+    if len(totals) == ranks:
+        return list(totals[rank])
+    return [math.fsum(column) if rank == 0 else 0.0 for column in zip(*totals, strict=True)]
 
 
 def _summed(sums: Sequence[float], accelerator: Accelerator) -> list[float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,11 @@ from transformers.trainer_utils import SaveStrategy
 
 from rmx.checkpoints.folder import STATE, CheckpointFolder, read_state
 from rmx.checkpoints.sealing import verify
-from rmx.checkpoints.tensors import load_state, save_state, state_bytes
-from rmx.errors import CheckpointError, Interrupted
+from rmx.checkpoints.tensors import restore_optimizer, save_state, state_bytes
+from rmx.errors import Interrupted
 from rmx.signals import StopSignals
 from rmx.steps import StepDataset
-from rmx.totals import SUMS, Totals
+from rmx.totals import SUMS, Totals, share_of_totals
 from rmx.trackers import Recorder
 
 __all__ = ["ContinuingTrainer"]
@@ -221,45 +220,23 @@ class ContinuingTrainer(Trainer):
             best = own["best_step"]
             self.state.best_model_checkpoint = None if best is None else str(checkpoint.parent / f"checkpoint-{best}")
             self.state.compute_steps(self.args, max_steps)  # the schedule of this call: transformers keeps the old one
-            self._restore_totals(own["totals"])
+            mine = share_of_totals(own["totals"], self.args.process_index, self.args.world_size)
+            self.totals.window, self.totals.run = mine[: len(SUMS)], mine[len(SUMS) :]
             asked, used = own["max_tokens"]
             if asked == self._first_budget:  # lowered since then, when memory ran out: sums keep their order
                 self.max_tokens = used
         return position
 
-    def _restore_totals(self, totals: list[list[float]]) -> None:
-        ranks, width = self.args.world_size, len(SUMS)
-        if len(totals) == ranks:
-            mine = totals[self.args.process_index]
-        else:  # another number of ranks: the first one carries the sum
-            whole = [math.fsum(column) for column in zip(*totals, strict=True)]
-            mine = whole if self.args.process_index == 0 else [0.0] * (2 * width)
-        self.totals.window, self.totals.run = mine[:width], mine[width:]
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Read optimizer and schedule; replaces transformers' method, which reads pickles."""
-        if checkpoint is None:
-            return
-        before = [group["lr"] for group in self.optimizer.param_groups]
-        base = list(getattr(self.lr_scheduler, "base_lrs", before))
-        try:
-            self.optimizer.load_state_dict(load_state(Path(checkpoint), "optimizer"))
-            self.lr_scheduler.load_state_dict(load_state(Path(checkpoint), "scheduler"))
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"{checkpoint}: its optimizer or schedule is of another kind ({error}); take trainer.optim and "
-                "trainer.lr_scheduler_type back, or start anew with resume=never"
-            ) from error
-        self._use_learning_rate(base)
+        if checkpoint is not None:
+            restore_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
-    def _use_learning_rate(self, base: list[Any]) -> None:
-        """Follow this call's learning rate where it was allowed to differ; else everything is as it was."""
-        scheduler = self.lr_scheduler
-        if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) or scheduler.base_lrs == base:
-            return
-        scheduler.base_lrs = base
-        for group, rate, shape in zip(self.optimizer.param_groups, base, scheduler.lr_lambdas, strict=True):
-            group["initial_lr"], group["lr"] = rate, rate * shape(scheduler.last_epoch)
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Do nothing: rmx trains in float32 or bfloat16, and transformers would read a pickle."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Do nothing: every step seeds its randomness, and transformers would read a pickle."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as transformers does; signals end the run only where that costs nothing."""

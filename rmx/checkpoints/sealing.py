@@ -23,6 +23,7 @@ __all__ = ["MANIFEST", "Manifest", "fsync_folder", "hash_file", "read_manifest",
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz")
 _CHUNK_BYTES = 8 << 20
 
 
@@ -119,11 +120,14 @@ def verify(checkpoint: Path) -> Manifest:
     """Compare every file with the manifest and return it.
 
     Raises:
-        CheckpointError: a file is missing, has another size or another content, or stands there unlisted.
+        CheckpointError: a file is missing, has another size or content, stands there unlisted, or may be a pickle.
     """
     manifest = read_manifest(checkpoint)
     if checkpoint.name.startswith("checkpoint-") and checkpoint.name != f"checkpoint-{manifest.step}":
         raise CheckpointError(f"{checkpoint}: its manifest is that of step {manifest.step}")
+    for path in _files_of(checkpoint):
+        if path.suffix in PICKLES:
+            raise CheckpointError(f"{checkpoint}: {path.name} may run code when it is read; rmx writes no such files")
     present = {path.relative_to(checkpoint).as_posix(): path for path in _files_of(checkpoint)}
     for name, facts in manifest.files.items():
         if name not in present:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from rmx.errors import CheckpointError, ModelError
 
-__all__ = ["load_state", "save_state", "state_bytes"]
+__all__ = ["load_state", "restore_optimizer", "save_state", "state_bytes"]
 
 _PLAIN = (str, bool, int, type(None))
 
@@ -57,6 +57,29 @@ def state_bytes(state: Any) -> int:
     if isinstance(state, list | tuple):
         return sum(state_bytes(value) for value in state)
     return 0
+
+
+def restore_optimizer(optimizer: Any, scheduler: Any, checkpoint: Path) -> None:
+    """Give optimizer and schedule the state they had at a checkpoint.
+
+    A learning rate that differs (it was allowed to) is followed from here on; else everything is as it was.
+
+    Raises:
+        CheckpointError: the state is that of another kind of optimizer or schedule.
+    """
+    rates = list(getattr(scheduler, "base_lrs", []))
+    try:
+        optimizer.load_state_dict(load_state(checkpoint, "optimizer"))
+        scheduler.load_state_dict(load_state(checkpoint, "scheduler"))
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: its optimizer or schedule is of another kind ({error}); take trainer.optim and "
+            "trainer.lr_scheduler_type back, or start anew with resume=never"
+        ) from error
+    if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) and scheduler.base_lrs != rates:
+        scheduler.base_lrs = list(rates)
+        for group, rate, shape in zip(optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = rate, rate * shape(scheduler.last_epoch)
 
 
 def _split(value: Any, tensors: dict[str, torch.Tensor], storages: set[int], path: str) -> Any:
