@@ -18,19 +18,8 @@ def named(families: list[Family]) -> object:
     return pytest.mark.parametrize("family", families, ids=lambda family: family.name)
 
 
-@pytest.fixture
-def float64_softmax(monkeypatch):
-    """Let eager attention's `softmax(..., dtype=float32)` stay in float64, as the rest of a float64 model does."""
-    softmax = torch.nn.functional.softmax
-
-    def keep(x, dim=None, _stacklevel=3, dtype=None):
-        return softmax(x, dim=dim, dtype=x.dtype if x.dtype == torch.float64 else dtype)
-
-    monkeypatch.setattr(torch.nn.functional, "softmax", keep)
-
-
 @named(SHARED)
-def test_shared_in_float64(family, float64_softmax):
+def test_shared_in_float64(family):
     """The method is exact: what is left is the last bits, or the float32 inside a model's own norms."""
     found = difference(family, torch.float64)
     assert found.encoding == "shared"
