@@ -52,6 +52,8 @@ class Evaluation:
                 "rejected_tokens": lengths[pair.loser],
                 "truncated": comparison.truncated,
             }
+            if pair.tie:
+                row["labelled_tie"] = True
             if len(lengths) > 2:
                 row["pair"] = [pair.winner, pair.loser]
             if comparison.truth is not None:
@@ -153,7 +155,8 @@ def measure(evaluations: Sequence[Evaluation], seconds: float) -> dict[str, floa
     sources = [e.comparisons[c].source for e in evaluations for c in e.comparison_M]
     if len(set(sources)) > 1:
         for source, values in by_source(sources, column["chosen"], column["rejected"], tie=column["tie"]).items():
-            metrics[f"accuracy_{source}"] = values["accuracy"]
+            if "accuracy" in values:  # a source of labelled ties alone has none
+                metrics[f"accuracy_{source}"] = values["accuracy"]
     metrics |= measure_truth(evaluations, column["chosen"], column["rejected"])
     tokens = sum(c.shared_tokens for e in evaluations for c in e.comparisons)
     metrics["seconds"] = seconds

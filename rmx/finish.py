@@ -6,7 +6,7 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from rmx.models import export_merged, model_card, push
+from rmx.models import export_merged, model_card, push, unwrap
 from rmx.outputs import environment, write_lines
 from rmx.plots import draw_run
 from rmx.report import write_run_report
@@ -49,12 +49,13 @@ def finish_artefact(run: Run) -> None:
     """Write the model card, the merged model where one is asked for, and upload where that is asked for."""
     model = run.folder / "model"
     write_lines(model / "README.md", [model_card(card_facts(run)).rstrip("\n")])
+    merged = run.folder / "model-merged"
+    shutil.rmtree(merged, ignore_errors=True)  # of an earlier run in the same folder
     if run.loaded.adapter is not None and run.loaded.adapter.merge:
-        merged = run.folder / "model-merged"
-        shutil.rmtree(merged, ignore_errors=True)  # of an earlier run in the same folder
         export_merged(model, merged)
     if run.workflow.push_to_hub is not None:
-        log.info("Published %s", push(model, run.workflow.push_to_hub))
+        published = merged if merged.is_dir() else model
+        log.info("Published %s", push(published, run.workflow.push_to_hub))
 
 
 def card_facts(run: Run) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def card_facts(run: Run) -> dict[str, Any]:
         "revision": loaded.revision,
         "adapter": loaded.adapter.kind if loaded.adapter else None,
         "dtype": loaded.dtype,
-        "architecture": type(loaded.model).__name__,
+        "architecture": type(unwrap(loaded.model)).__name__,
+        "is_encoder": loaded.is_encoder,
         "parameters": loaded.parameters,
         "trainable_parameters": loaded.trainable_parameters,
         "template": run.template.name,

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -183,7 +184,7 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "command": " ".join(redact_command(sys.argv)),
+        "command": shlex.join(redact_command([*_program(), *sys.argv[1:]])),
         "versions": versions,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -191,6 +192,12 @@ def environment() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def _program() -> list[str]:
+    """How this program was started, in a form that works in any folder."""
+    started = Path(sys.argv[0])
+    return ["python", "-m", "rmx"] if started.name == "__main__.py" else [started.name]
 
 
 def _git_commit() -> str | None:

@@ -221,8 +221,10 @@ class Run:
 
     def show_header(self) -> None:
         """Say what is about to run; this is where data and model are read."""
+        needs_model = set(self.workflow.phases) - {"audit", "inspect"}
+        if needs_model:
+            self.workflow.model.locate()  # a model that cannot be had is said before data is read
         if self.is_main:
-            needs_model = set(self.workflow.phases) - {"audit", "inspect"}
             self.screen.header(*describe_run(self, with_model=bool(needs_model)))
 
     def finish(self) -> dict[str, Any]:

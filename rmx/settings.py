@@ -5,7 +5,7 @@ This module imports nothing heavy: a configuration can be built and checked with
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,6 +86,11 @@ class TrainerSettings:
         arguments["per_device_train_batch_size"] = self.comparisons_per_step
         arguments["gradient_accumulation_steps"] = 1
         arguments.pop("bf16", None)  # the engine autocasts by itself: one precision path for training and scoring
+        known = {item.name for item in fields(TrainingArguments)}
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+            new = old.replace("gradient", "activation")  # its name from transformers 5.2x on; the old one warns
+            if old in arguments and new in known:
+                arguments[new] = arguments.pop(old)
         if not evaluates:  # nothing to evaluate on: no best checkpoint either
             arguments.update(eval_strategy="no", load_best_model_at_end=False, metric_for_best_model=None)
             arguments.update(greater_is_better=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rmx.models import unwrap
 from rmx.tokens import show_sample
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Te
         loaded = run.loaded
         share = loaded.trainable_parameters / loaded.parameters
         rows = {
-            "model": f"{loaded.base_path} · {type(loaded.model).__name__} · {loaded.dtype} on {run.device.type}",
+            "model": f"{loaded.base_path} · {type(unwrap(loaded.model)).__name__} · {loaded.dtype} on {run.device.type}",
             "parameters": f"{count(loaded.parameters)}, {count(loaded.trainable_parameters)} trained ({share:.1%}), "
             f"head {'kept' if loaded.head_was_kept else 'new'}"
             + (f", adapter {loaded.adapter.kind} r={loaded.adapter.r}" if loaded.adapter else ""),

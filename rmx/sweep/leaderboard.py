@@ -221,7 +221,7 @@ def read_margins(path: Path) -> dict[str, float]:
     for line in lines:
         try:
             row = json.loads(line)
-            if not row.get("tie", False):
+            if not row.get("labelled_tie", False):
                 margins[json.dumps([row["id"], row.get("pair")])] = float(row["margin"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return {}  # not a whole predictions file: no paired comparison
