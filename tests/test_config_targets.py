@@ -149,6 +149,16 @@ def test_hostile_targets_are_found_at_any_depth() -> None:
         ({"hydra_logging": {"handlers": {"x": {"class": "os.system"}}}}, "hydra.hydra_logging.handlers.x.class"),
         ({"job_logging": {"handlers": {"x": {"stream": "ext://os.environ"}}}}, "hydra.job_logging.handlers.x.stream"),
         ({"job": {"env_set": {"PYTHONPATH": "/evil"}}}, "hydra.job.env_set.PYTHONPATH"),
+        ({"callbacks": "${evil}"}, "hydra.callbacks"),
+        ({"callbacks": {"x": "${oc.create:'{_target_: os.system}'}"}}, "hydra.callbacks.x"),
+        ({"sweeper": "${evil}"}, "hydra.sweeper"),
+        ({"sweeper": {"_target_": "${evil}"}}, "hydra.sweeper._target_"),
+        ({"launcher": {"params": "${oc.decode:x}"}}, "hydra.launcher.params"),
+        ({"job": {"env_set": "${evil}"}}, "hydra.job.env_set"),
+        (
+            {"job_logging": {"handlers": {"x": {"stream": "${hydra.a}${hydra.b}"}}}},
+            "hydra.job_logging.handlers.x.stream",
+        ),
     ],
 )
 def test_hydra_nodes_that_would_run_code_are_found(node: dict[str, object], key: str) -> None:
@@ -159,6 +169,9 @@ def test_hydras_own_plugins_are_fine() -> None:
     names = ["basic_launcher.BasicLauncher", "basic_sweeper.BasicSweeper"]
     launcher, sweeper = ({"_target_": f"hydra._internal.core_plugins.{name}"} for name in names)
     assert unsafe_hydra_nodes({"launcher": launcher, "sweeper": sweeper}) == []
+    launcher["submitit_folder"] = "${hydra.sweep.dir}/.submitit/%j"
+    logs = {"handlers": {"file": {"class": "logging.FileHandler", "filename": "${hydra.runtime.output_dir}/x.log"}}}
+    assert unsafe_hydra_nodes({"launcher": launcher, "job_logging": logs, "sweep": {"dir": "${model.name}"}}) == []
 
 
 def test_a_callback_in_a_config_folder_does_not_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rmx.config.checking import build, mistakes_of, plain
+from rmx.config.checking import build, mistakes_in, mistakes_of, plain
 from rmx.config.composing import Composer
 from rmx.config.mistakes import raise_all
 from rmx.config.signatures import read_signature
@@ -68,8 +68,8 @@ def instantiate(cfg: DictConfig) -> Workflow:
     Raises:
         ConfigError: as `check`, and what the targets themselves refuse (values that do not go together).
     """
-    check(cfg)
-    values, _ = plain(cfg)
+    values, unresolved = plain(cfg)
+    raise_all([*unresolved, *mistakes_in(values, Composer().groups())])
     if "config" in read_signature(values["_target_"]).parameters:
         values["config"] = run_yaml(cfg)
     workflow, mistakes = build(values)

@@ -16,7 +16,7 @@ from rmx.config.signatures import Signature, read_signature
 from rmx.config.targets import import_target, is_user_target, refusal
 from rmx.errors import ConfigError
 
-__all__ = ["build", "mistakes_of", "plain"]
+__all__ = ["build", "mistakes_in", "mistakes_of", "plain"]
 
 ROOT = "rmx.workflow.Workflow"
 _DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -27,11 +27,16 @@ _UNREADABLE = object()  # stands for a value that has a mistake already
 def mistakes_of(cfg: DictConfig, groups: Iterable[str] = ()) -> list[Mistake]:
     """Return every mistake of a composed configuration; `groups` are names that a root key may have meant."""
     values, mistakes = plain(cfg)
+    return mistakes + mistakes_in(values, groups)
+
+
+def mistakes_in(values: Mapping[str, Any], groups: Iterable[str] = ()) -> list[Mistake]:
+    """Return every mistake of resolved values; what is built must be what was checked, so resolve once."""
     checker = _Checker(values, tuple(groups))
     if values.get("_target_") != ROOT and not is_user_target(values.get("_target_")):
         checker.add("", f"the root of a configuration must have _target_: {ROOT}, not {values.get('_target_')!r}")
     checker.node(values, "")
-    return mistakes + checker.mistakes
+    return checker.mistakes
 
 
 def plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Mistake]]:

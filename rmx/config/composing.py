@@ -64,7 +64,7 @@ class Composer:
     config_name: str = "config"
     loader: ConfigLoaderImpl = field(init=False)
     _choices: dict[str, Any] = field(init=False, default_factory=dict)  # group -> option of the last composition
-    _job_name: Any = field(init=False, default=None)  # "rmx" where the root file builds on the shipped one
+    _builds_on_shipped: bool = field(init=False, default=False)  # the root file has config.yaml's words on Hydra
 
     def __post_init__(self) -> None:
         version.setbase("1.3")
@@ -110,7 +110,7 @@ class Composer:
                 lines.remove(culprit)
         self._choices = dict(cfg.hydra.runtime.choices)
         hydra: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
-        self._job_name = hydra["job"]["name"]
+        self._builds_on_shipped = hydra["output_subdir"] is None
         mistakes += [Mistake(key, reason) for key, reason in unsafe_hydra_nodes(hydra)]
         OmegaConf.set_struct(cfg, False)  # unknown keys are for `check` to judge
         del cfg["hydra"]
@@ -153,7 +153,7 @@ class Composer:
         chosen = [str(item.input_line) for item in accepted if self._is_group(item) and not item.is_sweep_override()]
         cfg, mistakes = self.compose(chosen)
         raise_all(mistakes)
-        lines = [] if self._job_name == "rmx" else [line for line in _SWEEP_DEFAULTS if not _given(line, accepted)]
+        lines = [] if self._builds_on_shipped else [line for line in _SWEEP_DEFAULTS if not _given(line, accepted)]
         for item in accepted:
             plain = self._is_group(item) or cfg is None or not absent(item, cfg)
             lines.append(str(item.input_line) if plain else lenient(item))

@@ -36,6 +36,12 @@ LIBRARY_TARGETS = frozenset(
     }
 )
 _HYDRA_PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
+_LOGGERS = ("logging.", "colorlog.")
+# Parts of the hydra node that Hydra or logging turn into calls and environment variables.
+_CALLING = (
+    "hydra.callbacks", "hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging",
+    "hydra.job.env_set",
+)  # fmt: skip
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _TARGET_LINE = re.compile(r"^[\s-]*_target_:\s*([\w.]+)", re.MULTILINE)
 
@@ -111,6 +117,7 @@ def unsafe_hydra_nodes(hydra: Mapping[str, Any]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for key, value in _leaves(hydra, "hydra"):
         name = key.rpartition(".")[2]
+        in_logging = key.startswith(("hydra.job_logging", "hydra.hydra_logging"))
         if name == "_target_":
             node = key.removesuffix("._target_")
             if node not in {"hydra.sweeper", "hydra.launcher"} or not _is_hydra_plugin(value):
@@ -119,14 +126,22 @@ def unsafe_hydra_nodes(hydra: Mapping[str, Any]) -> list[tuple[str, str]]:
                     found.append((key, reason))
         elif name.startswith("_args_"):
             found.append((key, "positional arguments are not allowed in a configuration"))
-        elif key.startswith(("hydra.job_logging.", "hydra.hydra_logging.")):
-            if name == "()" or (name == "class" and not str(value).startswith(("logging.", "colorlog."))):
-                found.append((key, f"{value!r} is not a class of Python's logging"))
-            elif "://" in str(value) and str(value) not in {"ext://sys.stdout", "ext://sys.stderr"}:
-                found.append((key, f"{value!r} is not allowed in a logging node"))
+        elif key.startswith(_CALLING) and "${" in str(value) and not _harmless_reference(name, str(value), in_logging):
+            found.append((key, f"{value!r}: a reference is not allowed here; write the value itself"))
+        elif in_logging and (name == "()" or (name == "class" and not str(value).startswith(_LOGGERS))):
+            found.append((key, f"{value!r} is not a class of Python's logging"))
+        elif in_logging and "://" in str(value) and str(value) not in {"ext://sys.stdout", "ext://sys.stderr"}:
+            found.append((key, f"{value!r} is not allowed in a logging node"))
         elif key.startswith("hydra.job.env_set.") and name.startswith(("RMX_", "PYTHON", "LD_", "DYLD_")):
             found.append((key, f"{name} may only be set in the shell"))
     return found
+
+
+def _harmless_reference(name: str, text: str, in_logging: bool) -> bool:
+    """Tell whether a reference can only give text of Hydra's own: `${evil}` or `${oc.create:...}` could give a node."""
+    if in_logging and name != "filename":
+        return False
+    return all(part.startswith(("hydra.", "hydra:", "now:", "oc.env:")) for part in text.split("${")[1:])
 
 
 def _matches(target: str, entry: str) -> bool:
