@@ -313,6 +313,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("tokenizers", "transformers", "trl", "datasets", "numpy")},
+        "load_average": os.getloadavg()[0],  # of others, before the first case: wall times mean little when it is high
         "rows": chosen.rows,
         "max_tokens": MAX_TOKENS,
     }
