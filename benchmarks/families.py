@@ -203,6 +203,12 @@ NOT_SHARED = [
         },
         "padded",
     ),
+    Family(
+        "Qwen2-MoE, window in the mask alone",
+        "Qwen2MoeConfig",
+        {**MOE, "sliding_window": 200, "use_sliding_window": True, "layer_types": MIXED},
+        "padded",
+    ),
     Family("Qwen2, bidirectional", "Qwen2Config", {"is_causal": False}, "padded"),
 ]
 

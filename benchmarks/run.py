@@ -187,26 +187,28 @@ def main() -> None:
     options = arguments()
     rows, source = hh_rows(options.data)
     lf = None if options.without_lf else LF if options.lf_python else f"{LF} (reproduction)"
+    only = tuple(options.only.split(","))
     results: dict[str, Any] = {"date": str(date.today()), "data": source, "machine": machine(), "groups": {}}
     results["flop_ratio_of_full_size_models"] = full_size_ratios(rows)
+    suffix = "-quick" if options.quick else ""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(
-            Path(folder), samples(rows, 16 if options.quick else options.pairs), options.lf_python, options.threads
-        )
+        sampled = samples(rows, 16 if options.quick else options.pairs)
+        bench = Bench(Path(folder), sampled, options.lf_python, options.threads)
         for group in groups(lf):
-            if group.name.startswith(tuple(options.only.split(","))) and (group.quick or not options.quick):
+            if group.name.startswith(only) and (group.quick or not options.quick):
                 found = results["groups"][group.name] = bench.group(group, 1 if options.quick else options.rounds)
                 shown = ", ".join(f"{label} {r['median']:.2f}×" for label, r in found["ratio"].items())
                 print(f"{group.name}: {shown}; ideal {found['ideal']:.2f}", flush=True)
+                write(results, options.output, suffix)
         extras = {"identity": bench.identity, "startup": bench.startup}
         if not options.quick:
             extras["scaling"] = bench.scaling
             extras["curves"] = lambda: {name: bench.curve(cases) for name, cases in curves().items()}
         for name, measure in extras.items():
-            if name.startswith(tuple(options.only.split(","))):
+            if name.startswith(only):
                 results[name] = measure()
                 print(f"{name}: {results[name]}", flush=True)
-    target = write(results, options.output, "-quick" if options.quick else "")
+    target = write(results, options.output, suffix)
     print(f"\n{table(json.loads(target.read_text()))}\n\nwrote {target}")
 
 

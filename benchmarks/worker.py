@@ -98,6 +98,7 @@ def rmx(case: Case, encoding: str = "auto", layout: str | None = None) -> Result
 
 def trl(case: Case, length_sorted: bool = False) -> Result:
     """TRL's RewardTrainer as it is, on token ids."""
+    import torch
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
@@ -121,6 +122,7 @@ def trl(case: Case, length_sorted: bool = False) -> Result:
             train_sampling_strategy="sequential",
             logging_steps=case.logging_steps,
             max_length=None,
+            use_cpu=not torch.cuda.is_available(),
             report_to="none",
             disable_tqdm=True,
             save_strategy="no",

@@ -32,6 +32,7 @@ move in steps of 0.06.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -150,7 +151,11 @@ class Engine:
         dtype = torch.bfloat16 if self.precision == "bf16" else self.model.dtype
         for kernel in [*varlen.candidates(self.model.device, dtype), "per_run"]:
             self.kernel = kernel
-            error = probe_error(self, encoding)
+            try:
+                error = probe_error(self, encoding)
+            except (RuntimeError, TypeError, ValueError) as failure:  # a kernel, or a model, that takes other shapes
+                log.debug("%s rows through %s: %s", encoding, kernel, failure)
+                error = math.inf
             if error <= TOLERANCE[dtype]:
                 return None
         return error

@@ -78,6 +78,7 @@ def _attention(
         return _original(module, original)(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
+    rmx_layout.windows.append(sliding_window)
     if torch.is_autocast_enabled(query.device.type):  # cast once here, not run by run
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)

@@ -69,9 +69,11 @@ def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
     if call.states_only:
         return scored
     scored = _float32(scored)
-    weights = {name: p.to(scored.dtype) for name, p in model.score.named_parameters()}
     with torch.autocast(device, enabled=False):
-        return torch.func.functional_call(model.score, weights, (scored,))[:, 0]
+        if all(p.dtype == scored.dtype for p in model.score.parameters()):
+            return model.score(scored)[:, 0]
+        raised = {name: _float32(p) for name, p in model.score.named_parameters()}
+        return torch.func.functional_call(model.score, raised, (scored,))[:, 0]
 
 
 def scores_last_token(model: Any) -> bool:

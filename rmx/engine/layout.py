@@ -34,17 +34,18 @@ class Layout:
     kernel: str = "per_run"  # or a name of `varlen.KERNELS`; the engine decides
     masks: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)  # made once, used by every layer
     cumulative: list[torch.Tensor] = field(default_factory=list)
+    windows: list[int | None] = field(default_factory=list)  # what each layer gave as its window, for the probe
 
     def on(self, device: torch.device, kernel: str = "per_run") -> Layout:
         """Return the same layout for `device` and for attention by `kernel`."""
         index = None if self.kv_index is None else self.kv_index.to(device, non_blocking=True)
         pool_index = self.pool_index.to(device, non_blocking=True)
-        return Layout(self.q_lens, self.k_lens, index, pool_index, self.scored_only, kernel)
+        return Layout(self.q_lens, self.k_lens, index, pool_index, self.scored_only, kernel, windows=self.windows)
 
     def last(self) -> Layout:
         """The layout of the last layer: one query per run, the scored one, sees the same keys."""
         ones = (1,) * len(self.q_lens)
-        return Layout(ones, self.k_lens, self.kv_index, self.pool_index, True, self.kernel)
+        return Layout(ones, self.k_lens, self.kv_index, self.pool_index, True, self.kernel, windows=self.windows)
 
     def mask(self, queries: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
         """Boolean [queries, keys]: causal from the bottom right, reaching back `window` keys (its own included)."""
