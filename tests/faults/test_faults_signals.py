@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +129,27 @@ def test_data_workers_outlive_the_signal(models: Path, reference: Callable[..., 
     assert child.code == 143, child.text[-3000:]
     finish(lambda: workflow(tmp_path / "run", models, **settings), tmp_path / "log")
     assert_same(tmp_path / "run", reference(**settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_command_line(number: int, code: int, figure: Callable[..., None], tmp_path: Path) -> None:
+    """The program itself: stopped while it trains, and continued by the same command."""
+    command = [sys.executable, "-m", "rmx", f"output_dir={tmp_path}/run", "trainer.max_steps=30", "trackers=[]"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while running.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.05)
+        running.send_signal(number)
+        assert running.wait(120) == code, (tmp_path / "log").read_text()
+    assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-*")) and not (tmp_path / "run" / "model").exists()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 30
+    figure("F7 command line", signal.Signals(number).name, f"exit {code}, continued to the end")
 
 
 def test_handlers_are_put_back() -> None:
