@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rmx.metrics import by_source, ceiling, pair_metrics, truth_correlation
+from rmx.outputs import write_lines
 from rmx.records import EncodedComparison, PairTable
 from rmx.scorer import Scorer
 
-__all__ = ["Evaluation", "Evaluations", "evaluate_pairs"]
+__all__ = ["Evaluation", "Evaluations", "evaluate_pairs", "predictions_paths", "write_predictions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,21 @@ def evaluate_pairs(
     total = sum(values["seconds"] for values in metrics.values()) if metrics else seconds
     metrics[phase] = measure(list(done.values()), total)
     return Evaluations(done, metrics)
+
+
+def predictions_paths(evaluations: Evaluations, folder: Path) -> dict[str, Path]:
+    """Return where each set's scores go: generated_predictions.jsonl, or one file per set where there are several."""
+    several = len(evaluations.sets) > 1
+    return {
+        name: folder / (f"generated_predictions_{name}.jsonl" if several else "generated_predictions.jsonl")
+        for name in evaluations.sets
+    }
+
+
+def write_predictions(evaluations: Evaluations, paths: Mapping[str, Path]) -> None:
+    """Write every pair's scores, a line of JSON each, in input order; a file is complete or absent."""
+    for name, evaluation in evaluations.sets.items():
+        write_lines(paths[name], (json.dumps(row, allow_nan=False, ensure_ascii=False) for row in evaluation.rows()))
 
 
 def evaluate_set(

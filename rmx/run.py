@@ -19,7 +19,7 @@ import yaml
 
 from rmx.data import Audit, SyntheticData, audit
 from rmx.errors import DataError, RmxError
-from rmx.evaluation import Evaluations, evaluate_pairs
+from rmx.evaluation import Evaluations, evaluate_pairs, predictions_paths, write_predictions
 from rmx.locks import FolderLock
 from rmx.models import tokenizer_of
 from rmx.outputs import (
@@ -294,15 +294,11 @@ class Run:
     def predict(self) -> Path:
         """See `Workflow.predict`."""
         self.signals.check()
-        paths = []
-        for name, evaluation in self.evaluations.sets.items():
-            several = len(self.evaluations.sets) > 1
-            path = self.folder / (f"generated_predictions_{name}.jsonl" if several else "generated_predictions.jsonl")
-            if self.is_main:
-                write_lines(path, (json.dumps(row, allow_nan=False, ensure_ascii=False) for row in evaluation.rows()))
-            paths.append(path)
+        paths = predictions_paths(self.evaluations, self.folder)
+        if self.is_main:
+            write_predictions(self.evaluations, paths)
         self.record("predict", flat_results(self.evaluations.metrics, "predict", self.epoch))
-        return paths[0]
+        return next(iter(paths.values()))
 
     def record(self, phase: str, metrics: Mapping[str, float]) -> None:
         """Keep a phase's metrics for the final table and write its result files."""

@@ -44,7 +44,9 @@ def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Te
         loaded = run.loaded
         share = loaded.trainable_parameters / loaded.parameters
         rows = {
-            "model": f"{loaded.base_path} · {type(unwrap(loaded.model)).__name__} · {loaded.dtype} on {run.device.type}",
+            "model": " · ".join(
+                (loaded.base_path, type(unwrap(loaded.model)).__name__, f"{loaded.dtype} on {run.device.type}")
+            ),
             "parameters": f"{count(loaded.parameters)}, {count(loaded.trainable_parameters)} trained ({share:.1%}), "
             f"head {'kept' if loaded.head_was_kept else 'new'}"
             + (f", adapter {loaded.adapter.kind} r={loaded.adapter.r}" if loaded.adapter else ""),

@@ -92,7 +92,7 @@ def test_damaged_predictions_are_not_compared(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"id": "1", "margin": 0.5}\n{"id": "2", "mar')
     assert read_margins(path) == {}
-    path.write_text('{"id": "1", "margin": 0.5}\n{"id": "2", "margin": 1, "tie": true}\n')
+    path.write_text('{"id": "1", "margin": 0.5}\n{"id": "2", "margin": 1, "labelled_tie": true}\n')
     assert list(read_margins(path).values()) == [0.5]
 
 
