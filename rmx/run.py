@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -26,7 +25,6 @@ from rmx.outputs import (
     flat_results,
     shared_folder,
     write_json,
-    write_lines,
     write_results,
     write_setup,
 )
