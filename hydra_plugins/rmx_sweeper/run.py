@@ -83,7 +83,7 @@ def run_sweep(given: Mapping[str, Any], config: DictConfig, context: HydraContex
             about=about,
         )
         result = sweep.run()
-        show(screen.console, folder, result.rows, settings.objectives)
+        show(screen.console, folder, result.rows, settings.objectives, confirms=confirmation is not None)
         if confirmation is not None:
             screen.console.print(seeds_table(result.rows, settings))
         written = ["leaderboard.csv", "sweep.json", *report(path)]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,15 +96,17 @@ def point_to_best(folder: SweepFolder, winner: Row | None) -> None:
 # --- Screen -----------------------------------------------------------------------------------------------------------
 
 
-def show(console: Console, folder: SweepFolder, rows: Sequence[Row], objectives: Sequence[str]) -> None:
-    """Print the leaderboard, the failures and where everything is."""
+def show(
+    console: Console, folder: SweepFolder, rows: Sequence[Row], objectives: Sequence[str], *, confirms: bool = False
+) -> None:
+    """Print the leaderboard, the failures, and how to go on; `confirms`: this is the confirmation already."""
     console.print(leaderboard_table(rows, objectives, folder.path.name))
     tied = [row for row in rows if row.vs_winner is not None and row.vs_winner.within_noise]
-    if tied:
+    if tied and not confirms:
+        key = shlex.quote(f"hydra.sweeper.confirm={folder.path}")
         console.print(
             f"~ within the evaluation's noise of the winner: {', '.join(row.name for row in tied)}. Several seeds "
-            f"tell: python -m rmx -m experiment=confirm hydra.sweeper.confirm={folder.path} "
-            f"hydra.sweeper.top={min(len(tied) + 1, 3)}",
+            f"tell: python -m rmx -m experiment=confirm {key} hydra.sweeper.top={min(len(tied) + 1, 3)}",
             soft_wrap=True,
             markup=False,
         )

@@ -142,6 +142,7 @@ def test_confirm_runs_the_best_with_several_seeds(tmp_path: Path) -> None:
     assert words[:3] == ["trackers=[]", "trainer.learning_rate=0.1", "seed=2"]
     assert "seed=7" not in words
     assert "eval/accuracy over seeds" in done.stdout
+    assert "experiment=confirm" not in done.stdout  # no confirmation of the confirmation
 
 
 def test_importing_the_plugin_is_cheap() -> None:
