@@ -144,7 +144,7 @@ class HfTracker:
 
     def __init__(self, name: str, args: TrainingArguments) -> None:
         from transformers import TrainerControl, TrainerState
-        from transformers.integrations import get_reporting_integration_callbacks
+        from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
         self.name = name
         try:
@@ -158,6 +158,9 @@ class HfTracker:
             ) from error
         self.args, self.state, self.control = args, TrainerState(), TrainerControl()
         self.state.is_world_process_zero = self.state.is_local_process_zero = True
+        if isinstance(self.callback, TensorBoardCallback) and self.callback.logging_dir is None:
+            # Its default is below args.output_dir, which holds checkpoints and nothing else.
+            self.callback.logging_dir = str(Path(str(args.output_dir)).parent / "tensorboard")
         self.callback.on_train_begin(args, self.state, self.control, model=None)
 
     def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
