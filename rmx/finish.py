@@ -63,7 +63,7 @@ def card_facts(run: Run) -> dict[str, Any]:
     w, loaded = run.workflow, run.loaded
     metrics = run.evaluations.metrics if run.eval_rows else {}
     return {
-        "name": f"{w.model.name} reward model, {w.data.name or 'preference data'}",
+        "name": f"{w.model.name} reward model, {w.data.source}",
         "repo_id": w.push_to_hub,
         "base_model": loaded.base_path,
         "revision": loaded.revision,

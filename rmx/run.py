@@ -59,7 +59,7 @@ class Run:
         self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.is_main = self.rank == 0
         self.folder = shared_folder(
-            workflow.output_dir, workflow.model.name, workflow.data.name or "data", self.rank, self.ranks
+            workflow.output_dir, workflow.model.name, workflow.data.source, self.rank, self.ranks
         )
         self.lock = FolderLock(self.folder) if self.is_main else None
         self.closed = False

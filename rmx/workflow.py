@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rmx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rmx.data import Mixture, PreferenceData, SyntheticData
+    from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
     from rmx.models import Adapter, RewardModelSource
     from rmx.run import Run
     from rmx.settings import TrainerSettings
@@ -55,7 +55,7 @@ class Workflow:
     """
 
     model: RewardModelSource
-    data: PreferenceData | SyntheticData | Mixture
+    data: PreferenceData | SyntheticData | Mixture | LlamaFactoryData
     template: Template
     loss: Callable[..., Any]
     trainer: TrainerSettings
