@@ -32,7 +32,6 @@ move in steps of 0.06.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -134,11 +133,10 @@ class Engine:
         if reason is None:
             last.narrow(self.model)
             encoding: Encoding = "flat" if self.wanted == "separate" else "shared"
-            error = self._probe(encoding)
-            if error is None:
+            reason = self._probe(encoding)
+            if reason is None:
                 reasons = {"flat": "separate rows were asked for", "shared": "a shared prefix changes no reward"}
                 return encoding, f"{reasons[encoding]} (attention: {self.attention}, {self.kernel})"
-            reason = f"{encoding} rows changed the hidden states of a probe by {error:.0e}"
         if self.wanted == "shared":
             raise ConfigError(
                 f"trainer.encoding: 'shared' would change the rewards of {type(self.model).__name__}: {reason}; "
@@ -146,19 +144,20 @@ class Engine:
             )
         return "padded", reason
 
-    def _probe(self, encoding: Encoding) -> float | None:
-        """Settle on the first attention kernel that is exact on the probe; the error of the last one if none is."""
+    def _probe(self, encoding: Encoding) -> str | None:
+        """Settle on the first attention kernel that is exact on the probe; if none is, say why the last was not."""
         dtype = torch.bfloat16 if self.precision == "bf16" else self.model.dtype
         for kernel in [*varlen.candidates(self.model.device, dtype), "per_run"]:
             self.kernel = kernel
             try:
                 error = probe_error(self, encoding)
-            except (RuntimeError, TypeError, ValueError) as failure:  # a kernel, or a model, that takes other shapes
-                log.debug("%s rows through %s: %s", encoding, kernel, failure)
-                error = math.inf
+            except (RuntimeError, TypeError, ValueError) as failure:  # a kernel or a model that takes other shapes
+                reason = f"a probe of {encoding} rows failed: {str(failure).splitlines()[0][:200]}"
+                continue
             if error <= TOLERANCE[dtype]:
                 return None
-        return error
+            reason = f"{encoding} rows changed the hidden states of a probe by {error:.0e}"
+        return reason
 
 
 def classifier_of(model: torch.nn.Module) -> Any:

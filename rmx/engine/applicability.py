@@ -6,7 +6,6 @@ probe a bidirectional encoder differs by little, and only its source tells.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,8 +52,10 @@ def probe_error(engine: Any, encoding: Encoding) -> float:
     """Largest difference that `encoding` makes to a scored hidden state, relative to how far those states differ.
 
     Two comparisons of random tokens are run as rows of `encoding` and each sequence alone through the model's
-    own code. Valid models are below 5e-7 in float32, invalid ones above 2e-3; infinite where a sliding window
-    does not reach the attention function.
+    own code. Valid models are below 5e-7 in float32, invalid ones above 2e-3.
+
+    Raises:
+        ValueError: The layers' windows are not those of the config.
     """
     vocabulary = engine.model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)  # its own: the caller's random state stays as it is
@@ -74,7 +75,7 @@ def probe_error(engine: Any, encoding: Encoding) -> float:
             ]
         )
     if batch.layout is not None and batch.layout.windows != _windows(engine.model.config.get_text_config()):
-        return math.inf
+        raise ValueError("its sliding window does not reach the attention function")
     spread = (alone.amax(0) - alone.amin(0)).max()
     return ((rows - alone).abs().max() / spread).item()
 
@@ -85,7 +86,8 @@ def _windows(config: Any) -> list[int | None]:
     The probe is shorter than real windows, so it compares what the layers ask of the attention function instead:
     some models (Qwen2-MoE, PhiMoE) have windows in their masks alone, which would be lost with the masks.
     """
-    window = getattr(config, "sliding_window", None) or None
+    declared = any("sliding_window" in vars(c).get("__annotations__", ()) for c in type(config).__mro__)
+    window = (getattr(config, "sliding_window", None) or None) if declared else None
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
     return [window if kind == "sliding_attention" else None for kind in types]
 

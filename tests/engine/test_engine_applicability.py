@@ -60,6 +60,20 @@ def test_the_probe_alone_catches_a_model_that_ignores_the_attention_function(mon
     assert "probe" in engine.reason
 
 
+def test_a_window_that_lives_in_the_mask_alone_is_refused():
+    """The probe is shorter than the window of 200, so its numbers agree; the layers' arguments tell."""
+    engine = Engine(FAMILIES["Qwen2-MoE, window in the mask alone"].build())
+    assert engine.encoding == "padded"
+    assert "sliding window does not reach" in engine.reason
+
+
+def test_a_window_that_the_config_does_not_know_is_none():
+    """Some Llama checkpoints carry a `sliding_window` that Llama never reads."""
+    from benchmarks.families import Family
+
+    assert Engine(Family("Llama", "LlamaConfig", {"sliding_window": 4096}).build()).encoding == "shared"
+
+
 def test_the_probe_sees_through_a_head_of_zeros(monkeypatch):
     """It compares hidden states: a fresh head of zeros would make every reward equal, and every error zero."""
     model = FAMILIES["Llama"].build()
