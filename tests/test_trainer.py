@@ -36,11 +36,9 @@ def gradients(trainer, max_tokens: int) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
-def test_gradients_do_not_depend_on_the_token_budget(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
-    """8 comparisons at once, in unequal parts, and one by one: the same up to the rounding of the arithmetic."""
+def test_gradients_do_not_depend_on_the_token_budget(tmp_path: Path) -> None:
+    """8 comparisons at once, in unequal parts, and one by one: the same up to float32's rounding of longer sums."""
     trainer = make_trainer(tmp_path)
-    trainer.model.to(dtype)
     whole = gradients(trainer, 10**6)
     parts = len(trainer.steps[(0, 0)].batches)
     assert parts == 1
@@ -48,7 +46,7 @@ def test_gradients_do_not_depend_on_the_token_budget(tmp_path: Path, dtype: torc
         split = gradients(trainer, budget)
         assert len(trainer.steps[(0, 0)].batches) > 1
         difference = sum(float((split[name] - gradient).square().sum()) for name, gradient in whole.items())
-        assert difference**0.5 <= tolerance * sum(float(g.square().sum()) for g in whole.values()) ** 0.5
+        assert difference**0.5 <= 3e-6 * sum(float(g.square().sum()) for g in whole.values()) ** 0.5
 
 
 def test_accumulation_is_part_of_the_step(tmp_path: Path) -> None:
