@@ -128,22 +128,13 @@ class ContinuingTrainer(Trainer):
         step = self.state.global_step
         if self.state.best_global_step == step and self.args.save_strategy != SaveStrategy.NO:
             self.state.best_model_checkpoint = str(self.checkpoints.path(step))
-        before = self._unscheduled()
         self._seal({**_NOTHING_PENDING, "epoch_end": self._epoch_end_follows()}, scheduled=True)
+        self._rotate()
+
+    def _rotate(self) -> None:
         if self.args.should_save:
-            for extra in before:
-                self.checkpoints.delete(extra)
             best = self._best_step()
             self.checkpoints.rotate(self.args.save_total_limit, keep=[] if best is None else [best])
-
-    def _unscheduled(self) -> list[int]:
-        """Return the steps of checkpoints made for a signal, which a scheduled one replaces."""
-        extra = []
-        if self.args.should_save:
-            for step in self.checkpoints.steps():
-                if step < self.state.global_step and not read_state(self.checkpoints.path(step))["scheduled"]:
-                    extra.append(step)
-        return extra
 
     def _best_step(self) -> int | None:
         path = self.state.best_model_checkpoint
@@ -287,6 +278,7 @@ class ContinuingTrainer(Trainer):
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
         """End as transformers does, but leave the last checkpoint: until `model/` is there, a kill needs it."""
         self._continue()  # where no epoch was left to run
+        self._rotate()  # a kill may have come between the last save and this
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             return super()._finalize_training(trial, num_train_samples, start_time)

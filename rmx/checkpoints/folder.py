@@ -84,8 +84,12 @@ class CheckpointFolder:
     def rotate(self, limit: int | None, *, keep: Collection[int] = ()) -> None:
         """Delete the oldest checkpoints, by step number, until `limit` are left; those in `keep` always stay.
 
-        With limit 1 and another one to keep, two stay (as in transformers): the newest must be there to resume from.
+        One that was made for a signal is deleted as soon as a newer one is there. With limit 1 and another one to
+        keep, two stay (as in transformers): the newest must be there to resume from.
         """
+        for step in self.steps()[:-1]:
+            if step not in keep and self._made_for_a_signal(step):
+                self.delete(step)
         steps = self.steps()
         if limit is None or limit < 1 or len(steps) <= limit:
             return
@@ -96,6 +100,12 @@ class CheckpointFolder:
         for step in steps:
             if step not in kept:
                 self.delete(step)
+
+    def _made_for_a_signal(self, step: int) -> bool:
+        try:
+            return not read_state(self.path(step)).get("scheduled", True)
+        except CheckpointError:  # damaged since: not ours to judge here
+            return False
 
     def delete(self, step: int) -> None:
         """Delete a checkpoint; it has another name while it is incomplete."""
