@@ -49,7 +49,7 @@ def signalled(rank: int) -> None:
         at("backward", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
-@pytest.mark.parametrize(("fault", "code"), [(killed_at, -9), (signalled, 143)])
+@pytest.mark.parametrize(("fault", "code"), [(killed_at, -9), pytest.param(signalled, 143, marks=pytest.mark.slow)])
 def test_two_ranks(fault: Callable[[int], None], code: int, models: Path, tmp_path: Path) -> None:
     """Both end with the code; the continuation leaves what an undisturbed run of two leaves."""
     assert [child.code for child in both(models, tmp_path / "whole")] == [0, 0]
