@@ -58,9 +58,8 @@ class Run:
         self.started = time.perf_counter()
         self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.is_main = self.rank == 0
-        self.folder = shared_folder(
-            workflow.output_dir, workflow.model.name, workflow.data.source, self.rank, self.ranks
-        )
+        names = workflow.model.name, workflow.data.source
+        self.folder = shared_folder(workflow.output_dir, *names, self.rank, self.ranks)
         self.lock = FolderLock(self.folder) if self.is_main else None
         self.closed = False
         self.signals = StopSignals()
@@ -78,14 +77,10 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None:
-            code = error.exit_code if isinstance(error, RmxError) else 1
-            log.debug("The run ends with %s", type(error).__name__)
-            if not isinstance(error, RmxError) and self.screen.log_file is not None:
-                logging.getLogger("rmx.crash").error("crash", exc_info=error)
-            self.close(code)
-        else:
-            self.close(0)
+        code = 0 if error is None else error.exit_code if isinstance(error, RmxError) else 1
+        if code == 1 and not isinstance(error, RmxError) and self.screen.log_file is not None:
+            logging.getLogger("rmx.crash").error("crash", exc_info=error)
+        self.close(code)
         self.signals.__exit__(kind, error, None)
 
     def close(self, exit_code: int = 0) -> None:

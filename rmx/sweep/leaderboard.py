@@ -104,6 +104,27 @@ def read_facts(folder: Path, evaluation: str = "eval") -> Facts:
     )
 
 
+def in_order(
+    trials: Sequence[Trial], facts: Mapping[int, Facts], directed: Mapping[str, str]
+) -> tuple[list[Trial], set[int], list[Trial]]:
+    """Return the finished trials best first, the numbers on the Pareto front, and the other trials by status."""
+    finished = [trial for trial in trials if trial.status == "finished"]
+    front = {trial.number for trial in finished if not _dominated(trial, finished, directed)}
+    first, direction = next(iter(directed.items()))
+    sign = -1.0 if direction == "maximize" else 1.0
+
+    def order_of(trial: Trial) -> tuple[bool, float, float, int]:
+        loss = facts.get(trial.number, Facts()).loss  # of two with the same accuracy the surer one
+        return trial.number not in front, sign * trial.values[first], math.inf if loss is None else loss, trial.number
+
+    finished.sort(key=order_of)
+    order = ("pruned", "killed", "running", "failed", "waiting")
+    rest = sorted(
+        (trial for trial in trials if trial.status != "finished"), key=lambda t: (order.index(t.status), t.number)
+    )
+    return finished, front, rest
+
+
 def build_rows(
     folder: SweepFolder,
     trials: Sequence[Trial],
@@ -119,21 +140,8 @@ def build_rows(
     With several objectives those on the Pareto front come first; within and behind it the first
     objective decides, then the loss.
     """
-    finished = [trial for trial in trials if trial.status == "finished"]
-    front = {trial.number for trial in finished if not _dominated(trial, finished, directed)}
-    first, direction = next(iter(directed.items()))
-    sign = -1.0 if direction == "maximize" else 1.0
-
-    def order_of(trial: Trial) -> tuple[bool, float, float, int]:
-        loss = facts.get(trial.number, Facts()).loss  # of two with the same accuracy the surer one
-        return trial.number not in front, sign * trial.values[first], math.inf if loss is None else loss, trial.number
-
-    finished.sort(key=order_of)
+    finished, front, rest = in_order(trials, facts, directed)
     ranks = {trial.number: rank for rank, trial in enumerate(finished, start=1)}
-    order = ("pruned", "killed", "running", "failed", "waiting")
-    rest = sorted(
-        (trial for trial in trials if trial.status != "finished"), key=lambda t: (order.index(t.status), t.number)
-    )
     winner = finished[0] if finished else None
     rows = []
     for trial in [*finished, *rest]:
