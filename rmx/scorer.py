@@ -8,7 +8,7 @@ Nothing here imports a trainer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from rmx.engine import Engine
+from rmx.errors import DataError
 from rmx.records import EncodedComparison, Message
 from rmx.templates import Template
 from rmx.tokens import encode_conversations
@@ -67,6 +68,7 @@ class Scorer:
         Raises:
             DataError: a conversation is empty or its messages have no role or content.
         """
+        check_conversations(conversations)
         ids = encode_conversations(conversations, self.tokenizer, self.template, max_tokens=self.max_tokens)
         single = [
             EncodedComparison(id=str(i), source="score", prefix_ids=row[:-1], suffix_ids=(row[-1:],), pairs=())
@@ -100,6 +102,21 @@ class Scorer:
         finally:
             self.model.train(was_training)
         return results
+
+
+def check_conversations(conversations: Sequence[Conversation]) -> None:
+    """Raise DataError unless this is a list of conversations that each end with something to judge."""
+    shape = 'give a list of conversations, each a list of {"role": ..., "content": ...} ending with the response'
+    if isinstance(conversations, str | Mapping):
+        raise DataError(f"score: got a single {type(conversations).__name__}; {shape}")
+    for number, conversation in enumerate(conversations):
+        if isinstance(conversation, str | Mapping) or not all(isinstance(m, Mapping) for m in conversation):
+            raise DataError(f"score: conversation {number} is no list of messages; {shape}")
+        if conversation and conversation[-1].get("role") in ("user", "system"):
+            raise DataError(
+                f"score: conversation {number} ends with the {conversation[-1]['role']}; a reward judges the "
+                "assistant's response, which has to be the last message"
+            )
 
 
 def load(

@@ -96,17 +96,20 @@ class TrainerSettings:
             arguments.update(greater_is_better=None)
             if arguments.get("save_strategy") == "best":
                 arguments["save_strategy"] = "steps"
-        return TrainingArguments(
-            output_dir=str(output_dir / "checkpoints"),
-            seed=seed,
-            report_to="none",
-            run_name=output_dir.name,
-            logging_nan_inf_filter=False,
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            log_level=arguments.pop("log_level", "error"),
-            **arguments,
-        )
+        try:
+            return TrainingArguments(
+                output_dir=str(output_dir / "checkpoints"),
+                seed=seed,
+                report_to="none",
+                run_name=output_dir.name,
+                logging_nan_inf_filter=False,
+                remove_unused_columns=False,
+                disable_tqdm=True,
+                log_level=arguments.pop("log_level", "error"),
+                **arguments,
+            )
+        except (ValueError, TypeError, ImportError) as error:
+            raise ConfigError(f"trainer: transformers refuses these settings: {error}") from error
 
     def resolved_precision(self, device_type: str, *, training: bool) -> Literal["fp32", "bf16"]:
         """Precision of the backbone's forward pass; head and loss are float32 in any case.

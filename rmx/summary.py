@@ -31,7 +31,7 @@ def count(number: float) -> str:
 def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Text | None]:
     """Return the header's title, its rows, and a rendered sample; reads data, and the model where asked."""
     w = run.workflow
-    title = f"rmx: {w.model.name} on {w.data.name or 'data'}, {' → '.join(w.phases)}"
+    title = f"rmx: {w.model.name} on {w.data.source}, {' → '.join(w.phases)}"
     sets = {"train": run.splits.train, **run.splits.evals}
     rows: dict[str, Any] = {
         "data": ", ".join(

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from rmx.records import PairTable
 
 __all__ = ["SUMS", "Totals", "share_of_totals"]
 
@@ -93,3 +96,29 @@ def means(sums: Sequence[float]) -> dict[str, float]:
         "pairs": s["pairs"],
         "tokens": s["tokens"],
     }
+
+
+def step_sums(winner: Tensor, loser: Tensor, terms: Tensor, pairs: PairTable, tokens: int) -> Tensor:
+    """Return the sums over one micro-batch's pairs, in the order of `SUMS`, on the device of the rewards."""
+    exact = sum_dtype(winner.device)
+    w, lo, weight = winner.to(exact), loser.to(exact), pairs.weight.to(exact)
+    decided = ~pairs.tie  # annotators' ties have no right order
+    sums = {
+        "loss": (weight * terms.to(exact)).sum(),
+        "weight": weight.sum(),
+        "correct": ((w > lo) & decided).sum().to(exact),
+        "ties": ((w == lo) & decided).sum().to(exact),
+        "decided": decided.sum().to(exact),
+        "margin": (w - lo).sum(),
+        "chosen": w.sum(),
+        "rejected": lo.sum(),
+        "squares": w.square().sum() + lo.square().sum(),
+        "pairs": w.new_full((), winner.numel()),
+        "tokens": w.new_full((), tokens),
+    }
+    return torch.stack([sums[name] for name in SUMS])
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """float64, so that sums over long windows stay exact; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64

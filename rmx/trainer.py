@@ -29,7 +29,7 @@ from transformers import TrainerCallback, TrainingArguments
 from rmx.checkpoints import CheckpointFolder
 from rmx.checkpoints.continuing import ContinuingTrainer
 from rmx.engine import Engine
-from rmx.errors import ModelError, NonFiniteError
+from rmx.errors import ConfigError, ModelError, NonFiniteError
 from rmx.evaluation import Evaluation, evaluate_pairs
 from rmx.memory import starting_budget
 from rmx.models.quiet import quiet
@@ -38,7 +38,7 @@ from rmx.scorer import Scorer
 from rmx.settings import TrainerSettings
 from rmx.signals import StopSignals, ignore_stop_signals
 from rmx.steps import Step, StepDataset, StepLoader
-from rmx.totals import SUMS, Totals
+from rmx.totals import SUMS, Totals, step_sums, sum_dtype
 from rmx.trackers import Recorder
 
 __all__ = ["RewardTrainer"]
@@ -138,6 +138,17 @@ class RewardTrainer(ContinuingTrainer):
         """Return one step; its pairs are counted in the step, not by labels."""
         return list(islice(epoch_iterator, num_batches)), None
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Create the optimizer; what it refuses is a mistake in `trainer.*`.
+
+        Raises:
+            ConfigError: a learning rate, beta or weight decay outside its range.
+        """
+        try:
+            return super().create_optimizer(model)
+        except ValueError as error:
+            raise ConfigError(f"trainer: the optimizer refuses these settings: {error}") from error
+
     # --- One optimizer step ---------------------------------------------------------------------------------
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -224,7 +235,8 @@ class RewardTrainer(ContinuingTrainer):
         learning_rate: float | None = None,
     ) -> None:
         """Log the window's exact means ourselves, then let transformers evaluate and save."""
-        if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
+        due = self.control.should_log or self.state.global_step >= self.state.max_steps  # the last window, too
+        if due and self.state.global_step > self._globalstep_last_logged:
             self._globalstep_last_logged = self.state.global_step
             seconds, self._window_started = time.perf_counter() - self._window_started, time.perf_counter()
             logs = self.totals.close_window(seconds, self.accelerator)
@@ -268,29 +280,3 @@ class RewardTrainer(ContinuingTrainer):
             with quiet():
                 self.accelerator.unwrap_model(self.model).save_pretrained(target, state_dict=state_dict)
             self.scorer.tokenizer.save_pretrained(target)
-
-
-def step_sums(winner: Tensor, loser: Tensor, terms: Tensor, pairs: PairTable, tokens: int) -> Tensor:
-    """Return the sums over one micro-batch's pairs, in the order of `SUMS`, on the device of the rewards."""
-    exact = sum_dtype(winner.device)
-    w, lo, weight = winner.to(exact), loser.to(exact), pairs.weight.to(exact)
-    decided = ~pairs.tie  # annotators' ties have no right order
-    sums = {
-        "loss": (weight * terms.to(exact)).sum(),
-        "weight": weight.sum(),
-        "correct": ((w > lo) & decided).sum().to(exact),
-        "ties": ((w == lo) & decided).sum().to(exact),
-        "decided": decided.sum().to(exact),
-        "margin": (w - lo).sum(),
-        "chosen": w.sum(),
-        "rejected": lo.sum(),
-        "squares": w.square().sum() + lo.square().sum(),
-        "pairs": w.new_full((), winner.numel()),
-        "tokens": w.new_full((), tokens),
-    }
-    return torch.stack([sums[name] for name in SUMS])
-
-
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """float64, so that sums over long windows stay exact; Apple's GPUs have no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64

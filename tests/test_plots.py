@@ -45,7 +45,7 @@ def test_several_eval_sets_get_llamafactory_names(tmp_path: Path) -> None:
 
 def test_missing_metrics_give_no_file_and_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_jsonl(tmp_path / "metrics.jsonl", [{"step": 1, "train/loss": 0.7}, {"step": 2, "train/loss": 0.6}])
-    with caplog.at_level(logging.INFO, logger="rmx.plots"):
+    with caplog.at_level(logging.DEBUG, logger="rmx.plots"):
         assert names(plots.draw_run(tmp_path)) == {"training_loss.png", "training_loss.svg"}
     assert "no eval/accuracy in metrics.jsonl" in caplog.text
     assert "no generated_predictions.jsonl" in caplog.text

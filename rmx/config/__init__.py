@@ -43,6 +43,8 @@ def compose(
     >>> compose(["seed=7"]).seed
     7
     """
+    if isinstance(overrides, str):
+        raise ConfigError(f"compose: give a list of overrides, [{overrides!r}]")
     composer = Composer(Path(config_dir) if config_dir is not None else None, config_name)
     cfg, mistakes = composer.compose(overrides)
     if mistakes or cfg is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["load"]
-
-log = logging.getLogger(__name__)
 
 
 def load(
@@ -46,8 +43,6 @@ def load(
     if adapter is None and isinstance(model, PeftModel) and base.folder is not None:
         adapter = describe_adapter(base.folder)
     _set_trainable(model, source, trainable)
-    for note in base.notes:
-        log.info("%s", note)
     return _describe(source, adapter, base, model, initial)
 
 

@@ -56,5 +56,5 @@ def draw_run(folder: Path | str) -> list[Path]:
     record = read_run(folder)
     figures, notes = run_figures(record)
     for note in record.notes + notes:
-        log.info("%s: %s", record.folder, note)
+        log.debug("%s: %s", record.folder, note)
     return [path for name, drawn in figures.items() for path in save(drawn, record.folder / "plots" / name)]
