@@ -18,6 +18,8 @@ allowed and what to do.
 
 from __future__ import annotations
 
+import signal
+
 __all__ = [
     "ArtefactError",
     "CheckpointError",
@@ -74,7 +76,7 @@ class ArtefactError(RmxError):
 
 
 class Interrupted(RmxError):
-    """A signal ended the run after a checkpoint; exit code 128 + signal number.
+    """A signal ended the run after a checkpoint; exit code 130 for Ctrl-C, 143 for SIGTERM and Slurm's SIGUSR1.
 
     >>> Interrupted(15, "checkpoint-40").exit_code
     143
@@ -85,7 +87,7 @@ class Interrupted(RmxError):
         super().__init__(f"stopped by signal {signal_number}{saved}; the same command in this folder continues")
         self.signal_number = signal_number
         self.checkpoint = checkpoint
-        self.exit_code = 128 + signal_number
+        self.exit_code = 130 if signal_number == signal.SIGINT else 143
 
 
 class Pruned(RmxError):

@@ -1,7 +1,7 @@
 """Stopping on request: SIGTERM and SIGUSR1 (Slurm, Kubernetes, `kill`) and SIGINT (Ctrl-C).
 
 While the optimizer works, a signal only leaves a note: the step ends, a checkpoint is sealed, and then the run
-ends with `Interrupted` (exit code 128 + signal). Where there is nothing to save (reading data, loading the model,
+ends with `Interrupted` (exit code 130 or 143). Where there is nothing to save (reading data, loading the model,
 scoring an evaluation set) the run ends at once. A second signal changes nothing.
 """
 
