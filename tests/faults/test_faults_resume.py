@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,20 @@ from fault_harness import (
     workflow,
 )
 
-from rmx.data import SyntheticData
+from rmx.data import Mixture, PreferenceData, SyntheticData
 
 pytestmark = needs_fork
+
+
+def rows_file() -> str:
+    """24 rows in a file, the same each time it is written; whole, though several processes may write it."""
+    path = Path(tempfile.gettempdir()) / "rmx-fault-rows.jsonl"
+    rows = [{"prompt": f"Question {n}?", "chosen": f"Yes, {n} of them.", "rejected": f"No, {n}."} for n in range(24)]
+    staged = path.with_suffix(f".{os.getpid()}")
+    staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    staged.replace(path)
+    return str(path)
+
 
 # Name → settings. Every one is killed once at some place; the long drill kills each at every place.
 MATRIX: dict[str, dict[str, Any]] = {
@@ -42,6 +56,13 @@ MATRIX: dict[str, dict[str, Any]] = {
     "by epoch": {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"},
     "epoch's end, step saves": {"eval_strategy": "epoch", "logging_strategy": "epoch", "save_steps": 5},
     "cosine, max_steps within an epoch": {"max_steps": 8, "lr_scheduler_type": "cosine"},
+    "mixture": {
+        "data": Mixture(
+            sources={"a": SyntheticData(size=16), "b": SyntheticData(size=8, seed=1)},
+            weights={"a": 2.0, "b": 1.0}, order="interleave", stop="all_exhausted", validation_fraction=0.25,
+        ),
+    },
+    "streaming past an epoch": {"data": PreferenceData(path=rows_file(), streaming=True, validation_fraction=0.25)},
 }  # fmt: skip
 PLACES = [("begin", 5), ("backward", 7), ("end", 6), ("saving", 6), ("evaluating", 3), ("loading", 8), ("end", 8)]
 QUICK = [
