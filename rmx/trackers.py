@@ -166,7 +166,9 @@ class HfTracker:
     def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
         """Hand the values over under the names from which transformers makes train/* and eval/*."""
         self.state.global_step, self.state.epoch = step, epoch or 0.0
-        logs = {key.removeprefix("train/").replace("eval/", "eval_"): value for key, value in values.items()}
+        logs = dict(values)
+        if self.name != "mlflow":  # the others write train/loss for loss and eval/loss for eval_loss; mlflow nothing
+            logs = {key.removeprefix("train/").replace("eval/", "eval_"): value for key, value in values.items()}
         self.callback.on_log(self.args, self.state, self.control, logs=logs, model=None)
 
     def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:

@@ -97,6 +97,35 @@ def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
     assert [event.value for event in found.Scalars("train/loss")] == pytest.approx(logged)
 
 
+def test_trackio_and_mlflow_hold_the_same_numbers(tmp_path: Path) -> None:
+    """Run as a user would, in a process of its own: both keep global state. Read back from their databases."""
+    pytest.importorskip("trackio")
+    pytest.importorskip("mlflow")
+    import sqlite3
+
+    folder, stored = tmp_path / "run", tmp_path / "mlflow.db"
+    environment = {
+        **os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "MLFLOW_TRACKING_URI": f"sqlite:///{stored}",
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    words = [
+        "trackers=[trackio,mlflow]", "data.size=240", "trainer.max_steps=4", "trainer.logging_steps=2",
+        f"output_dir={folder}",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "rmx", *words]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    logged = [row["train/loss"] for row in lines(folder / "metrics.jsonl") if row["phase"] == "train"]
+    assert len(logged) == 2
+    with sqlite3.connect(stored) as database:
+        found = database.execute("select value from metrics where key = 'train/loss' order by step").fetchall()
+    assert [value for (value,) in found] == pytest.approx(logged)
+    (trackio_file,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(trackio_file) as database:
+        rows = [json.loads(text) for (text,) in database.execute("select metrics from metrics order by step")]
+    assert [row["train/loss"] for row in rows if "train/loss" in row] == pytest.approx(logged)
+
+
 def test_an_unknown_tracker_names_the_known_ones(tmp_path: Path) -> None:
     workflow = make_workflow(tmp_path, trackers=["wand"])
     from rmx.run import Run
