@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +54,6 @@ class Run:
 
     def __init__(self, workflow: Workflow) -> None:
         self.workflow = workflow
-        self.started = time.perf_counter()
         self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.is_main = self.rank == 0
         names = workflow.model.name, workflow.data.source
