@@ -28,7 +28,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from rmx.checkpoints import CheckpointFolder
 from rmx.checkpoints.continuing import ContinuingTrainer
-from rmx.engine import Engine
+from rmx.engine import EmbeddingGradient, Engine
 from rmx.errors import ConfigError, ModelError, NonFiniteError
 from rmx.evaluation import Evaluation, evaluate_pairs
 from rmx.memory import starting_budget
@@ -90,12 +90,12 @@ class RewardTrainer(ContinuingTrainer):
         self.remove_callback(PrinterCallback)  # rmx.screen shows progress
         self.scorer, self.engine, self.loss, self.recorder = scorer, scorer.engine, loss, recorder
         self.evals = dict(evals)
-        self.train_engine: Engine = self.engine.with_precision(
-            settings.resolved_precision(args.device.type, training=True)
-        )
+        precision = settings.resolved_precision(args.device.type, training=True)
+        self.train_engine: Engine = self.engine.with_precision(precision)
         budget = settings.max_tokens_per_micro_batch
-        self.max_tokens = starting_budget(scorer.model, args.device) if budget == "auto" else budget
+        self.max_tokens = starting_budget(scorer.model, args.device, precision) if budget == "auto" else budget
         self.start_continuing(checkpoints, signals, budget=self.max_tokens)
+        self._embedding_gradient = EmbeddingGradient(scorer.model, ranks=args.world_size)
         self.last_evaluations: dict[str, Evaluation] = {}
         self._step_sums = torch.zeros(len(SUMS), dtype=torch.float64)
         self._step_rewards: list[tuple[Batch, Tensor]] = []
@@ -158,7 +158,8 @@ class RewardTrainer(ContinuingTrainer):
         while True:
             torch.manual_seed(seed % 2**63)
             try:
-                self._forward_backward(model, inputs)
+                with self._embedding_gradient.rows_only():
+                    self._forward_backward(model, inputs)
                 return torch.zeros((), device=self.args.device)
             except torch.OutOfMemoryError as error:
                 inputs = self._smaller(model, inputs, error)

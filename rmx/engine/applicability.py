@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from rmx.engine.layout import Collator, Encoding
-from rmx.records import EncodedComparison
+from rmx.records import Batch, EncodedComparison
 
-__all__ = ["TOLERANCE", "probe_error", "quiet", "why_not_rows"]
+__all__ = ["GRADIENT_TOLERANCE", "TOLERANCE", "Probed", "probe", "quiet", "why_not_rows"]
 
 # Probe errors up to here are rounding: valid models stay below 5e-7 and invalid ones reach 2e-3 in float32.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+# Gradients gather the rounding of both passes; what they have to expose, a kernel's wrong backward, is of order 1.
+GRADIENT_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.2}
 
 # Attention over the last tokens only, the window handed to the attention function; everything else
 # (chunked, convolution, linear, recurrent ...) mixes tokens in a way that the row's layout does not reach.
@@ -48,11 +50,29 @@ def why_not_rows(model: Any, wrapper: Any) -> str | None:
     return None
 
 
-def probe_error(engine: Any, encoding: Encoding) -> float:
-    """Largest difference that `encoding` makes to a scored hidden state, relative to how far those states differ.
+class Probed(NamedTuple):
+    """What a probe found: the largest differences that an encoding makes."""
 
-    Two comparisons of random tokens are run as rows of `encoding` and each sequence alone through the model's
-    own code. Valid models are below 5e-7 in float32, invalid ones above 2e-3.
+    states: float  # of scored hidden states, relative to how far those states differ
+    gradients: float  # of the gradient at the embedded tokens, relative to its largest entry
+
+    def failure(self, dtype: torch.dtype) -> str | None:
+        """Half a sentence on what is wrong at this precision; None if nothing is."""
+        if not self.states <= TOLERANCE[dtype]:
+            return f"changed the hidden states of a probe by {self.states:.0e}"
+        if not self.gradients <= GRADIENT_TOLERANCE[dtype]:
+            return f"changed the gradients of a probe by {self.gradients:.0e}"
+        return None
+
+
+def probe(engine: Any, encoding: Encoding) -> Probed:
+    """Run two comparisons of random tokens as rows of `encoding` and as sequences alone, forward and backward.
+
+    The sequences alone go through the model's own code. Backward is part of it because a kernel may be right in one
+    direction only; it stops at the embedded tokens, so no weight's gradient is computed or kept.
+
+    Args:
+        encoding: "shared" or "flat".
 
     Raises:
         ValueError: The layers' windows are not those of the config.
@@ -64,20 +84,46 @@ def probe_error(engine: Any, encoding: Encoding) -> float:
         return torch.randint(vocabulary, (count,), generator=generator).tolist()
 
     comparisons = [EncodedComparison(str(n), "probe", ids(12), (ids(n), ids(n + 1)), ()) for n in (5, 7)]
-    batch = Collator(encoding)(comparisons)
-    with quiet(engine.model), torch.no_grad():
-        rows = engine.hidden(batch)
-        alone = torch.cat(
-            [
-                engine.hidden(Collator("padded")([EncodedComparison("", "", c.prefix_ids, (suffix,), ())]))
-                for c in comparisons
-                for suffix in c.suffix_ids
-            ]
-        )
-    if batch.layout is not None and batch.layout.windows != _windows(engine.model.config.get_text_config()):
+    with quiet(engine.model), torch.inference_mode(False), torch.enable_grad():
+        batch = Collator(encoding, multiple_of=engine.multiple_of)(comparisons)
+        states, gradient = _states_and_gradient(engine, batch)
+        alone = [
+            _states_and_gradient(engine, Collator("padded")([EncodedComparison("", "", c.prefix_ids, (suffix,), ())]))
+            for c in comparisons
+            for suffix in c.suffix_ids
+        ]
+    layout = batch.layout
+    if layout.windows != _windows(engine.model.config.get_text_config()):
         raise ValueError("its sliding window does not reach the attention function")
-    spread = (alone.amax(0) - alone.amin(0)).max()
-    return ((rows - alone).abs().max() / spread).item()
+    expected = torch.cat([state for state, _ in alone])
+    expected_gradient = torch.zeros_like(gradient)  # a shared token collects what all its responses send back
+    keys = torch.arange(sum(layout.k_lens)) if layout.kv_index is None else layout.kv_index
+    for positions, (_, part) in zip(keys.split(layout.k_lens), alone, strict=True):
+        expected_gradient.index_add_(0, positions.to(part.device), part)
+    spread = (expected.amax(0) - expected.amin(0)).max()
+    return Probed(
+        ((states - expected).abs().max() / spread).item(),
+        ((gradient - expected_gradient).abs().max() / expected_gradient.abs().max()).item(),
+    )
+
+
+def _states_and_gradient(engine: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scored hidden states [N, H], and the gradient of one fixed projection of them at the embedded tokens [T, H]."""
+    embedded: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[0]
+
+    hook = engine.model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        states = engine.hidden(batch)
+    finally:
+        hook.remove()
+    # A slope, because the last norm fixes a state's length: its squared length would have no gradient at all.
+    slope = torch.linspace(-1, 1, states.shape[1], dtype=states.dtype, device=states.device)
+    (gradient,) = torch.autograd.grad((states * slope).sum(), embedded)
+    return states.detach(), gradient[0].detach()
 
 
 def _windows(config: Any) -> list[int | None]:

@@ -101,13 +101,21 @@ def _attention(
 
 
 def _run_by_run(run: Run, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout) -> torch.Tensor:
-    runs = zip(  # one split per tensor: slicing run by run would write a full-size zero gradient for each run
-        query.split(layout.q_lens, 2),
-        key.split(layout.k_lens, 2),
-        value.split(layout.k_lens, 2),
-        strict=True,
-    )
-    return torch.cat([run(q, k, v) for q, k, v in runs], 2).transpose(1, 2).contiguous()
+    runs = zip(_split(query, layout.q_lens), _split(key, layout.k_lens), _split(value, layout.k_lens), strict=True)
+    outputs = [run(q, k, v) for q, k, v in runs]
+    filler = query.shape[2] - sum(layout.q_lens)
+    if filler:
+        outputs.append(outputs[0].new_zeros(1, query.shape[1], filler, value.shape[3]))
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous()
+
+
+def _split(tensor: torch.Tensor, lens: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    """The runs' parts of [1, heads, T, size], without the filler behind the last one.
+
+    One split per tensor: slicing run by run would write a full-size zero gradient for each run.
+    """
+    filler = tensor.shape[2] - sum(lens)
+    return tensor.split([*lens, filler] if filler else lens, 2)[: len(lens)]
 
 
 def _original(module: torch.nn.Module, name: str) -> Callable[..., Attention]:

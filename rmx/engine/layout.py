@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -40,12 +40,12 @@ class Layout:
         """Return the same layout for `device` and for attention by `kernel`."""
         index = None if self.kv_index is None else self.kv_index.to(device, non_blocking=True)
         pool_index = self.pool_index.to(device, non_blocking=True)
-        return Layout(self.q_lens, self.k_lens, index, pool_index, self.scored_only, kernel, windows=self.windows)
+        return replace(self, kv_index=index, pool_index=pool_index, kernel=kernel, masks={}, cumulative=[])
 
     def last(self) -> Layout:
         """The layout of the last layer: one query per run, the scored one, sees the same keys."""
         ones = (1,) * len(self.q_lens)
-        return Layout(ones, self.k_lens, self.kv_index, self.pool_index, True, self.kernel, windows=self.windows)
+        return replace(self, q_lens=ones, scored_only=True, masks={}, cumulative=[])
 
     def mask(self, queries: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
         """Boolean [queries, keys]: causal from the bottom right, reaching back `window` keys (its own included)."""
@@ -78,10 +78,17 @@ class Collator:
     ([4, 5], (5, 1), (5, 4), [0, 1, 2, 3, 4, 0, 1, 2, 5])
     >>> Collator("padded", pad_token_id=0)([c]).input_ids.tolist()
     [[7, 8, 9, 1, 2], [7, 8, 9, 3, 0]]
+
+    `multiple_of` fills a padding-free row up to a multiple of so many tokens, for kernels that are compiled for each
+    new length. The filler comes last, sees nothing and is seen by nothing.
+
+    >>> Collator("shared", multiple_of=4)([c]).input_ids.tolist()
+    [[7, 8, 9, 1, 2, 3, 0, 0]]
     """
 
     encoding: Encoding
     pad_token_id: int = 0
+    multiple_of: int = 1
 
     def __call__(self, comparisons: Sequence[EncodedComparison]) -> Batch:
         """Lay out `comparisons` and index their pairs; rewards come in the order of their responses."""
@@ -116,6 +123,9 @@ class Collator:
                 end += length - reused
             start = end
         kv_index = _tensor(keys) if q_lens != k_lens else None
+        filler = -start % self.multiple_of
+        ids.append([self.pad_token_id] * filler)
+        positions.append(np.zeros(filler, dtype=np.int64))
         pool_index = torch.tensor(q_lens).cumsum(0) - 1  # a run ends with its scored token
         return Batch(
             input_ids=_tensor(ids)[None],
@@ -124,7 +134,7 @@ class Collator:
             pool_index=pool_index,
             pairs=pair_table(comparisons),
             ids=tuple(c.id for c in comparisons),
-            tokens=start,
+            tokens=start + filler,
             layout=Layout(tuple(q_lens), tuple(k_lens), kv_index, pool_index),
         )
 

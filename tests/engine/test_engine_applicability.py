@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.families import NOT_SHARED, SHARED, SIZES, comparisons
-from rmx.engine import Engine, applicability
+from rmx.engine import Engine, applicability, varlen
 from rmx.engine.applicability import why_not_rows
 from rmx.engine.layout import Collator
 from rmx.errors import ConfigError
@@ -79,8 +79,8 @@ def test_the_probe_sees_through_a_head_of_zeros(monkeypatch):
     model = FAMILIES["Llama"].build()
     torch.nn.init.zeros_(model.score.weight)
     assert Engine(model).encoding == "shared"
-    found = applicability.probe_error(Engine(model), "shared")
-    assert 0 <= found < 1e-5
+    found = applicability.probe(Engine(model), "shared")
+    assert 0 <= found.states < 1e-5 and 0 <= found.gradients < 1e-5
 
 
 def test_probing_leaves_random_state_and_modes_alone():
@@ -123,6 +123,48 @@ def test_a_wrong_layout_is_far_above_the_tolerance(monkeypatch):
         assert engine.encoding == "padded", name
 
 
+@pytest.mark.parametrize("encoding", ["auto", "separate"])
+def test_a_kernel_with_a_wrong_backward_is_not_used(monkeypatch, encoding):
+    """A kernel that is right forward and forgets the keys' gradient: only the probe's backward pass can tell."""
+    monkeypatch.setattr(varlen, "candidates", lambda device, dtype: ["forgetful", "honest"])
+    monkeypatch.setattr(varlen, "takes", lambda query, value, dropout: True)
+    used = []
+
+    def kernel(name, keep):
+        def run(q, k, v, runs, scaling, reach):
+            used.append(name)
+            q, k, v = (t.transpose(0, 1)[None] for t in (q, k if keep else k.detach(), v))
+            q_lens, k_lens = runs.cu_q.diff().tolist(), runs.cu_k.diff().tolist()
+            out = []
+            for a, b, c in zip(q.split(q_lens, 2), k.split(k_lens, 2), v.split(k_lens, 2), strict=True):
+                mask = torch.ones(a.shape[2], b.shape[2], dtype=torch.bool).tril(b.shape[2] - a.shape[2])
+                out.append(
+                    torch.nn.functional.scaled_dot_product_attention(
+                        a, b, c, attn_mask=mask, scale=scaling, enable_gqa=True
+                    )
+                )
+            return torch.cat(out, 2)[0].transpose(0, 1)
+
+        return run
+
+    kernels = {"forgetful": kernel("forgetful", False), "honest": kernel("honest", True)}
+    monkeypatch.setattr(varlen, "KERNELS", kernels)
+    engine = Engine(FAMILIES["Llama"].build(), encoding=encoding)
+    assert engine.kernel == "honest" and engine.encoding == ("shared" if encoding == "auto" else "flat")
+    assert set(used) == {"forgetful", "honest"}
+    engine.kernel = "forgetful"
+    found = applicability.probe(engine, engine.encoding)
+    assert found.states < 1e-5 and found.gradients > 0.02
+    assert "changed the gradients" in found.failure(torch.float32)
+
+
+def test_probing_computes_no_weight_gradient_and_works_without_gradients():
+    model = FAMILIES["Llama"].build().requires_grad_(False)
+    with torch.inference_mode():
+        assert Engine(model).encoding == "shared"
+    assert all(p.grad is None for p in model.parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_no_default_initialisation_blinds_the_probe(seed, monkeypatch):
@@ -130,7 +172,7 @@ def test_no_default_initialisation_blinds_the_probe(seed, monkeypatch):
     monkeypatch.setitem(SIZES, "initializer_range", 0.02)
     model = FAMILIES["Llama"].build(seed=seed)
     engine = Engine(model)
-    good = applicability.probe_error(engine, "shared")
+    good = applicability.probe(engine, "shared").states
     batch = Collator("shared")(comparisons())
     batch.layout.kv_index, batch.layout.k_lens = None, batch.layout.q_lens
     with torch.no_grad():
