@@ -25,7 +25,7 @@ def draw(curves: dict[str, Any], path: Path) -> None:
             axis.annotate(label, (x[-1], y[-1]), xytext=(-4, 6), textcoords="offset points", ha="right")
         axis.set_xscale("log", base=2)
         axis.set_xticks(x, [str(value) for value in x])
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.15 * max(max(points.values()) for points in lines.values()))  # room for the labels
         axis.set_xlabel(LABELS[name])
         axis.set_ylabel("CPU milliseconds per pair")
         axis.grid(alpha=0.3)

@@ -29,6 +29,8 @@ def starting_budget(model: PreTrainedModel, device: torch.device, precision: Lit
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
-    per_token = 34 * hidden + layers * hidden * (2 if model.is_gradient_checkpointing else 34)
+    new_name = hasattr(model, "is_activation_checkpointing")  # from transformers 5.2x on; the old name warns
+    checkpointing = model.is_activation_checkpointing if new_name else model.is_gradient_checkpointing
+    per_token = 34 * hidden + layers * hidden * (2 if checkpointing else 34)
     tokens = int(0.7 * (free - 12 * trainable) / per_token)
     return max(SMALLEST, min(LARGEST, tokens // SMALLEST * SMALLEST))

@@ -77,7 +77,16 @@ class Scorer:
         return [float(rewards[0]) for rewards in self.rewards(single)]
 
     def rank(self, prompt: Conversation, responses: Sequence[str]) -> list[tuple[float, str]]:
-        """Return (reward, response), best first: best-of-n for one prompt."""
+        """Return (reward, response), best first: best-of-n for one prompt.
+
+        Raises:
+            DataError: `responses` is a single string, or one of them is no string.
+        """
+        if isinstance(responses, str):
+            raise DataError("rank: responses is a single string; give a list of strings, one per response")
+        for number, response in enumerate(responses):
+            if not isinstance(response, str):
+                raise DataError(f"rank: responses[{number}] is a {type(response).__name__}; give a string")
         scores = self.score([[*prompt, {"role": "assistant", "content": response}] for response in responses])
         return sorted(zip(scores, responses, strict=True), key=lambda pair: -pair[0])
 

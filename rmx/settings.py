@@ -5,6 +5,7 @@ This module imports nothing heavy: a configuration can be built and checked with
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +42,15 @@ OWNED = {
     "group_by_length": "nothing: padding-free rows make it needless",
 }
 
+# What transformers would only stumble over after the model is loaded, or train zero steps with.
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "max_steps": (lambda value: value == -1 or value >= 1, "a number of steps from 1 on, or -1 to train by epochs"),
+    "num_train_epochs": (lambda value: value > 0, "a number of epochs above 0"),
+    "per_device_train_batch_size": (lambda value: value >= 1, "a number of comparisons from 1 on"),
+    "gradient_accumulation_steps": (lambda value: value >= 1, "a number of device batches from 1 on"),
+    "learning_rate": (lambda value: value >= 0, "0 or a positive number"),
+}
+
 
 @dataclass(frozen=True)
 class TrainerSettings:
@@ -60,6 +70,11 @@ class TrainerSettings:
                 'give a positive number of tokens, or "auto"'
             )
         mistakes = [
+            f"trainer.{name}: {self.arguments[name]} is out of range; give {allowed}"
+            for name, (fits, allowed) in RANGES.items()
+            if isinstance(self.arguments.get(name), int | float) and not fits(self.arguments[name])
+        ]
+        mistakes += [
             f"trainer.{name}: rmx sets this itself; use {instead}"
             for name, instead in OWNED.items()
             if name in self.arguments

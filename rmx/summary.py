@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from rmx.run import Run
+
+log = logging.getLogger(__name__)
 
 __all__ = ["count", "describe_run", "final_table"]
 
@@ -54,6 +57,11 @@ def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Te
         rows["length"] = _lengths(run)
         rows["template"] = f"{run.template.name}, scored at {run.template.end_token}"
         rows["encoding"] = f"{run.scorer.engine.encoding}: {run.scorer.engine.reason}"
+        if not loaded.head_was_kept and w.phases[0] in ("eval", "predict"):
+            log.warning(
+                "The reward head is new and untrained: these scores mean nothing. To score with a finished run, "
+                "give model.path=<its folder>/model"
+            )
         if "train" in w.phases:
             rows["training"] = _training(run)
         sample = show_sample(run.template)

@@ -81,6 +81,8 @@ class Workflow:
         known = ("audit", "inspect", "train", "eval", "predict")
         if unknown := [phase for phase in self.phases if phase not in known]:
             raise ConfigError(f"phases: {unknown[0]!r} is not a phase; allowed: {', '.join(known)}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed: {self.seed} is out of range; give a whole number from 0 to 4294967295")
         if not self.phases:
             raise ConfigError(f"phases: nothing to do; give some of {', '.join(known)}")
 

@@ -44,3 +44,18 @@ def test_precision_is_asked_for_or_follows_the_hardware() -> None:
     assert trainer_settings(bf16=True, precision="fp32").resolved_precision("cpu", training=True) == "bf16"
     assert trainer_settings().resolved_precision("cpu", training=False) == "fp32"
     assert trainer_settings(eval_precision="bf16").resolved_precision("cpu", training=False) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_steps", 0),
+        ("num_train_epochs", -1),
+        ("per_device_train_batch_size", 0),
+        ("gradient_accumulation_steps", 0),
+        ("learning_rate", -1e-5),
+    ],
+)
+def test_numbers_out_of_range_are_named_before_anything_is_loaded(name, value):
+    with pytest.raises(ConfigError, match=rf"trainer.{name}: {value} is out of range; give "):
+        trainer_settings(**{name: value})

@@ -207,7 +207,9 @@ class ContinuingTrainer(Trainer):
             checkpoint = Path(resume_from_checkpoint)
             own = read_state(checkpoint)
             self._restored = own
-            self._finished = self.control.should_training_stop or self.state.global_step >= max_steps
+            # A run that reached its end also says "stop"; with a later end it goes on. An early stop stays one.
+            stopped_early = self.control.should_training_stop and self.state.global_step < self.state.max_steps
+            self._finished = stopped_early or self.state.global_step >= max_steps
             best = own["best_step"]
             self.state.best_model_checkpoint = None if best is None else str(checkpoint.parent / f"checkpoint-{best}")
             self.state.compute_steps(self.args, max_steps)  # the schedule of this call: transformers keeps the old one

@@ -180,10 +180,10 @@ class LocalJobs:
     def environment(self, slot: int) -> dict[str, str]:
         """Return the environment of a job in `slot`."""
         env = dict(os.environ)
-        threads = max(1, available_cpus() // self.n_jobs)
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            limit = env.get(name, "")
-            env[name] = str(min(threads, int(limit)) if limit.isdigit() and int(limit) > 0 else threads)
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        limits = [int(limit) for limit in map(env.get, names) if limit and limit.isdigit() and int(limit) > 0]
+        threads = min([max(1, available_cpus() // self.n_jobs), *limits])  # one limit speaks for both
+        env |= dict.fromkeys(names, str(threads))
         if self.gpus:
             env["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         if self.group:
