@@ -208,7 +208,8 @@ class ContinuingTrainer(Trainer):
             own = read_state(checkpoint)
             self._restored = own
             # A run that reached its end also says "stop"; with a later end it goes on. An early stop stays one.
-            stopped_early = self.control.should_training_stop and self.state.global_step < self.state.max_steps
+            former_end = json.loads((checkpoint / _TRAINER_STATE).read_text(encoding="utf-8"))["max_steps"]
+            stopped_early = self.control.should_training_stop and self.state.global_step < former_end
             self._finished = stopped_early or self.state.global_step >= max_steps
             best = own["best_step"]
             self.state.best_model_checkpoint = None if best is None else str(checkpoint.parent / f"checkpoint-{best}")

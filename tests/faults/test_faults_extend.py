@@ -11,8 +11,8 @@ import rmx
 
 SETTINGS = [
     "model=tiny", "data.size=120", "trackers=[]", "phases=[train]", "verbose=false",
-    "trainer.per_device_train_batch_size=8", "trainer.precision=fp32", "trainer.logging_steps=1", "trainer.eval_strategy=no",
-    "trainer.load_best_model_at_end=false", "trainer.save_steps=4",
+    "trainer.per_device_train_batch_size=8", "trainer.precision=fp32", "trainer.logging_steps=1",
+    "trainer.eval_strategy=no",    "trainer.load_best_model_at_end=false", "trainer.save_steps=4",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
