@@ -42,6 +42,9 @@ def train(run: Run) -> dict[str, float]:
     run.scorer.model.train()
     trainer.train(resume_from_checkpoint=None if start is None else str(start))
     run.step, run.epoch = trainer.state.global_step, trainer.state.epoch
+    best = trainer.state.best_global_step
+    if trainer.args.load_best_model_at_end and best and best != run.step:
+        log.info("Kept the checkpoint of step %d of %d: the best by %s", best, run.step, run.args.metric_for_best_model)
     metrics = train_metrics(run, trainer, time.perf_counter() - started)
     run.scorer.model.eval()
     save(run)
