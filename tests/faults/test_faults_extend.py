@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from fault_harness import needs_fork, start
 
 import rmx
 
@@ -15,13 +16,18 @@ SETTINGS = [
     "trainer.eval_strategy=no",    "trainer.load_best_model_at_end=false", "trainer.save_steps=4",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+pytestmark = [needs_fork, pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")]
 
 
 def run(folder: Path, *overrides: str) -> list[int]:
     """Run into `folder`; returns the steps that have a training row."""
-    rmx.instantiate(rmx.compose([*SETTINGS, f"output_dir={folder}", *overrides])).run()
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+
+    def work() -> None:  # in a process of its own: the tests of two ranks fork from one that never trained
+        rmx.instantiate(rmx.compose([*SETTINGS, f"output_dir={folder / 'run'}", *overrides])).run()
+
+    child = start(work, folder / "log").wait()
+    assert child.code == 0, child.text[-1500:]
+    rows = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
     return [row["step"] for row in rows if row["phase"] == "train"]
 
 
