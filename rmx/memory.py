@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 __all__ = ["starting_budget"]
 
-# On a CPU larger micro-batches stop paying. Float32: 1024 tokens take the time of 2048 and 70 % of the memory.
+# On a CPU larger micro-batches stop paying. Float32: 1024 tokens take the time of 2048, three quarters of the memory.
 # bfloat16: every micro-batch casts the weights anew, and 1024 tokens take up to 10 % longer (3 M and 24 M bodies).
 CPU_TOKENS = {"fp32": 1024, "bf16": 2048}
 SMALLEST, LARGEST = 1024, 65_536
