@@ -1,8 +1,8 @@
 """The embedding's gradient, added row by row where a CPU would otherwise write the whole table.
 
 A micro-batch looks up some thousand tokens; autograd answers with a dense gradient of the whole vocabulary, fresh
-zeros but for those rows, made and added up again for every micro-batch. For a 128k vocabulary that is up to a quarter of a
-small model's step. Here the table is zeroed once per step and each micro-batch adds its own rows: the same sums.
+zeros but for those rows, made and added up again for every micro-batch. For a 128k vocabulary that is up to a
+quarter of a small model's step. Here the table is zeroed once per step and each micro-batch adds its own rows: the same sums.
 """
 
 from __future__ import annotations
