@@ -2,7 +2,8 @@
 
 A micro-batch looks up some thousand tokens; autograd answers with a dense gradient of the whole vocabulary, fresh
 zeros but for those rows, made and added up again for every micro-batch. For a 128k vocabulary that is up to a
-quarter of a small model's step. Here the table is zeroed once per step and each micro-batch adds its own rows: the same sums.
+quarter of a small model's step. Here the table is zeroed once per step and each micro-batch adds its own rows:
+the same sums.
 """
 
 from __future__ import annotations
