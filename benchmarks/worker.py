@@ -46,12 +46,12 @@ def rmx(case: Case, encoding: str = "auto", layout: str | None = None) -> Result
     """rmx's own trainer, scorer and evaluation; `layout` forces the padded fallback, for the ablation."""
     from benchmarks.meter import Meter
     from rmx.engine import Collator
-    from rmx.evaluation import evaluate_pairs
     from rmx.losses import bradley_terry
-    from rmx.scorer import Scorer
-    from rmx.settings import trainer_settings
+    from rmx.scoring.evaluation import evaluate_pairs
+    from rmx.scoring.scorer import Scorer
     from rmx.trackers import Recorder
-    from rmx.trainer import RewardTrainer
+    from rmx.training.arguments import trainer_settings
+    from rmx.training.trainer import RewardTrainer
 
     encoded = comparisons(case.rows)
     model = build_model(case.size, case.vocabulary)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rmx import errors
     from rmx.config import check, compose, instantiate
-    from rmx.scorer import Scorer, load
+    from rmx.scoring.scorer import Scorer, load
     from rmx.workflow import Workflow
 
 __all__ = ["Scorer", "Workflow", "__version__", "check", "compose", "errors", "instantiate", "load"]
@@ -27,12 +27,12 @@ __all__ = ["Scorer", "Workflow", "__version__", "check", "compose", "errors", "i
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Scorer": "rmx.scorer",
+    "Scorer": "rmx.scoring.scorer",
     "Workflow": "rmx.workflow",
     "check": "rmx.config",
     "compose": "rmx.config",
     "instantiate": "rmx.config",
-    "load": "rmx.scorer",
+    "load": "rmx.scoring.scorer",
 }
 
 

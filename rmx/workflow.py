@@ -19,9 +19,9 @@ from rmx.errors import ConfigError
 if TYPE_CHECKING:
     from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
     from rmx.models import Adapter, RewardModelSource
-    from rmx.run import Run
-    from rmx.settings import TrainerSettings
+    from rmx.run.state import Run
     from rmx.templates import Template
+    from rmx.training.arguments import TrainerSettings
 
 __all__ = ["Workflow"]
 
@@ -107,7 +107,7 @@ class Workflow:
 
     def prepare(self) -> Run:
         """Open the run folder and return the run; data and model are read when a phase first needs them."""
-        from rmx.run import Run
+        from rmx.run.state import Run
 
         if self._run is None or self._run.closed:
             self._run = Run(self)

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from rmx.cli.page import GROUPS
 from rmx.config import check, compose, instantiate
 from rmx.config.checking import plain
+from rmx.config.shipped import conf_folder
 from rmx.config.targets import import_target
-from rmx.places import conf_folder
 
 CONF = conf_folder()
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))

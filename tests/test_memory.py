@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.families import SHARED
-from rmx.memory import starting_budget
+from rmx.training.token_budget import starting_budget
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
 CUDA = torch.device("cuda", 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rmx.errors import ConfigError
-from rmx.settings import OWNED, trainer_settings
+from rmx.training.arguments import OWNED, trainer_settings
 
 
 def test_accumulation_happens_inside_the_step(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from accelerate import skip_first_batches
 
 from rmx.records import EncodedComparison, Pair
-from rmx.steps import Step, StepDataset, StepLoader
+from rmx.training.steps import Step, StepDataset, StepLoader
 
 
 def rows(lengths: list[int], weight: float = 1.0) -> list[EncodedComparison]:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from rmx.errors import ConfigError, DataError, ModelError
 from rmx.records import Message
 from rmx.templates import Template, rewrite, template_names
-from rmx.templates.spec import _trl_names
+from rmx.templates.choose import _trl_names
 
 
 def user(text: str) -> Message:

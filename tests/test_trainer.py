@@ -14,7 +14,7 @@ from training_bench import make_trainer
 from rmx.errors import ModelError, NonFiniteError
 from rmx.losses import bradley_terry
 from rmx.records import Pair
-from rmx.totals import SUMS, Totals, step_sums
+from rmx.training.sums import SUMS, Totals, step_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rmx.cli.watch import Watcher, main, sparkline
 from rmx.errors import InputError
-from rmx.watch import Watcher, main, sparkline
 
 
 def write(folder: Path, *rows: dict[str, object]) -> None:

@@ -182,7 +182,7 @@ def test_quiet_runs_print_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     make_workflow(tmp_path / "quiet", size=240, max_steps=1, verbose=False).run()
     out = capsys.readouterr().out.strip().splitlines()
     assert out == [str(tmp_path / "quiet")]
-    assert not [h for h in logging.getLogger("rmx").handlers if type(h).__module__ == "rmx.screen"]
+    assert not [h for h in logging.getLogger("rmx").handlers if type(h).__module__ == "rmx.run.screen"]
 
 
 def test_a_crash_is_in_the_log_and_closes_everything(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from rmx.data import SyntheticData
 from rmx.losses import bradley_terry
 from rmx.models import Adapter, RewardModelSource
 from rmx.records import EncodedComparison
-from rmx.scorer import Scorer
-from rmx.settings import trainer_settings
+from rmx.scoring.scorer import Scorer
 from rmx.templates import Template
 from rmx.tokens import encode
 from rmx.trackers import JsonlTracker, Recorder
-from rmx.trainer import RewardTrainer
+from rmx.training.arguments import trainer_settings
+from rmx.training.trainer import RewardTrainer
 
 
 def make_trainer(

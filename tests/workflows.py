@@ -8,8 +8,8 @@ from typing import Any
 from rmx.data import SyntheticData
 from rmx.losses import bradley_terry
 from rmx.models import RewardModelSource
-from rmx.settings import trainer_settings
 from rmx.templates import Template
+from rmx.training.arguments import trainer_settings
 from rmx.workflow import Workflow
 
 

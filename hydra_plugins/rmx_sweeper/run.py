@@ -19,14 +19,14 @@ from hydra_plugins.rmx_sweeper.overrides import quoted, split_overrides
 from rmx import __version__
 from rmx.errors import RmxError
 from rmx.redact import redact_command
-from rmx.screen import Screen
+from rmx.run.screen import Screen
 from rmx.sweep.batches import BatchJobs, run_guarded
 from rmx.sweep.books import SweepResult
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.confirm import Confirmation, read_confirmation, seeds_table
 from rmx.sweep.jobs import Job, JobRunner, LocalJobs, job_program
 from rmx.sweep.output import show
 from rmx.sweep.runner import Sweep
-from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import SearchSpace
 from rmx.sweep.trials import SweepFolder
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rmx.checkpoints.sealing import Manifest, fsync_folder, seal, verify
-from rmx.disk import require_room, writing
 from rmx.errors import CheckpointError
+from rmx.files import require_room, writing
 
 __all__ = ["STATE", "CheckpointFolder", "read_state"]
 

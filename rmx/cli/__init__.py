@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 # verb -> (its main function, one line for --help)
 VERBS = {
-    "report": ("rmx.report:main", "FOLDER...   draw report.html again; several runs are compared"),
-    "watch": ("rmx.watch:main", "FOLDER      what the runs below a folder are doing now"),
+    "report": ("rmx.cli.report:main", "FOLDER...   draw report.html again; several runs are compared"),
+    "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
     "export": (
-        "rmx.models.export:main",
+        "rmx.models.artefact.export:main",
         "MODEL --format llamafactory|merged OUT   write a model as another program reads it",
     ),
 }
@@ -101,7 +101,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _help(arguments: Arguments) -> int:
     from rmx.cli.page import help_page
-    from rmx.places import conf_folder
+    from rmx.config.shipped import conf_folder
 
     verbs = {verb: meaning for verb, (_, meaning) in VERBS.items()}
     sys.stdout.write(help_page(conf_folder(), verbs, arguments.config_dir))

@@ -35,9 +35,9 @@ from rmx.config.overriding import (
     parse_override,
     sweep_values,
 )
+from rmx.config.shipped import conf_folder
 from rmx.config.targets import unsafe_hydra_nodes
 from rmx.errors import ConfigError
-from rmx.places import conf_folder
 
 __all__ = ["Composer"]
 

@@ -17,9 +17,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rmx.config.shipped import conf_folder
 from rmx.config.sources import exists, find_definition, find_source
 from rmx.errors import ConfigError
-from rmx.places import conf_folder
 
 __all__ = ["ALLOW_VARIABLE", "import_target", "is_user_target", "refusal", "unsafe_hydra_nodes", "user_allowed"]
 

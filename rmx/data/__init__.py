@@ -6,11 +6,11 @@ files ──readers──▶ rows ──formats──▶ comparisons ──split
 from __future__ import annotations
 
 from rmx.data.accounting import REASONS, Accounting, Reject, SourceAccount, Splits
-from rmx.data.audit import Audit, audit
-from rmx.data.formats import FORMATS
+from rmx.data.audit.findings import Audit, audit
 from rmx.data.llamafactory import LlamaFactoryData
 from rmx.data.mixing import Mixture
-from rmx.data.spec import PreferenceData
+from rmx.data.preference import PreferenceData
+from rmx.data.rows.detect import FORMATS
 from rmx.data.synthetic import SyntheticData
 
 __all__ = [

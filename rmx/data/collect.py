@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
-from rmx.data.files import find_files, is_local, is_saved_dataset
-from rmx.data.filters import compile_where
-from rmx.data.formats import FORMATS, Format, detect, renamed
-from rmx.data.messages import retagged
-from rmx.data.ranked import gather
-from rmx.data.readers import BLANK, read_rows
-from rmx.data.rows import Draft, RowOptions
+from rmx.data.read.files import find_files, is_local, is_saved_dataset
+from rmx.data.read.json_files import BLANK, read_rows
+from rmx.data.rows.detect import FORMATS, Format, detect, renamed
+from rmx.data.rows.drafts import Draft, RowOptions
+from rmx.data.rows.messages import retagged
+from rmx.data.rows.ranked import gather
 from rmx.data.spool import Spool, take
+from rmx.data.where import compile_where
 from rmx.errors import DataError
 from rmx.records import Comparison
 
 if TYPE_CHECKING:
-    from rmx.data.spec import PreferenceData
+    from rmx.data.preference import PreferenceData
 
 __all__ = ["collect", "make_ids_unique", "stream"]
 
@@ -148,14 +148,14 @@ def _located(spec: PreferenceData, account: SourceAccount) -> Iterator[Located]:
     """Rows of all files (or of the hub dataset) of a spec, with their places."""
     for path in spec.paths:
         if not is_local(path):
-            from rmx.data import hub
+            from rmx.data.read import hub
 
             account.files.append(path)
             for line, row, fault in hub.read_hub(path, spec.config, spec.split, spec.revision):
                 yield path, spec.source, line, row, fault
             continue
         if is_saved_dataset(path):
-            from rmx.data import hub
+            from rmx.data.read import hub
 
             account.files.append(path)
             for line, row, fault in hub.read_disk(path, spec.split):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rmx.data.split import normalise
+from rmx.data.holdout import normalise
 from rmx.records import Comparison, Message
 
 __all__ = ["loose_prompt", "pair_keys", "say", "sides"]

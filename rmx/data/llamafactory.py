@@ -17,7 +17,7 @@ from typing import Any
 
 from rmx.data.accounting import Splits
 from rmx.data.mixing import Mixture
-from rmx.data.spec import PreferenceData
+from rmx.data.preference import PreferenceData
 from rmx.errors import ConfigError, DataError
 
 __all__ = ["LlamaFactoryData"]

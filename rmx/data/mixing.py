@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rmx.data.accounting import Accounting, Splits
-from rmx.data.assemble import assemble
 from rmx.data.collect import collect
-from rmx.data.spec import PreferenceData
+from rmx.data.preference import PreferenceData
+from rmx.data.splits import assemble
 from rmx.data.synthetic import SyntheticData
 from rmx.errors import ConfigError
 from rmx.records import Comparison

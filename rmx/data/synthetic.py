@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from rmx.data.accounting import Accounting, SourceAccount, Splits
-from rmx.data.split import split_by_prompt
+from rmx.data.holdout import split_by_prompt
 from rmx.errors import ConfigError
 from rmx.records import Comparison, Pair
 

@@ -10,7 +10,7 @@ from rmx.metrics.calibration import calibration
 from rmx.metrics.comparing import holm, paired_comparison
 from rmx.metrics.curves import smooth
 from rmx.metrics.length import length_bias
-from rmx.metrics.pairwise import by_source, pair_metrics, wilson_interval
+from rmx.metrics.pairs import by_source, pair_metrics, wilson_interval
 from rmx.metrics.truth import ceiling, correlation, truth_correlation
 
 __all__ = [

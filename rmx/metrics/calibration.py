@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from rmx.errors import DataError
 from rmx.metrics.arrays import Floats, columns, sigmoid, softplus
-from rmx.metrics.pairwise import wilson_interval
+from rmx.metrics.pairs import wilson_interval
 
 __all__ = ["calibration"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rmx.metrics.arrays import columns
-from rmx.metrics.pairwise import wilson_interval
+from rmx.metrics.pairs import wilson_interval
 from rmx.metrics.truth import correlation
 
 __all__ = ["length_bias"]

@@ -10,33 +10,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rmx.models.adapters import Adapter, check_trainable
-from rmx.models.spec import LoadedModel, RewardModelSource
+from rmx.models.source import LoadedModel, RewardModelSource
 from rmx.models.tiny import tiny_config, tiny_tokenizer
 
 if TYPE_CHECKING:
-    from rmx.models.artefact import Artefact, read_artefact, save_artefact
-    from rmx.models.card import model_card
-    from rmx.models.export import export_merged, export_value_head
+    from rmx.models.artefact.card import model_card
+    from rmx.models.artefact.export import export_merged, export_value_head
+    from rmx.models.artefact.folder import Artefact, read_artefact, save_artefact
+    from rmx.models.artefact.publish import push
+    from rmx.models.artefact.verify import Verification, verify_artefact
     from rmx.models.head import Head, backbone_of, head_of, unwrap
-    from rmx.models.hub import push
     from rmx.models.tokenizer import tokenizer_of
-    from rmx.models.verify import Verification, verify_artefact
 
 _LATER = {
-    "Artefact": "artefact",
+    "Artefact": "artefact.folder",
     "Head": "head",
-    "Verification": "verify",
+    "Verification": "artefact.verify",
     "backbone_of": "head",
-    "export_merged": "export",
-    "export_value_head": "export",
+    "export_merged": "artefact.export",
+    "export_value_head": "artefact.export",
     "head_of": "head",
-    "model_card": "card",
-    "push": "hub",
-    "read_artefact": "artefact",
-    "save_artefact": "artefact",
+    "model_card": "artefact.card",
+    "push": "artefact.publish",
+    "read_artefact": "artefact.folder",
+    "save_artefact": "artefact.folder",
     "tokenizer_of": "tokenizer",
     "unwrap": "head",
-    "verify_artefact": "verify",
+    "verify_artefact": "artefact.verify",
 }
 
 __all__ = [

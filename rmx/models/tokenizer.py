@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rmx.errors import ModelError
 from rmx.models.resolve import resolve, trust_remote_code
-from rmx.models.spec import RewardModelSource
+from rmx.models.source import RewardModelSource
 from rmx.models.tiny import tiny_tokenizer
 
 __all__ = ["Padding", "check_vocabulary", "choose_padding", "load_tokenizer", "tokenizer_of"]

@@ -12,9 +12,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from rmx.plots.curves import Line, curve_figures, overlay_figure
-from rmx.plots.reading import Curve, Predictions, RunRecord, eval_sets, read_metrics, read_run
 from rmx.plots.scores import score_figures
 from rmx.plots.style import inline_svg, save
+from rmx.results.reading import Curve, Predictions, RunRecord, eval_sets, read_metrics, read_run
 
 __all__ = [
     "Curve",

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rmx.metrics import smooth
-from rmx.plots.reading import Curve, RunRecord, eval_sets
 from rmx.plots.style import BLUE, GREY, VERMILION, figure, legend, whole_steps
+from rmx.results.reading import Curve, RunRecord, eval_sets
 
 __all__ = ["Line", "curve_figures", "overlay_figure"]
 

@@ -9,8 +9,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from rmx.metrics import calibration, correlation
-from rmx.plots.reading import Predictions, RunRecord
 from rmx.plots.style import BLUE, GREY, INK, VERMILION, figure, legend
+from rmx.results.reading import Predictions, RunRecord
 
 __all__ = ["score_figures"]
 

@@ -6,9 +6,8 @@ asked to.
 
 from __future__ import annotations
 
-from rmx.report.command import main
 from rmx.report.compare_page import write_comparison
 from rmx.report.run_page import write_run_report
 from rmx.report.sweep_page import write_sweep_report
 
-__all__ = ["main", "write_comparison", "write_run_report", "write_sweep_report"]
+__all__ = ["write_comparison", "write_run_report", "write_sweep_report"]

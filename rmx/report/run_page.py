@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rmx.plots import RunRecord, eval_sets, inline_svg, read_run, run_figures
-from rmx.report.audit import audit_facts
+from rmx.report.audit_section import audit_facts
 from rmx.report.facts import SetFacts, curve_words, flat, read_object, set_facts
 from rmx.report.render import duration, interval, number, percent, signed, write_page
 

@@ -26,7 +26,7 @@ trials failed or were killed; 4 stopped by fail_fast or max_failures; 130/143 st
 
 from __future__ import annotations
 
-from rmx.sweep.settings import SweepSettings
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.space import Dimension, SearchSpace
 
 __all__ = ["Dimension", "SearchSpace", "SweepSettings"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.redact import redact_command
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.leaderboard import Facts, Row, build_rows, read_facts
 from rmx.sweep.output import write_files
-from rmx.sweep.settings import SweepSettings
 from rmx.sweep.trials import SweepFolder, Trial
 
 if TYPE_CHECKING:

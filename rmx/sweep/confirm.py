@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rmx.errors import ConfigError
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.leaderboard import Row
-from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import Dimension, SearchSpace
 
 __all__ = ["Confirmation", "read_confirmation", "seeds_table", "spread"]

@@ -10,7 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rmx.errors import ConfigError
-from rmx.sweep.settings import SweepSettings
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.space import Dimension
 
 __all__ = ["distribution", "make_pruner", "make_sampler", "quiet", "suggest"]

@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rmx.errors import ConfigError
 from rmx.redact import redact_command
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.samplers import distribution, make_pruner, make_sampler, quiet, suggest
-from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import Params, SearchSpace
 from rmx.sweep.trials import SweepFolder, Trial
 

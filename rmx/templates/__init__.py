@@ -8,6 +8,6 @@ The text of a conversation ends at the token whose hidden state becomes the rewa
 from __future__ import annotations
 
 from rmx.templates.bind import BoundTemplate, Check
-from rmx.templates.spec import PINNED_DATE, Template, template_names
+from rmx.templates.choose import PINNED_DATE, Template, template_names
 
 __all__ = ["PINNED_DATE", "BoundTemplate", "Check", "Template", "template_names"]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from rmx.tokens.cache import cache_folder, cached_encode, content_key
 from rmx.tokens.encode import encode, encode_conversations
-from rmx.tokens.report import TruncationReport
 from rmx.tokens.show import show_sample, show_tokens
 from rmx.tokens.store import EncodedRows
+from rmx.tokens.tally import TruncationReport
 
 __all__ = [
     "EncodedRows",

@@ -29,8 +29,8 @@ from rmx.records import Comparison, EncodedComparison
 from rmx.tokens.chunk import BadRow, ChunkEncoder, Truncation
 from rmx.tokens.control import serialised
 from rmx.tokens.encode import CHUNK, chunks
-from rmx.tokens.report import TruncationReport
 from rmx.tokens.store import VERSION, EncodedRows, Writer
+from rmx.tokens.tally import TruncationReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

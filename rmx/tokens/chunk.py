@@ -12,7 +12,7 @@ import numpy as np
 from rmx.errors import ConfigError, DataError
 from rmx.records import Comparison, EncodedComparison, Message
 from rmx.tokens.control import Tokeniser
-from rmx.tokens.report import Tally, TruncationReport
+from rmx.tokens.tally import Tally, TruncationReport
 from rmx.tokens.truncate import common_prefix, cut_left, shorter_prompts
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from rmx.errors import DataError
 from rmx.records import Comparison, EncodedComparison, Message
 from rmx.tokens.chunk import BadRow, ChunkEncoder, Truncation
-from rmx.tokens.report import TruncationReport
+from rmx.tokens.tally import TruncationReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 
 from rmx.records import EncodedComparison, Pair
-from rmx.tokens.report import TruncationReport
+from rmx.tokens.tally import TruncationReport
 
 __all__ = ["VERSION", "EncodedRows", "Writer"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rmx.data.filters import compile_where
-from rmx.data.rows import Cell
+from rmx.data.rows.drafts import Cell
+from rmx.data.where import compile_where
 from rmx.errors import ConfigError
 
 ROW: dict[str, Any] = {

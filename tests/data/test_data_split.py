@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rmx.data.split import normalise, prompt_group, split_by_prompt
+from rmx.data.holdout import normalise, prompt_group, split_by_prompt
 from rmx.errors import DataError
 from rmx.records import Comparison, Pair
 

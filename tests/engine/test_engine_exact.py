@@ -24,14 +24,14 @@ def test_shared_in_float64(family):
     found = difference(family, torch.float64)
     assert found.encoding == "shared"
     assert found.reward <= 1e-12
-    assert found.gradient <= (1e-7 if family.norm_in_float32 else 1e-12)
+    assert found.gradient <= (2e-7 if family.norm_in_float32 else 1e-12)
 
 
 @named(SHARED)
 def test_shared_in_float32(family):
     found = difference(family, torch.float32)
     assert found.encoding == "shared"
-    assert found.reward <= 2e-6
+    assert found.reward <= 4e-6  # 2.7e-6 on CPUs whose float32 kernels sum in another order
     assert found.gradient <= 2e-6
 
 
@@ -39,7 +39,7 @@ def test_shared_in_float32(family):
 def test_flat_is_exact_too(family):
     found = difference(family, torch.float32, encoding="separate")
     assert found.encoding == "flat"
-    assert found.reward <= 2e-6
+    assert found.reward <= 4e-6  # 2.7e-6 on CPUs whose float32 kernels sum in another order
     assert found.gradient <= 2e-6
 
 
@@ -48,7 +48,7 @@ def test_fallback_gives_the_same_rewards(family):
     """Padding reorders sums inside the models' own kernels; recurrent scans in float32 differ most (gradients)."""
     found = difference(family, torch.float32)
     assert found.encoding == family.encoding != "shared"
-    assert found.reward <= 2e-6
+    assert found.reward <= 4e-6  # 2.7e-6 on CPUs whose float32 kernels sum in another order
     assert found.gradient <= 1e-5
 
 

@@ -16,7 +16,7 @@ TABLE: list[tuple[str, str, str]] = []
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for base models; they are made before the first fork, and the imports that training needs are done."""
-    import rmx.training  # noqa: F401
+    import rmx.training.phase  # noqa: F401
 
     folder = tmp_path_factory.mktemp("models")
     for family in ("gpt2", "llama"):

@@ -27,10 +27,10 @@ from rmx.data import SyntheticData
 from rmx.errors import RmxError
 from rmx.losses import bradley_terry
 from rmx.models import Adapter, RewardModelSource
-from rmx.run import Run
-from rmx.settings import trainer_settings
+from rmx.run.state import Run
 from rmx.templates import Template
-from rmx.trainer import RewardTrainer
+from rmx.training.arguments import trainer_settings
+from rmx.training.trainer import RewardTrainer
 from rmx.workflow import Workflow
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of the test process")
@@ -194,10 +194,10 @@ def at(where: str, step: int, act: Callable[[], None]) -> None:
         setattr(RewardTrainer, name, patched)
 
     if where == "evaluating":
-        import rmx.trainer
+        import rmx.training.trainer
 
         current = [0]
-        evaluate, evaluate_pairs = RewardTrainer.evaluate, rmx.trainer.evaluate_pairs
+        evaluate, evaluate_pairs = RewardTrainer.evaluate, rmx.training.trainer.evaluate_pairs
 
         def noting(self: RewardTrainer, *args: Any, **kwargs: Any) -> Any:
             current[0] = self.state.global_step
@@ -208,7 +208,7 @@ def at(where: str, step: int, act: Callable[[], None]) -> None:
             once(current[0])
             return result
 
-        RewardTrainer.evaluate, rmx.trainer.evaluate_pairs = noting, patched  # type: ignore[method-assign]
+        RewardTrainer.evaluate, rmx.training.trainer.evaluate_pairs = noting, patched  # type: ignore[method-assign]
     else:
         names = {
             "begin": ("training_step", 1),

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from fault_harness import assert_same, at, finish, metrics, needs_fork, run_child, train, workflow
 
-from rmx.disk import readable_bytes, require_room, writing
 from rmx.errors import OutputError
+from rmx.files import readable_bytes, require_room, writing
 
 pytestmark = needs_fork
 

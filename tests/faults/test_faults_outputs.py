@@ -25,7 +25,7 @@ def predicting(folder: Path, models: Path, die_after: int | None = None) -> Call
 
     def work() -> None:
         if die_after is not None:
-            from rmx.evaluation import Evaluation
+            from rmx.scoring.evaluation import Evaluation
 
             original = Evaluation.rows
 

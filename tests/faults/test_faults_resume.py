@@ -138,9 +138,9 @@ def test_early_stop_is_not_trained_past(models: Path, tmp_path: Path) -> None:
     assert reference["state"]["global_step"] < 10
 
     def killed() -> None:
-        import rmx.training
+        import rmx.training.phase
 
-        rmx.training.save = lambda run: die()
+        rmx.training.phase.save = lambda run: die()
         train(flow("run"))
 
     assert run_child(killed, tmp_path / "log").code == -9

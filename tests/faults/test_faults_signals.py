@@ -16,7 +16,7 @@ import pytest
 from fault_harness import assert_same, at, finish, needs_fork, run_child, train, workflow
 
 from rmx.errors import Interrupted
-from rmx.signals import StopSignals
+from rmx.run.signals import StopSignals
 
 pytestmark = needs_fork
 

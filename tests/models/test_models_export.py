@@ -28,7 +28,7 @@ from rmx.models import (
     save_artefact,
     verify_artefact,
 )
-from rmx.models.export import main
+from rmx.models.artefact.export import main
 from rmx.models.quiet import quiet
 
 ROWS = [[5, 6, 7, 8, 99], [9, 10, 11, 12, 13, 14, 15, 99], [20, 99]]

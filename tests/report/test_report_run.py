@@ -186,7 +186,7 @@ def test_audit_only_and_broken_side_files(tmp_path: Path) -> None:
 def test_audit_of_real_data_is_shown(tmp_path: Path) -> None:
     """What rmx.data's own audit writes: counts, sets and lengths stand in tables, findings as a list."""
     from rmx.data import SyntheticData
-    from rmx.data.audit import audit
+    from rmx.data.audit.findings import audit
 
     found = audit(SyntheticData(size=120).read())
     content = found.as_dict()
@@ -262,7 +262,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_module_ends_with_the_exit_code_of_wrong_input(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rmx.report", str(tmp_path / "nothing")]
+    command = [sys.executable, "-m", "rmx", "report", str(tmp_path / "nothing")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no such folder" in done.stderr and "Traceback" not in done.stderr

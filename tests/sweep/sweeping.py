@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rmx.sweep.books import SweepResult
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.jobs import Job, LocalJobs
 from rmx.sweep.runner import Sweep
-from rmx.sweep.settings import SweepSettings
 from rmx.sweep.space import Dimension, SearchSpace
 from rmx.sweep.trials import SweepFolder
 

@@ -17,7 +17,7 @@ from sweeping import FAKE, ROOT, starts
 
 from hydra_plugins.rmx_sweeper.overrides import quoted, split_overrides
 from rmx.errors import ConfigError
-from rmx.sweep.settings import SweepSettings
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.space import Dimension, SearchSpace
 
 

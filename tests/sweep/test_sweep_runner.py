@@ -14,7 +14,7 @@ from sweeping import alive, children_of, choices, run_fake, start_fake, starts, 
 
 from rmx.errors import ConfigError, OutputError
 from rmx.sweep.books import EXIT_FAILURES, EXIT_NONE_FINISHED, EXIT_STOPPED
-from rmx.sweep.settings import SweepSettings
+from rmx.sweep.choices import SweepSettings
 from rmx.sweep.space import Dimension, SearchSpace
 
 

@@ -1,0 +1,138 @@
+"""`PreferenceData`: one preference dataset, as a frozen spec whose verb `read` does the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from rmx.data.accounting import Accounting, Splits
+from rmx.data.collect import collect
+from rmx.data.rows.messages import TAGS
+from rmx.data.splits import assemble
+from rmx.data.where import compile_where
+from rmx.errors import ConfigError
+
+__all__ = ["PreferenceData"]
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """Preference rows from files or the hub, as training comparisons and named evaluation sets.
+
+    Args:
+        path: a file, a glob, a folder, a list of them, or the id of a dataset on the hub.
+        name: the source's name, in ids and per-source metrics; by default the file's.
+        split: split of a hub dataset.
+        config: configuration of a hub dataset.
+        revision: commit or tag of a hub dataset.
+        format: the row shape; `auto` looks at the first rows.
+        columns: rmx's column name → the file's, for example `{chosen: better, rejected: worse}`.
+        tags: names of keys and roles inside messages, in LLaMA-Factory's words, for example `{role_tag: speaker,
+            content_tag: text, user_tag: client, assistant_tag: agent}`.
+        where: rows to use, as column → condition or as an expression; see `rmx.data.where`.
+        validation_fraction: share of rows put aside as evaluation set `eval`, by prompt; 0 for none.
+        eval_sets: further evaluation sets: name → path, or name → keys of this spec that differ.
+        max_samples: at most this many rows, drawn at random by `seed`, before the split.
+        on_bad_row: `error` stops with the list of bad rows, `skip` leaves them out.
+        max_bad_fraction: with `skip`, the share of bad rows above which the file is refused.
+        on_overlap: a pair that stands in training and in an evaluation set: `error`, `drop_train` leaves it out of
+            training, `allow` only reports it.
+        ties: rows without a winner: `drop`, or `keep` as a third outcome (target 0.5 for losses without ties).
+        min_gap: the least difference of scores that makes a pair; equal scores never do.
+        margin_from_scores: factor from a score difference to a margin in reward units; 0 for none.
+        pair_weighting: K ranked responses give K(K-1)/2 pairs, which weigh 1 `each`, or 1 together `per_prompt`.
+        repeated_roles: two turns of one role in a row: `keep`, `merge` into one, or `reject` the row.
+        max_tokens: the longest sequence, prompt and response; the tokeniser cuts or drops what is longer.
+        truncation: what happens to longer ones: `keep_end` of the prompt, `drop` the row, or `error`.
+        streaming: keep the rows on disk, for sets larger than memory; ids are then always `source:line`.
+        seed: of the split and of `max_samples`.
+
+    >>> PreferenceData(path="pairs.jsonl").source
+    'pairs'
+    """
+
+    path: str | list[str]
+    name: str | None = None
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    format: Literal[
+        "auto", "preference", "dialogue", "sharegpt", "alpaca", "ranked", "votes", "strength", "scored", "pointwise"
+    ] = "auto"
+    columns: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    where: str | dict[str, Any] | None = None
+    validation_fraction: float = 0.1
+    eval_sets: dict[str, str | dict[str, Any]] = field(default_factory=dict)
+    max_samples: int | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+    max_bad_fraction: float = 0.05
+    on_overlap: Literal["error", "drop_train", "allow"] = "error"
+    ties: Literal["drop", "keep"] = "drop"
+    min_gap: float = 0.0
+    margin_from_scores: float = 0.0
+    pair_weighting: Literal["each", "per_prompt"] = "each"
+    repeated_roles: Literal["keep", "merge", "reject"] = "keep"
+    max_tokens: int = 2048
+    truncation: Literal["keep_end", "drop", "error"] = "keep_end"
+    streaming: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading anything."""
+        if not 0.0 <= self.validation_fraction <= 1.0:
+            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1]")
+        if not 0.0 <= self.max_bad_fraction <= 1.0:
+            raise ConfigError(f"data.max_bad_fraction: {self.max_bad_fraction} is not in [0, 1]")
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ConfigError(f"data.max_samples: {self.max_samples} is not a positive number of rows (null for all)")
+        if self.max_tokens < 1:
+            raise ConfigError(f"data.max_tokens: {self.max_tokens} is not a positive number of tokens")
+        if not self.path:
+            raise ConfigError("data.path: give a file, a folder, a glob, a list of them, or a dataset id of the hub")
+        if self.where:
+            compile_where(self.where)
+        if "eval" in self.eval_sets and self.validation_fraction > 0:
+            raise ConfigError(
+                "data.eval_sets.eval: data.validation_fraction makes a set of this name; set it to 0, or rename yours"
+            )
+        unknown_tags = set(self.tags) - set(TAGS)
+        if unknown_tags:
+            raise ConfigError(f"data.tags.{min(unknown_tags)}: unknown; known: {', '.join(TAGS)}")
+        own = {item.name for item in fields(self)}
+        for name, given in self.eval_sets.items():
+            unknown = set(given) - own if isinstance(given, dict) else set()
+            if unknown:
+                raise ConfigError(f"data.eval_sets.{name}: unknown key {sorted(unknown)[0]}; known: {sorted(own)}")
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths as a list."""
+        return [self.path] if isinstance(self.path, str) else list(self.path)
+
+    @property
+    def source(self) -> str:
+        """The name of the source: `name`, or the first file's name without suffixes."""
+        return self.name or Path(self.paths[0].rstrip("/")).name.split(".")[0] or "data"
+
+    def read(self, output_dir: Path | None = None) -> Splits:
+        """Read, convert and split; rejects.jsonl goes to `output_dir`.
+
+        Raises:
+            DataError: nothing readable, bad rows that are not allowed, or nothing left.
+            OutputError: `output_dir` cannot be written to.
+        """
+        accounting = Accounting()
+        rows = collect(self, accounting, output_dir)
+        evals = {name: partial(collect, spec) for name, spec in self.eval_specs().items()}
+        return assemble(rows, accounting, self, evals, output_dir)
+
+    def eval_specs(self) -> dict[str, PreferenceData]:
+        """The further evaluation sets as specs: this one with another path, name and the keys given."""
+        specs = {}
+        for name, given in self.eval_sets.items():
+            keys = {"path": given} if isinstance(given, str) else dict(given)
+            specs[name] = replace(self, **{"name": name, "max_samples": None, "eval_sets": {}, **keys})
+        return specs

@@ -1,0 +1,1 @@
+"""The finished model on disk: saved, verified, described, published, exported."""

@@ -1,0 +1,125 @@
+"""Proof of the artefact: load it as others will, and score rows that were scored before it was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from rmx.errors import ArtefactError, ModelError
+from rmx.models.artefact.folder import CONTRACT, head_hash
+from rmx.models.quiet import quiet
+from rmx.models.weights import read_json
+
+__all__ = ["Verification", "verify_artefact"]
+
+FLOAT32_PARAMETERS = 2 * 10**9  # 8 GB; a larger model is proved in the precision it is stored in
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the fresh load gave beside what was expected."""
+
+    rows: int
+    max_difference: float  # in reward units
+    tolerance: float  # the allowed difference at reward 1
+    order_changes: int  # neighbouring rows whose order is another one
+    dtype: str
+
+
+def verify_artefact(
+    folder: str | Path,
+    token_ids: Sequence[Sequence[int]],
+    expected: Sequence[float],
+    *,
+    tolerance: float | None = None,
+    device: str | None = None,
+    batch_size: int = 8,
+) -> Verification:
+    """Load the artefact with plain `AutoModelForSequenceClassification` and score rows as TRL and others do.
+
+    The rows are padded on the right and scored in batches, and the first one also alone: padding must not count.
+
+    Args:
+        token_ids: Rendered and tokenised conversations, each ending at its scored token.
+        expected: Their rewards from the model in memory.
+        tolerance: Allowed |difference| / max(1, |reward|). None is 1e-4 where weights and computation are float32;
+            0.05 where either was in half precision; 0.25 where the fresh model is in half precision too, for plain
+            loading then rounds the head and the adapter as well. (It is loaded in float32 up to 2e9 parameters.)
+
+    Raises:
+        ArtefactError: A reward differs by more, or the head on disk is not the one that was trained.
+
+    """
+    folder = Path(folder)
+    if not token_ids or len(token_ids) != len(expected):
+        raise ValueError(f"{len(token_ids)} rows and {len(expected)} rewards: give at least one row, one reward each")
+    contract = read_json(folder / CONTRACT) if (folder / CONTRACT).exists() else {}
+    model: Any = _load_plain(folder, contract)
+    model.to(device or "cpu")
+    stored_half = contract.get("model", {}).get("dtype", str(model.dtype)) not in ("float32", "torch.float32")
+    if tolerance is None:
+        half = stored_half or contract.get("precision") not in (None, "fp32")
+        tolerance = 0.25 if model.dtype != torch.float32 else 0.05 if half else 1e-4
+    _check_head(folder, model, contract)
+    # An adapter's base knows no padding; TRL and others hand it over from the tokenizer, as here.
+    pad = contract.get("tokenization", {}).get("padding_token_id", model.config.get_text_config().pad_token_id)
+    model.config.get_text_config().pad_token_id = pad
+    got = _score(model, token_ids, pad, batch_size) + _score(model, token_ids[:1], pad, 1)
+    wanted = torch.tensor([*expected, expected[0]], dtype=torch.float32)
+    difference = (torch.tensor(got) - wanted).abs()
+    worst = int(torch.nan_to_num(difference / wanted.abs().clamp(min=1), nan=torch.inf).argmax())
+    if not difference[worst] <= tolerance * max(1.0, abs(float(wanted[worst]))):
+        row = "the first row alone" if worst == len(expected) else f"row {worst}"
+        raise ArtefactError(
+            f"{folder}: loaded afresh, {row} scores {got[worst]:.6f} where the run scored {float(wanted[worst]):.6f} "
+            f"(allowed difference {tolerance:g}): the saved model is not the trained one, do not use it"
+        )
+    return Verification(
+        rows=len(expected),
+        max_difference=float(difference.max()),
+        tolerance=tolerance,
+        order_changes=_order_changes(got[: len(expected)], list(expected)),
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+
+
+def _load_plain(folder: Path, contract: dict[str, Any]) -> PreTrainedModel:
+    large = contract.get("model", {}).get("parameters", 0) > FLOAT32_PARAMETERS
+    try:
+        with quiet():
+            model: Any = AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=1, trust_remote_code=False, dtype="auto" if large else torch.float32
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ModelError) as error:
+        raise ArtefactError(f"{folder} does not load with AutoModelForSequenceClassification: {error}") from None
+    return model.eval()
+
+
+def _check_head(folder: Path, model: PreTrainedModel, contract: dict[str, Any]) -> None:
+    expected = contract.get("head", {}).get("sha256")
+    if expected is not None and model.dtype == torch.float32 and head_hash(model) != expected:
+        raise ArtefactError(f"{folder}: the head on disk is not the trained one (its hash differs from {CONTRACT})")
+
+
+@torch.no_grad()
+def _score(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad: int, batch_size: int) -> list[float]:
+    rewards: list[float] = []
+    for start in range(0, len(rows), batch_size):
+        part = [torch.tensor(list(row), dtype=torch.long) for row in rows[start : start + batch_size]]
+        ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=pad)
+        lengths = torch.tensor([len(row) for row in part])
+        mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        rewards.extend(logits[:, 0].float().tolist())
+    return rewards
+
+
+def _order_changes(got: list[float], expected: list[float]) -> int:
+    pairs = zip(pairwise(got), pairwise(expected), strict=True)
+    return sum((a > b) != (c > d) for (a, b), (c, d) in pairs)

@@ -1,0 +1,1 @@
+"""The one reader of what runs leave: metrics.jsonl, predictions, result files."""

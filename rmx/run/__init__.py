@@ -1,0 +1,1 @@
+"""One run in progress: its folder, its screen, its signals, its end."""

@@ -1,0 +1,105 @@
+"""The end of a run: plots, the report page, the model card, the final table, and the paths of what was written."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from rmx.models import export_merged, model_card, push, unwrap
+from rmx.plots import draw_run
+from rmx.report import write_run_report
+from rmx.run.folder import environment, write_lines
+from rmx.run.header import final_table
+
+if TYPE_CHECKING:
+    from rmx.run.state import Run
+
+__all__ = ["finish"]
+
+log = logging.getLogger(__name__)
+
+# What a run may leave, in the order in which a person wants to know of it.
+SHOWN_FILES = (
+    "report.html", "model", "model-merged", "generated_predictions*.jsonl", "all_results.json", "metrics.jsonl",
+    "plots", "audit.json", "rejects.jsonl", "checkpoints", "run.yaml", "run.log",
+)  # fmt: skip
+CARD_METRICS = ("pairs", "accuracy", "accuracy_low", "accuracy_high", "loss", "margin", "tie_rate")
+
+
+def finish(run: Run) -> None:
+    """Draw, write, publish and show what remains."""
+    if run.trained:
+        finish_artefact(run)
+    numbers = {key: value for key, value in run.results.items() if isinstance(value, int | float)}
+    if numbers or "evaluations" in run.__dict__:
+        plots = draw_run(run.folder)
+        write_run_report(run.folder)
+        run.recorder.summary(numbers, [path for path in plots if path.suffix == ".png"])
+        run.screen.metrics("", *final_table(numbers))
+    written = [
+        f"{path.relative_to(run.folder)}{'/' if path.is_dir() else ''}"
+        for pattern in SHOWN_FILES
+        for path in sorted(run.folder.glob(pattern))
+    ]
+    run.screen.done(run.folder, written)
+
+
+def finish_artefact(run: Run) -> None:
+    """Write the model card, the merged model where one is asked for, and upload where that is asked for."""
+    model = run.folder / "model"
+    write_lines(model / "README.md", [model_card(card_facts(run)).rstrip("\n")])
+    merged = run.folder / "model-merged"
+    shutil.rmtree(merged, ignore_errors=True)  # of an earlier run in the same folder
+    if run.loaded.adapter is not None and run.loaded.adapter.merge:
+        export_merged(model, merged)
+    if run.workflow.push_to_hub is not None:
+        published = merged if merged.is_dir() else model
+        log.info("Published %s", push(published, run.workflow.push_to_hub))
+
+
+def card_facts(run: Run) -> dict[str, Any]:
+    """Return what the model card says of this run."""
+    w, loaded = run.workflow, run.loaded
+    metrics = run.evaluations.metrics if run.eval_rows else {}
+    return {
+        "name": f"{w.model.name} reward model, {w.data.source}",
+        "repo_id": w.push_to_hub,
+        "base_model": loaded.base_path,
+        "revision": loaded.revision,
+        "adapter": loaded.adapter.kind if loaded.adapter else None,
+        "dtype": loaded.dtype,
+        "architecture": type(unwrap(loaded.model)).__name__,
+        "is_encoder": loaded.is_encoder,
+        "parameters": loaded.parameters,
+        "trainable_parameters": loaded.trainable_parameters,
+        "template": run.template.name,
+        "scored_token": run.template.end_token,
+        "start_token": run.template.start_token,
+        "max_tokens": run.max_tokens,
+        "truncation": w.data.truncation,
+        "precision": run.scorer.engine.precision,
+        "loss": getattr(w.loss, "func", w.loss).__name__,
+        "seed": w.seed,
+        "steps": run.step,
+        "settings": {
+            "learning rate": run.args.learning_rate,
+            "comparisons per step": w.trainer.comparisons_per_step * run.ranks,
+            "epochs": run.epoch,
+        },
+        "data": [
+            {
+                "set": name,
+                "comparisons": report.kept,
+                "truncated": report.truncated,
+                "dropped": report.dropped + report.refused,
+                "tokens": report.tokens,
+            }
+            for name, report in run.reports.items()
+        ],
+        "metrics": [
+            {"set": name} | {key: values[key] for key in CARD_METRICS if key in values}
+            for name, values in metrics.items()
+        ],
+        "versions": environment()["versions"],
+    }

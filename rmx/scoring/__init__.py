@@ -1,0 +1,1 @@
+"""THE way a text becomes a reward, and the evaluation of whole sets."""

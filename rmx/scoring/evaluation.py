@@ -1,0 +1,200 @@
+"""Scores of whole evaluation sets, and the metrics made of them: rows first, then one pooling over all rows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rmx.metrics import by_source, ceiling, pair_metrics, truth_correlation
+from rmx.records import EncodedComparison, PairTable
+from rmx.run.folder import write_lines
+from rmx.scoring.scorer import Scorer
+
+__all__ = ["Evaluation", "Evaluations", "evaluate_pairs", "predictions_paths", "write_predictions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The rewards of one set, a row per (winner, loser) pair in input order. M pairs."""
+
+    comparisons: Sequence[EncodedComparison]
+    comparison_M: np.ndarray  # index of the pair's comparison
+    pair_M: np.ndarray  # index of the pair within its comparison
+    chosen_M: np.ndarray  # float32 rewards
+    rejected_M: np.ndarray
+    loss_M: np.ndarray  # nats
+    weight_M: np.ndarray
+    tie_M: np.ndarray  # annotators called it a tie
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield what generated_predictions.jsonl holds: full-precision scores with their identity."""
+        for m in range(len(self.chosen_M)):
+            comparison = self.comparisons[self.comparison_M[m]]
+            pair = comparison.pairs[self.pair_M[m]]
+            chosen, rejected = float(self.chosen_M[m]), float(self.rejected_M[m])
+            margin = chosen - rejected
+            lengths = comparison.lengths
+            row: dict[str, Any] = {
+                "id": comparison.id,
+                "source": comparison.source,
+                "chosen": chosen,
+                "rejected": rejected,
+                "margin": margin,
+                "p_chosen": float(0.5 * (1 + np.tanh(margin / 2))),  # the sigmoid, without overflow
+                "tie": chosen == rejected,
+                "chosen_tokens": lengths[pair.winner],
+                "rejected_tokens": lengths[pair.loser],
+                "truncated": comparison.truncated,
+            }
+            if pair.tie:
+                row["labelled_tie"] = True
+            if len(lengths) > 2:
+                row["pair"] = [pair.winner, pair.loser]
+            if comparison.truth is not None:
+                row["truth_chosen"] = comparison.truth[pair.winner]
+                row["truth_rejected"] = comparison.truth[pair.loser]
+            yield row
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluations:
+    """All sets of one evaluation, and their metrics by the name they are logged under."""
+
+    sets: dict[str, Evaluation]
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def evaluate_pairs(
+    scorer: Scorer,
+    sets: Mapping[str, Sequence[EncodedComparison]],
+    loss: Callable[[Tensor, Tensor, PairTable], Tensor],
+    *,
+    phase: str = "eval",
+) -> Evaluations:
+    """Score every set. Several sets are logged as `eval_<name>`, and all their pairs together as `eval`.
+
+    Returns:
+        The evaluations, with metrics such as {"eval": {"accuracy": 0.71, "loss": 0.55, ...}}.
+    """
+    done, metrics = {}, {}
+    for name, comparisons in sets.items():
+        started = time.perf_counter()
+        done[name] = evaluation = evaluate_set(scorer, comparisons, loss)
+        seconds = time.perf_counter() - started
+        if len(sets) > 1:
+            metrics[f"{phase}_{name}"] = measure([evaluation], seconds)
+    total = sum(values["seconds"] for values in metrics.values()) if metrics else seconds
+    metrics[phase] = measure(list(done.values()), total)
+    return Evaluations(done, metrics)
+
+
+def predictions_paths(evaluations: Evaluations, folder: Path) -> dict[str, Path]:
+    """Return where each set's scores go: generated_predictions.jsonl, or one file per set where there are several."""
+    several = len(evaluations.sets) > 1
+    return {
+        name: folder / (f"generated_predictions_{name}.jsonl" if several else "generated_predictions.jsonl")
+        for name in evaluations.sets
+    }
+
+
+def write_predictions(evaluations: Evaluations, paths: Mapping[str, Path]) -> None:
+    """Write every pair's scores, a line of JSON each, in input order; a file is complete or absent."""
+    for name, evaluation in evaluations.sets.items():
+        write_lines(paths[name], (json.dumps(row, allow_nan=False, ensure_ascii=False) for row in evaluation.rows()))
+
+
+def evaluate_set(
+    scorer: Scorer,
+    comparisons: Sequence[EncodedComparison],
+    loss: Callable[[Tensor, Tensor, PairTable], Tensor],
+) -> Evaluation:
+    """Score one set and compute the loss of every pair, from rows gathered over all ranks."""
+    rewards = gathered_rewards(scorer, comparisons)
+    index = [(c, m) for c, comparison in enumerate(comparisons) for m in range(len(comparison.pairs))]
+    pairs = [comparisons[c].pairs[m] for c, m in index]
+    starts = np.cumsum([0] + [len(r) for r in rewards])
+    table = PairTable(
+        winner=torch.tensor([int(starts[c]) + p.winner for (c, _), p in zip(index, pairs, strict=True)]),
+        loser=torch.tensor([int(starts[c]) + p.loser for (c, _), p in zip(index, pairs, strict=True)]),
+        margin=torch.tensor([p.margin for p in pairs]),
+        target=torch.tensor([p.target for p in pairs]),
+        weight=torch.tensor([p.weight for p in pairs]),
+        tie=torch.tensor([p.tie for p in pairs]),
+    )
+    flat = torch.from_numpy(np.concatenate(rewards))
+    winner, loser = flat[table.winner], flat[table.loser]
+    return Evaluation(
+        comparisons=comparisons,
+        comparison_M=np.array([c for c, _ in index]),
+        pair_M=np.array([m for _, m in index]),
+        chosen_M=winner.numpy(),
+        rejected_M=loser.numpy(),
+        loss_M=loss(winner, loser, table).double().numpy(),
+        weight_M=table.weight.numpy(),
+        tie_M=table.tie.numpy(),
+    )
+
+
+def gathered_rewards(scorer: Scorer, comparisons: Sequence[EncodedComparison]) -> list[np.ndarray]:
+    """Return the rewards of all comparisons on every rank; each rank scores its share."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return scorer.rewards(comparisons)
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    # Dealing out the length-sorted order gives every rank the same mix of lengths.
+    order = sorted(range(len(comparisons)), key=lambda i: (-comparisons[i].shared_tokens, i))
+    mine = scorer.rewards([comparisons[i] for i in order[rank::ranks]])
+    shares: list[Any] = [None] * ranks
+    dist.all_gather_object(shares, mine)
+    rewards: list[np.ndarray] = [np.empty(0, np.float32)] * len(comparisons)
+    for r, share in enumerate(shares):
+        for i, scores in zip(order[r::ranks], share, strict=True):
+            rewards[i] = scores
+    return rewards
+
+
+def measure(evaluations: Sequence[Evaluation], seconds: float) -> dict[str, float]:
+    """Return the metrics over all pairs of `evaluations`, pooled; per source where there is more than one."""
+    column = {
+        name: np.concatenate([getattr(e, f"{name}_M") for e in evaluations])
+        for name in ("chosen", "rejected", "loss", "weight", "tie")
+    }
+    metrics = pair_metrics(
+        column["chosen"], column["rejected"], tie=column["tie"], weight=column["weight"], loss=column["loss"]
+    )
+    sources = [e.comparisons[c].source for e in evaluations for c in e.comparison_M]
+    if len(set(sources)) > 1:
+        for source, values in by_source(sources, column["chosen"], column["rejected"], tie=column["tie"]).items():
+            if "accuracy" in values:  # a source of labelled ties alone has none
+                metrics[f"accuracy_{source}"] = values["accuracy"]
+    metrics |= measure_truth(evaluations, column["chosen"], column["rejected"])
+    tokens = sum(c.shared_tokens for e in evaluations for c in e.comparisons)
+    metrics["seconds"] = seconds
+    metrics["pairs_per_second"] = len(column["chosen"]) / seconds
+    metrics["tokens_per_second"] = tokens / seconds
+    return metrics
+
+
+def measure_truth(evaluations: Sequence[Evaluation], chosen: np.ndarray, rejected: np.ndarray) -> dict[str, float]:
+    """Return the best reachable numbers and the correlation with the truth, where true rewards are known."""
+    pairs = [(e.comparisons[c], m) for e in evaluations for c, m in zip(e.comparison_M, e.pair_M, strict=True)]
+    truths = [(c.truth[c.pairs[m].winner], c.truth[c.pairs[m].loser]) for c, m in pairs if c.truth is not None]
+    if len(truths) < len(pairs):
+        return {}
+    true_chosen, true_rejected = np.array(truths).T
+    best = ceiling(true_chosen, true_rejected)
+    agreement = truth_correlation(chosen, rejected, true_chosen, true_rejected)["margin_pearson"]
+    return {
+        "ceiling_accuracy": best["accuracy"],
+        "ceiling_loss": best["loss"],
+        "drawn_ceiling_accuracy": best["drawn_accuracy"],
+        **({} if agreement is None else {"truth_correlation": agreement}),
+    }

@@ -1,0 +1,1 @@
+"""The loop, its steps and sums, its settings, and how it continues."""
