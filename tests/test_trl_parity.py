@@ -81,7 +81,7 @@ def test_gradients_and_twenty_losses_are_those_of_trl(both) -> None:
     worst = max(
         float((mine[name] - reference[name]).abs().max() / reference[name].abs().max().clamp(min=1e-8)) for name in mine
     )
-    assert worst <= 1e-5
+    assert worst <= 5e-5  # float32 sums in another order: 0.8e-5 to 1.7e-5 by CPU
     ours.train(), theirs.train()
     our_losses = [row["loss"] for row in ours.state.log_history if "pairs_per_second" in row]
     their_losses = [row["loss"] for row in theirs.state.log_history if "loss" in row]

@@ -8,7 +8,7 @@ from test_report_run import Page
 
 from rmx.errors import DataError
 from rmx.metrics import paired_comparison
-from rmx.report import main, write_comparison
+from rmx.report import write_comparison
 
 
 def margins(rows: list[dict[str, float]]) -> list[float]:

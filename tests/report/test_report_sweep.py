@@ -10,8 +10,9 @@ import pytest
 from run_folders import sweep_content, write_jsonl, write_run, write_sweep
 from test_report_run import EVIL, Page
 
+from rmx.cli.report import main
 from rmx.errors import DataError
-from rmx.report import main, write_run_report, write_sweep_report
+from rmx.report import write_run_report, write_sweep_report
 from rmx.report.sweep_facts import read_sweep
 from rmx.report.sweep_figures import sweep_figures
 from rmx.sweep.leaderboard import Difference, Row
