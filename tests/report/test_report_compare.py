@@ -6,6 +6,7 @@ import pytest
 from run_folders import prediction_rows, write_jsonl, write_run
 from test_report_run import Page
 
+from rmx.cli.report import main
 from rmx.errors import DataError
 from rmx.metrics import paired_comparison
 from rmx.report import write_comparison
