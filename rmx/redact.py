@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["HIDDEN", "HideSecrets", "is_secret_name", "redact", "redact_command", "redact_text"]
+__all__ = ["HIDDEN", "HidingFormatter", "is_secret_name", "redact", "redact_command", "redact_text"]
 
 HIDDEN = "***"
 _SHORTEST_SECRET = 8  # shorter environment values ("1", "true") stand in too many innocent places
@@ -21,7 +21,11 @@ _SECRET_NAME = re.compile(
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # Token counts, token texts and token ids are no secrets.
 _INNOCENT = re.compile(r"(?:^|_)(?:eos|bos|pad|unk|sep|cls|mask|scored|special|per|id|ids)(?:_|$)", re.IGNORECASE)
-_SECRET_VARIABLE = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+# Variables are named with less care than keys: DBPASSWORD, OPENAIKEY. MONKEY_MODE and TOKENIZERS_PARALLELISM hold none.
+_SECRET_VARIABLE = re.compile(
+    r"(?:TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)S?(?:$|_)|(?:^|_)(?:\w*(?:API|ACCESS|PRIVATE|AI|AUTH))?KEY(?:$|_)",
+    re.IGNORECASE,
+)
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]+):([^\s/@]+)(?=@)")
 _TOKEN_SHAPES = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,})\b")
 
@@ -92,13 +96,14 @@ def redact_command(argv: Iterable[str]) -> list[str]:
     return shown
 
 
-class HideSecrets(logging.Filter):
-    """Takes secrets out of log messages; add it to handlers."""
+class HidingFormatter(logging.Formatter):
+    """A log formatter that takes secrets out of everything it writes: message, arguments, and tracebacks.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the message, with its arguments in it."""
-        message = record.getMessage()
-        hidden = redact_text(message)
-        if hidden != message:
-            record.msg, record.args = hidden, None
-        return True
+    >>> record = logging.LogRecord("rmx", logging.INFO, "f", 1, "at %s", ("https://me:hunter2@host",), None)
+    >>> HidingFormatter("%(message)s").format(record)
+    'at https://***@host'
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of one record, without secrets."""
+        return redact_text(super().format(record))

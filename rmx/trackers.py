@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rmx.errors import ConfigError, RmxError
+from rmx.files import write_json
 from rmx.redact import redact, redact_command
 from rmx.results.metrics_jsonl import JsonlTracker
-from rmx.run.folder import write_json
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

@@ -27,7 +27,7 @@ transformers.TrainingArguments accelerate.utils.load accelerate.utils.other.load
 datasets.load_dataset hydra.utils.instantiate hydra.utils.call hydra.utils.get_method hydra.utils.get_object
 functools.partial functools.reduce operator.methodcaller operator.attrgetter itertools.starmap
 rmx.config.targets.os.system rmx.cli.main rmx.cli.sys.exit rmx.losses.torch.load rmx.losses._require rmx.losses.math.exp
-rmx.models.push rmx.models.Adapter.__init__ rmx.workflow.Workflow.run rmx.config.instantiate rmx.run.folder.write_lines
+rmx.models.push rmx.models.Adapter.__init__ rmx.workflow.Workflow.run rmx.config.instantiate rmx.files.write_lines
 peft.LoraConfig.from_pretrained transformers.EarlyStoppingCallback.__init__.__globals__
 """.split()  # noqa: SIM905
 

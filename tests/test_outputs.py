@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rmx.errors import OutputError
-from rmx.run.folder import environment, open_folder, write_json, write_lines, write_results
+from rmx.files import write_json, write_lines
+from rmx.run.folder import environment, open_folder, write_results
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path: Path) -> None:

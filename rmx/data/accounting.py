@@ -13,7 +13,6 @@ names a column or a turn number, never what the row says.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import DataError, OutputError
+from rmx.files import write_lines
 from rmx.records import Comparison
 
 __all__ = ["REASONS", "Accounting", "Reject", "RowFault", "SourceAccount", "Splits", "write_rejects"]
@@ -184,15 +184,11 @@ def write_rejects(rejects: list[Reject], output_dir: Path | None) -> Path | None
     if output_dir is None or not rejects:
         return None
     path = Path(output_dir) / "rejects.jsonl"
-    staged = path.with_name(f".rejects.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with staged.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(reject.as_dict()) + "\n" for reject in rejects)
-        staged.replace(path)
     except OSError as error:
         raise OutputError(f"output_dir: cannot write {path} ({error.strerror}); choose another output_dir") from error
-    return path
+    return write_lines(path, (json.dumps(reject.as_dict()) for reject in rejects))
 
 
 def judge(accounting: Accounting, on_bad_row: str, max_bad_fraction: float, rejects_file: Path | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rmx.errors import OutputError
+from rmx.files import write_text
 
 __all__ = ["duration", "interval", "number", "percent", "signed", "write_page"]
 
@@ -41,16 +41,8 @@ def write_page(path: Path, template: str, facts: Mapping[str, Any]) -> Path:
             script_hash=f"sha256-{digest}",
         )
     )
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        # Lone surrogates, which broken JSON escapes can smuggle in, have no UTF-8 form.
-        partial.write_text(page, encoding="utf-8", errors="replace")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
-        ) from error
-    return path
+    # Lone surrogates, which broken JSON escapes can smuggle in, have no UTF-8 form.
+    return write_text(path, page.encode("utf-8", errors="replace").decode("utf-8"))
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmx.files import writing
+from rmx.files import write_text, writing
 
 __all__ = ["JsonlTracker"]
 
@@ -45,13 +45,7 @@ class JsonlTracker:
         """Cut off what was logged after `position`; at any time the file is whole, with or without it."""
         if not self.path.exists():
             return
-        kept = self.path.read_bytes()[:position]
-        temporary = self.path.with_name(f".{self.path.name}.rewinding")
-        with temporary.open("wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        write_text(self.path, self.path.read_bytes()[:position].decode("utf-8", errors="replace"))
 
     def close(self, exit_code: int) -> None:
         """Do nothing: every line is on its way to the disk already."""

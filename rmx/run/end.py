@@ -6,10 +6,11 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from rmx.files import write_lines
 from rmx.models import export_merged, model_card, push, unwrap
 from rmx.plots import draw_run
 from rmx.report import write_run_report
-from rmx.run.folder import environment, write_lines
+from rmx.run.folder import environment
 from rmx.run.header import final_table
 
 if TYPE_CHECKING:

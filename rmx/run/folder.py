@@ -1,12 +1,8 @@
-"""The run folder: where it is, what stands in it besides the model, and how files get there whole.
-
-Everything is written beside its final name and renamed, so a file is complete or absent.
-"""
+"""The run folder: where it is, and what it holds besides the model."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import re
@@ -14,23 +10,21 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rmx.errors import OutputError
+from rmx.files import write_json, write_lines
 from rmx.redact import redact_command
 
 __all__ = [
     "environment",
     "flat_results",
     "open_folder",
-    "remove_unfinished",
     "shared_folder",
-    "write_json",
-    "write_lines",
     "write_results",
     "write_setup",
 ]
@@ -39,8 +33,6 @@ SHOWN_VERSIONS = (
     "rmx", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "hydra-core", "omegaconf", "wandb",
     "tokenizers", "safetensors", "numpy",
 )  # fmt: skip
-
-_UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 
 def open_folder(asked: str | None, model: str, data: str, *, root: Path = Path("outputs")) -> Path:
@@ -82,12 +74,6 @@ def shared_folder(asked: str | None, model: str, data: str, rank: int, ranks: in
     return Path(str(named[0]))
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a run that was killed while it wrote has left; call when no other process writes here."""
-    for unfinished in folder.glob(f".*{_UNFINISHED}"):
-        unfinished.unlink(missing_ok=True)
-
-
 def _claim(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
@@ -108,41 +94,6 @@ def _slug(name: str) -> str:
     'org_My_model_v1'
     """
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", name).strip("._")[:80] or "unnamed"
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> Path:
-    """Write lines to a temporary file beside `path` and rename it over, after it reached the disk."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                for line in lines:
-                    file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp makes it private
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free space and run again") from error
-    return path
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON that is valid everywhere: NaN and infinity become null."""
-    return write_lines(path, [json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False)])
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def write_results(folder: Path, phase: str, metrics: Mapping[str, float]) -> None:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from rmx.redact import HideSecrets
+from rmx.redact import HidingFormatter, redact_text
 
 __all__ = ["Screen"]
 
@@ -33,7 +33,7 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
         style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
-        self.console.print(Text(record.getMessage(), style=style), soft_wrap=True)
+        self.console.print(Text(redact_text(record.getMessage()), style=style), soft_wrap=True)
 
 
 class _LogFile(logging.FileHandler):
@@ -73,10 +73,9 @@ class Screen:
         self._handlers = [shown]
         if self.log_file is not None:
             written = _LogFile(self.log_file, encoding="utf-8")
-            written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            written.setFormatter(HidingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             self._handlers.append(written)
         for handler in self._handlers:
-            handler.addFilter(HideSecrets())
             logger.addHandler(handler)
         return self
 

@@ -17,17 +17,16 @@ import yaml
 
 from rmx.data import Audit, SyntheticData, audit
 from rmx.errors import DataError, RmxError
+from rmx.files import FolderLock, write_json
 from rmx.models import tokenizer_of
 from rmx.records import Comparison, EncodedComparison
 from rmx.run.folder import (
     flat_results,
     shared_folder,
-    write_json,
     write_results,
     write_setup,
 )
 from rmx.run.header import describe_run
-from rmx.run.lock import FolderLock
 from rmx.run.screen import Screen
 from rmx.run.signals import StopSignals
 from rmx.scoring.evaluation import Evaluations, evaluate_pairs, predictions_paths, write_predictions

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rmx.files import write_lines
 from rmx.metrics import by_source, ceiling, pair_metrics, truth_correlation
 from rmx.records import EncodedComparison, PairTable
-from rmx.run.folder import write_lines
 from rmx.scoring.scorer import Scorer
 
 __all__ = ["Evaluation", "Evaluations", "evaluate_pairs", "predictions_paths", "write_predictions"]

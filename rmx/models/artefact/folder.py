@@ -14,8 +14,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +24,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rmx.errors import ModelError, OutputError
+from rmx.files import new_folder
 from rmx.models.artefact.adapter_files import write_adapter
 from rmx.models.head import head_of, linear_of, unwrap
 from rmx.models.quiet import quiet
@@ -92,7 +91,7 @@ def save_artefact(
     contract: Mapping[str, Any],
     card: str | None = None,
 ) -> Path:
-    """Write the artefact, complete or not at all: into a hidden folder beside, then renamed.
+    """Write the artefact, complete or not at all; an earlier one is there until the new one takes its place.
 
     Args:
         template: Becomes the tokenizer's chat template and part of the contract.
@@ -103,18 +102,12 @@ def save_artefact(
         OutputError: The folder cannot be written.
     """
     final = Path(folder).absolute()
-    staging = final.parent / f".{final.name}.saving-{os.getpid()}"
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        with quiet(sum(p.numel() * p.element_size() for p in loaded.model.parameters())):
+        with new_folder(final) as staging, quiet(sum(p.numel() * p.element_size() for p in loaded.model.parameters())):
             _write(loaded, staging, final, template, contract, card)
-        _replace(staging, final)
     except OSError as error:
         raise OutputError(f"output_dir: {final} cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return final
 
 
@@ -216,25 +209,3 @@ def _is_peft(model: torch.nn.Module) -> bool:
     from peft import PeftModel
 
     return isinstance(model, PeftModel)
-
-
-def _replace(staging: Path, final: Path) -> None:
-    """Put `staging` where `final` is. A folder cannot be renamed onto a full one, so the old one steps aside first."""
-    for file in [path for path in staging.rglob("*") if path.is_file()]:
-        _sync(file)
-    _sync(staging)
-    aside = final.parent / f".{final.name}.replaced-{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    if final.exists():
-        final.rename(aside)
-    staging.rename(final)
-    _sync(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
