@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "Comparison", "EncodedComparison", "Message", "Pair", "PairTable", "PredictionRow"]
+__all__ = ["Batch", "Comparison", "EncodedComparison", "Message", "Pair", "PairTable"]
 
 # {"role": "user" | "assistant" | "system" | "tool", "content": str}, and what chat templates know besides
 # (tool_calls, name, ...). A plain dict, because every chat template takes exactly that.
@@ -109,19 +109,3 @@ class Batch:
     tokens: int  # token positions that the model computes for this batch, padding included
     layout: Any = None
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionRow:
-    """The scores of one (winner, loser) pair, as written to generated_predictions.jsonl."""
-
-    id: str
-    source: str
-    chosen: float
-    rejected: float
-    margin: float
-    p_chosen: float
-    tie: bool
-    chosen_tokens: int
-    rejected_tokens: int
-    truncated: bool

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rmx.errors import ConfigError, RmxError
 from rmx.files import write_json
 from rmx.redact import redact, redact_command
-from rmx.results.metrics_jsonl import JsonlTracker
+from rmx.results import MetricsFile
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["HfTracker", "JsonlTracker", "Recorder", "Tracker", "WandbTracker", "make_trackers"]
+__all__ = ["HfTracker", "MetricsFile", "Recorder", "Tracker", "WandbTracker", "make_trackers"]
 
 log = logging.getLogger(__name__)
 
@@ -195,12 +195,12 @@ class Recorder:
 
     def position(self) -> int:
         """Return how long metrics.jsonl is, after it reached the disk; 0 where this rank has none."""
-        return sum(tracker.position() for tracker in self.trackers if isinstance(tracker, JsonlTracker))
+        return sum(tracker.position() for tracker in self.trackers if isinstance(tracker, MetricsFile))
 
     def rewind(self, position: int) -> None:
         """Forget what metrics.jsonl holds beyond `position`: the run continues from there."""
         for tracker in self.trackers:
-            if isinstance(tracker, JsonlTracker):
+            if isinstance(tracker, MetricsFile):
                 tracker.rewind(position)
 
     def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
@@ -219,11 +219,11 @@ class Recorder:
             except RmxError:
                 raise  # a full disk under metrics.jsonl, or a signal
             except OSError:
-                if isinstance(tracker, JsonlTracker):
+                if isinstance(tracker, MetricsFile):
                     raise  # a full disk: the run's own record comes first
                 self._drop(tracker, verb)
             except Exception:
-                if isinstance(tracker, JsonlTracker):
+                if isinstance(tracker, MetricsFile):
                     raise
                 self._drop(tracker, verb)
 
@@ -244,7 +244,7 @@ def make_trackers(
     run_id: str | None = None,
 ) -> list[Tracker]:
     """Return metrics.jsonl's tracker and those named, ready to log; call on the first rank only."""
-    trackers: list[Tracker] = [JsonlTracker(folder / "metrics.jsonl")]
+    trackers: list[Tracker] = [MetricsFile(folder / "metrics.jsonl")]
     project, group, tags, config = redact([project, group, list(tags), config])  # a tag may be resolved from a variable
     run_id = run_id or (wandb_id(folder) if "wandb" in names else None)
     for name in names:

@@ -14,6 +14,7 @@ from run_folders import metric_rows, prediction_rows, write_jsonl, write_run
 
 from rmx import plots
 from rmx.errors import DataError
+from rmx.results import read_run
 
 CURVES = ["training_loss", "training_accuracy", "training_eval_loss", "training_eval_accuracy"]
 SCORES = ["reward_distributions", "margins", "reliability", "reward_vs_length"]
@@ -59,7 +60,7 @@ def test_nan_null_and_torn_lines_are_gaps(tmp_path: Path) -> None:
         + '{"step": 3, "train/loss": NaN}\n{"step": 4, "train/loss": 0.5}\n'
     )
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 5, "trai')
-    record = plots.read_run(tmp_path)
+    record = read_run(tmp_path)
     curve = record.curve("train/loss")
     assert curve.steps.tolist() == [1, 2, 3, 4]
     assert np.isnan(curve.values).tolist() == [False, True, True, False]
@@ -77,7 +78,7 @@ def test_a_curve_of_nothing_but_nan_is_not_drawn(tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_the_later_value(tmp_path: Path) -> None:
     rows = [{"step": s, "train/loss": v} for s, v in ((1, 0.9), (2, 0.8), (3, 0.7), (2, 0.6), (3, 0.5))]
     write_jsonl(tmp_path / "metrics.jsonl", rows)
-    curve = plots.read_run(tmp_path).curve("train/loss")
+    curve = read_run(tmp_path).curve("train/loss")
     assert (curve.steps.tolist(), curve.values.tolist()) == ([1, 2, 3], [0.9, 0.6, 0.5])
 
 
@@ -85,7 +86,7 @@ def test_rows_without_score_are_counted_not_zero(tmp_path: Path) -> None:
     rows = prediction_rows(20)
     rows[3]["chosen"] = None
     write_jsonl(tmp_path / "generated_predictions.jsonl", rows)
-    record = plots.read_run(tmp_path)
+    record = read_run(tmp_path)
     assert len(record.predictions["eval"].ids) == 19 and record.predictions["eval"].unscored == 1
     assert record.notes == ["eval: rows without a finite score left out: 1"]
 
@@ -112,7 +113,7 @@ def test_odd_scores_draw_without_warning(tmp_path: Path, rewards: list[tuple[flo
 def test_labelled_ties_stay_out_of_margins(tmp_path: Path) -> None:
     rows = [row | {"labelled_tie": i < 4} for i, row in enumerate(prediction_rows(10))]
     write_jsonl(tmp_path / "generated_predictions.jsonl", rows)
-    assert plots.read_run(tmp_path).predictions["eval"].margin.size == 6
+    assert read_run(tmp_path).predictions["eval"].margin.size == 6
 
 
 def test_drawing_again_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_drawing_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_inline_svg_follows_the_page(tmp_path: Path) -> None:
     """Two figures on one page share no id; colours are variables; the alt text is escaped; nothing is fetched."""
-    figures, _ = plots.run_figures(plots.read_run(write_run(tmp_path / "run", pairs=50, steps=20)))
+    figures, _ = plots.run_figures(read_run(write_run(tmp_path / "run", pairs=50, steps=20)))
     first, second = (plots.inline_svg(figures[name], name, 'a "quote" <b>') for name in ("margins", "reliability"))
     ids = [{element.get("id") for element in ET.fromstring(svg).iter()} - {None} for svg in (first, second)]
     assert ids[0] and not ids[0] & ids[1]
@@ -134,7 +135,7 @@ def test_inline_svg_follows_the_page(tmp_path: Path) -> None:
 
 
 def test_every_figure_has_labelled_axes(tmp_path: Path) -> None:
-    figures, notes = plots.run_figures(plots.read_run(write_run(tmp_path / "run", pairs=50, steps=20)))
+    figures, notes = plots.run_figures(read_run(write_run(tmp_path / "run", pairs=50, steps=20)))
     assert not notes
     for name, drawn in figures.items():
         assert drawn.axes[0].get_title(loc="left"), name

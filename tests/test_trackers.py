@@ -13,7 +13,7 @@ import pytest
 from workflows import make_workflow
 
 from rmx.errors import ConfigError
-from rmx.trackers import HfTracker, JsonlTracker, Recorder, WandbTracker
+from rmx.trackers import HfTracker, MetricsFile, Recorder, WandbTracker
 
 
 def lines(path: Path) -> list[dict]:
@@ -21,7 +21,7 @@ def lines(path: Path) -> list[dict]:
 
 
 def test_a_line_has_step_epoch_time_phase_and_prefixed_values(tmp_path: Path) -> None:
-    recorder = Recorder([JsonlTracker(tmp_path / "metrics.jsonl")])
+    recorder = Recorder([MetricsFile(tmp_path / "metrics.jsonl")])
     recorder.log(3, 0.5, "train", {"loss": 0.25, "grad_norm": float("nan")})
     recorder.close()
     (row,) = lines(tmp_path / "metrics.jsonl")
@@ -48,7 +48,7 @@ class Failing:
 
 def test_a_failing_tracker_is_dropped_and_the_others_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     failing = Failing()
-    recorder = Recorder([failing, JsonlTracker(tmp_path / "metrics.jsonl")])
+    recorder = Recorder([failing, MetricsFile(tmp_path / "metrics.jsonl")])
     logging.getLogger("rmx").propagate = True
     for step in (1, 2):
         recorder.log(step, None, "train", {"loss": 1.0})

@@ -13,7 +13,7 @@ from rmx.records import EncodedComparison
 from rmx.scoring.scorer import Scorer
 from rmx.templates import Template
 from rmx.tokens import encode
-from rmx.trackers import JsonlTracker, Recorder
+from rmx.trackers import MetricsFile, Recorder
 from rmx.training.arguments import trainer_settings
 from rmx.training.trainer import RewardTrainer
 
@@ -54,6 +54,6 @@ def make_trainer(
         train=train,
         evals=evals,
         settings=settings,
-        recorder=Recorder([JsonlTracker(folder / "metrics.jsonl")]),
+        recorder=Recorder([MetricsFile(folder / "metrics.jsonl")]),
         callbacks=callbacks,
     )

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmx.errors import InputError
-from rmx.sweep.metrics_tail import MetricsTail, number
+from rmx.results.metrics import MetricsTail, number
 from rmx.sweep.output import duration
 from rmx.sweep.trials import SweepFolder
 

@@ -14,19 +14,13 @@ from matplotlib.figure import Figure
 from rmx.plots.curves import Line, curve_figures, overlay_figure
 from rmx.plots.scores import score_figures
 from rmx.plots.style import inline_svg, save
-from rmx.results.reading import Curve, Predictions, RunRecord, eval_sets, read_metrics, read_run
+from rmx.results import RunRecord, read_run
 
 __all__ = [
-    "Curve",
     "Line",
-    "Predictions",
-    "RunRecord",
     "draw_run",
-    "eval_sets",
     "inline_svg",
     "overlay_figure",
-    "read_metrics",
-    "read_run",
     "run_figures",
 ]
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rmx.metrics import smooth
 from rmx.plots.style import BLUE, GREY, VERMILION, figure, legend, whole_steps
-from rmx.results.reading import Curve, RunRecord, eval_sets
+from rmx.results import Curve, RunRecord, eval_sets
 
 __all__ = ["Line", "curve_figures", "overlay_figure"]
 
@@ -25,7 +25,7 @@ def curve_figures(record: RunRecord) -> tuple[dict[str, Figure], list[str]]:
     Names are LLaMA-Factory's: `training_loss`, `training_eval_loss`, `training_eval_NAME_accuracy`, ...
     """
     wanted = {f"training_{metric}": (f"train/{metric}", f"Training {metric}", metric) for metric in _METRICS}
-    for name in eval_sets(record) or ["eval"]:
+    for name in eval_sets(record.rows) or ["eval"]:
         prefix = "eval" if name == "eval" else f"eval_{name}"
         on = "" if name == "eval" else f" on {name}"
         wanted |= {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rmx.metrics import calibration, correlation
 from rmx.plots.style import BLUE, GREY, INK, VERMILION, figure, legend
-from rmx.results.reading import Predictions, RunRecord
+from rmx.results import Predictions, RunRecord
 
 __all__ = ["score_figures"]
 

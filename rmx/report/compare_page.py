@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 from rmx.errors import DataError
 from rmx.metrics import holm, paired_comparison
-from rmx.plots import Line, RunRecord, eval_sets, inline_svg, overlay_figure, read_run
+from rmx.plots import Line, inline_svg, overlay_figure
 from rmx.plots.style import PALETTE
 from rmx.report.facts import SetFacts, set_facts
 from rmx.report.render import write_page
+from rmx.results import RunRecord, eval_sets, read_run
 
 __all__ = ["write_comparison"]
 
@@ -100,7 +101,7 @@ def _compare(name: str, records: Mapping[str, RunRecord]) -> SetComparison:
 
 
 def _curves(records: Mapping[str, RunRecord]) -> list[Markup]:
-    names = dict.fromkeys(name for record in records.values() for name in eval_sets(record))
+    names = dict.fromkeys(name for record in records.values() for name in eval_sets(record.rows))
     prefixes = ["train", *("eval" if name == "eval" else f"eval_{name}" for name in names)]
     pages = []
     for prefix in prefixes:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rmx import metrics
-from rmx.plots import Curve, Predictions
+from rmx.results import Curve, Predictions
 
-__all__ = ["Mistake", "SetFacts", "flat", "read_object", "set_facts", "worst_mistakes"]
+__all__ = ["Mistake", "SetFacts", "flat", "set_facts", "worst_mistakes"]
 
 WORST = 15  # mistakes shown
 
@@ -55,11 +53,12 @@ def set_facts(predictions: Predictions, texts: Mapping[str, Mapping[str, str]] |
     won = ~predictions.tie
     decided = bool(won.any())
     chosen, rejected = predictions.chosen, predictions.rejected
+    columns = {"tie": predictions.tie, "weight": predictions.weight, "loss": predictions.loss}
     sizes = (predictions.chosen_tokens, predictions.rejected_tokens)
     truth = (predictions.truth_chosen, predictions.truth_rejected)
     return SetFacts(
         name=predictions.name,
-        numbers=metrics.pair_metrics(chosen, rejected, tie=predictions.tie),
+        numbers=metrics.pair_metrics(chosen, rejected, **columns),
         calibration=metrics.calibration(predictions.margin) if decided else None,
         length=(
             metrics.length_bias(chosen[won], rejected[won], sizes[0][won], sizes[1][won])
@@ -72,7 +71,7 @@ def set_facts(predictions: Predictions, texts: Mapping[str, Mapping[str, str]] |
             if truth[0] is not None and truth[1] is not None
             else None
         ),
-        sources=metrics.by_source(predictions.source, chosen, rejected, tie=predictions.tie),
+        sources=metrics.by_source(predictions.source, chosen, rejected, **columns),
         mistakes=worst_mistakes(predictions, texts or {}),
         truncated=predictions.truncated,
         unscored=predictions.unscored,
@@ -114,15 +113,6 @@ def curve_words(curve: Curve) -> str:
         f"from {values[0]:.3g} at step {steps[0]:g} to {values[-1]:.3g} at step {steps[-1]:g}, "
         f"lowest {values[low]:.3g} at step {steps[low]:g}, highest {values[high]:.3g} at step {steps[high]:g}"
     )
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None when the file is missing or is none (a page must not fail on a torn file)."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rmx.plots import RunRecord, eval_sets, inline_svg, read_run, run_figures
+from rmx.plots import inline_svg, run_figures
 from rmx.report.audit_section import audit_facts
-from rmx.report.facts import SetFacts, curve_words, flat, read_object, set_facts
+from rmx.report.facts import SetFacts, curve_words, flat, set_facts
 from rmx.report.render import duration, interval, number, percent, signed, write_page
+from rmx.results import RunRecord, eval_sets, read_object, read_run
 
 __all__ = ["write_run_report"]
 
@@ -186,7 +187,7 @@ def length_warning(length: Mapping[str, float | None]) -> str | None:
 def _last_evaluations(record: RunRecord) -> list[tuple[str, list[tuple[str, float]]]]:
     """The last logged numbers of each set, for runs without predictions."""
     found = []
-    for name in eval_sets(record):
+    for name in eval_sets(record.rows):
         prefix = "eval/" if name == "eval" else f"eval_{name}/"
         keys = sorted({key for row in record.rows for key in row if key.startswith(prefix)})
         curves = [record.curve(key) for key in keys]

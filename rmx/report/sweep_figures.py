@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rmx.plots import Curve, Line, overlay_figure, read_metrics
+from rmx.plots import Line, overlay_figure
 from rmx.plots.style import BLUE, GREY, INK, PALETTE, PAPER, VERMILION, figure, legend
 from rmx.report.sweep_facts import Axis, Sweep, SweepTrial
+from rmx.results import Curve, read_metrics
 
 __all__ = ["sweep_figures"]
 

@@ -1,1 +1,27 @@
-"""The one reader of what runs leave: metrics.jsonl, predictions, result files."""
+"""The one reader of what runs leave, and the format in which they write it.
+
+metrics        metrics.jsonl: appended, cut back, followed while it grows, read as curves
+predictions    generated_predictions*.jsonl: one scored pair a line, read as columns
+run_folder     a whole run folder
+"""
+
+from __future__ import annotations
+
+from rmx.results.metrics import Curve, MetricsFile, MetricsTail, eval_sets, last_values
+from rmx.results.predictions import Predictions, prediction_row, predictions_name
+from rmx.results.run_folder import RunRecord, read_metrics, read_object, read_run
+
+__all__ = [
+    "Curve",
+    "MetricsFile",
+    "MetricsTail",
+    "Predictions",
+    "RunRecord",
+    "eval_sets",
+    "last_values",
+    "prediction_row",
+    "predictions_name",
+    "read_metrics",
+    "read_object",
+    "read_run",
+]

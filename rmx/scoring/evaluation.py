@@ -17,6 +17,7 @@ from torch import Tensor
 from rmx.files import write_lines
 from rmx.metrics import by_source, ceiling, pair_metrics, truth_correlation
 from rmx.records import EncodedComparison, PairTable
+from rmx.results.predictions import prediction_row, predictions_name
 from rmx.scoring.scorer import Scorer
 
 __all__ = ["Evaluation", "Evaluations", "evaluate_pairs", "predictions_paths", "write_predictions"]
@@ -40,29 +41,9 @@ class Evaluation:
         for m in range(len(self.chosen_M)):
             comparison = self.comparisons[self.comparison_M[m]]
             pair = comparison.pairs[self.pair_M[m]]
-            chosen, rejected = float(self.chosen_M[m]), float(self.rejected_M[m])
-            margin = chosen - rejected
-            lengths = comparison.lengths
-            row: dict[str, Any] = {
-                "id": comparison.id,
-                "source": comparison.source,
-                "chosen": chosen,
-                "rejected": rejected,
-                "margin": margin,
-                "p_chosen": float(0.5 * (1 + np.tanh(margin / 2))),  # the sigmoid, without overflow
-                "tie": chosen == rejected,
-                "chosen_tokens": lengths[pair.winner],
-                "rejected_tokens": lengths[pair.loser],
-                "truncated": comparison.truncated,
-            }
-            if pair.tie:
-                row["labelled_tie"] = True
-            if len(lengths) > 2:
-                row["pair"] = [pair.winner, pair.loser]
-            if comparison.truth is not None:
-                row["truth_chosen"] = comparison.truth[pair.winner]
-                row["truth_rejected"] = comparison.truth[pair.loser]
-            yield row
+            yield prediction_row(
+                comparison, pair, float(self.chosen_M[m]), float(self.rejected_M[m]), float(self.loss_M[m])
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +81,7 @@ def evaluate_pairs(
 def predictions_paths(evaluations: Evaluations, folder: Path) -> dict[str, Path]:
     """Return where each set's scores go: generated_predictions.jsonl, or one file per set where there are several."""
     several = len(evaluations.sets) > 1
-    return {
-        name: folder / (f"generated_predictions_{name}.jsonl" if several else "generated_predictions.jsonl")
-        for name in evaluations.sets
-    }
+    return {name: folder / predictions_name(name, several) for name in evaluations.sets}
 
 
 def write_predictions(evaluations: Evaluations, paths: Mapping[str, Path]) -> None:
@@ -167,12 +145,10 @@ def measure(evaluations: Sequence[Evaluation], seconds: float) -> dict[str, floa
         name: np.concatenate([getattr(e, f"{name}_M") for e in evaluations])
         for name in ("chosen", "rejected", "loss", "weight", "tie")
     }
-    metrics = pair_metrics(
-        column["chosen"], column["rejected"], tie=column["tie"], weight=column["weight"], loss=column["loss"]
-    )
+    metrics = pair_metrics(**column)
     sources = [e.comparisons[c].source for e in evaluations for c in e.comparison_M]
     if len(set(sources)) > 1:
-        for source, values in by_source(sources, column["chosen"], column["rejected"], tie=column["tie"]).items():
+        for source, values in by_source(sources, **column).items():
             if "accuracy" in values:  # a source of labelled ties alone has none
                 metrics[f"accuracy_{source}"] = values["accuracy"]
     metrics |= measure_truth(evaluations, column["chosen"], column["rejected"])

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rmx.sweep.metrics_tail import last_values
+from rmx.results.metrics import last_values
 from rmx.sweep.space import Params
 from rmx.sweep.trials import SweepFolder, Trial
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from rmx.errors import ConfigError
 from rmx.redact import redact_command
+from rmx.results.metrics import MetricsTail, number
 from rmx.sweep.books import Books, SweepResult, exit_code
 from rmx.sweep.choices import SweepSettings
 from rmx.sweep.jobs import Ended, Job, JobRunner
-from rmx.sweep.metrics_tail import MetricsTail, number
 from rmx.sweep.output import point_to_best, shown, tail_of
 from rmx.sweep.space import SearchSpace
 from rmx.sweep.trials import SweepFolder, Trial, only_one

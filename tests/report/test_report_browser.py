@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from run_folders import prediction_rows, write_jsonl, write_run, write_sweep
 
-from rmx.plots import read_run
 from rmx.report import write_comparison, write_run_report, write_sweep_report
 from rmx.report.facts import worst_mistakes
 from rmx.report.texts import read_texts
+from rmx.results import read_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [

@@ -14,10 +14,10 @@ from run_folders import metric_rows, prediction_rows, write_jsonl, write_run
 from rmx import metrics
 from rmx.cli.report import main
 from rmx.errors import DataError, OutputError
-from rmx.plots import read_run
 from rmx.report import write_run_report
 from rmx.report.facts import set_facts, worst_mistakes
 from rmx.report.texts import read_texts
+from rmx.results import read_run
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'

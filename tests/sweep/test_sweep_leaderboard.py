@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rmx.results.metrics import MetricsTail, last_values
 from rmx.sweep.leaderboard import Facts, build_rows, read_facts, read_margins
-from rmx.sweep.metrics_tail import MetricsTail, last_values
 from rmx.sweep.trials import SweepFolder, Trial
 
 ACCURACY = {"eval/accuracy": "maximize"}
