@@ -1,15 +1,14 @@
 """What one run does, top to bottom.
 
-    Workflow(...).run()      all phases, in the order given
-    Workflow(...).train()    one phase; what it needs is prepared on the way
+    Workflow(...).run()      all phases, in the order given, then plots and report
+    Workflow(...).train()    one phase alone: what it needs is made on the way, what it opened is closed
 
-Building a Workflow reads and downloads nothing; `prepare` and the phases do the work, and import what is heavy.
+Building a Workflow reads and downloads nothing; the verbs do the work, and import what is heavy.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,17 +16,29 @@ from typing import TYPE_CHECKING, Any, Literal
 from rmx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
+    from rmx.data import Audit, LlamaFactoryData, Mixture, PreferenceData, SyntheticData
     from rmx.models import Adapter, RewardModelSource
-    from rmx.run.state import Run
+    from rmx.run.inputs import Model
+    from rmx.scoring.evaluation import Evaluations
     from rmx.templates import Template
     from rmx.training.arguments import TrainerSettings
+    from rmx.training.phase import Trained
 
-__all__ = ["Workflow"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Done", "Workflow"]
 
 Phase = Literal["audit", "inspect", "train", "eval", "predict"]
+
+
+@dataclass
+class Done:
+    """What the phases have left so far; None for those that have not run."""
+
+    folder: Path
+    results: dict[str, Any] = field(default_factory=dict)  # all_results.json's content
+    audit: Audit | None = None
+    trained: Trained | None = None
+    scores: Evaluations | None = None  # of the model as it is now; eval and predict share them
+    predictions: Path | None = None
 
 
 @dataclass
@@ -75,7 +86,8 @@ class Workflow:
     resume_allow: list[str] = field(default_factory=list)
     push_to_hub: str | None = None
     config: str | None = None
-    _run: Run | None = field(default=None, init=False, repr=False)
+    _trained: Model | None = field(default=None, init=False, repr=False)  # what `train` left in memory
+    _folder: str | None = field(default=None, init=False, repr=False)  # of the first verb; later ones go on in it
 
     def __post_init__(self) -> None:
         known = ("audit", "inspect", "train", "eval", "predict")
@@ -87,48 +99,69 @@ class Workflow:
             raise ConfigError(f"phases: nothing to do; give some of {', '.join(known)}")
 
     def run(self) -> dict[str, Any]:
-        """Run all phases and return their metrics; everything is in the run folder then.
+        """Do all phases in the order given, then draw plots and the report.
 
         Returns:
             all_results.json's content, and `output_dir`.
         """
-        verbs = {
-            "audit": self.audit,
-            "inspect": self.inspect,
-            "train": self.train,
-            "eval": self.evaluate,
-            "predict": self.predict,
-        }
-        with self.prepare() as run:
-            run.show_header()
-            for phase in self.phases:
-                verbs[phase]()
-            return run.finish()
-
-    def prepare(self) -> Run:
-        """Open the run folder and return the run; data and model are read when a phase first needs them."""
-        from rmx.run.state import Run
-
-        if self._run is None or self._run.closed:
-            self._run = Run(self)
-        return self._run
+        done = self._perform(self.phases, draw=True)
+        return {**done.results, "output_dir": str(done.folder)}
 
     def audit(self) -> dict[str, Any]:
-        """Look at the data before anything is trained on it: audit.json; needs no model weights."""
-        return self.prepare().audit()
+        """Look at the data before anything is trained on it: audit.json. Needs no model weights."""
+        done = self._perform(["audit"])
+        return done.audit.as_dict() if done.audit else {}
 
     def inspect(self) -> None:
         """Show three rows as the model reads them, with the scored token marked."""
-        self.prepare().inspect()
+        self._perform(["inspect"])
 
     def train(self) -> dict[str, float]:
         """Train, keep the best checkpoint, save the artefact and check that it scores as the model in memory does."""
-        return self.prepare().train()
+        return self._perform(["train"]).results
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate on every evaluation set: eval_results.json."""
-        return self.prepare().evaluate()
+        """Evaluate on every evaluation set: eval_results.json. After `train`, of the trained model."""
+        return self._perform(["eval"]).results
 
     def predict(self) -> Path:
         """Write every pair's scores: generated_predictions.jsonl; returns the (first) file."""
-        return self.prepare().predict()
+        done = self._perform(["predict"])
+        return done.predictions or done.folder
+
+    def _perform(self, phases: Sequence[Phase], *, draw: bool = False) -> Done:
+        """Do these phases. What is made on the way is a value, handed on; what is opened is closed at the end."""
+        from rmx.run import end, header
+        from rmx.run import phases as phase
+        from rmx.run.inputs import prepare
+        from rmx.run.open_run import OpenRun
+        from rmx.training.phase import train
+
+        with OpenRun(self, self._folder) as run:
+            done = Done(run.folder)
+            self._folder = str(run.folder)
+            inputs = prepare(self, run, phases, trained=self._trained)
+            header.show(self, run, inputs, phases)
+            if inputs.model is not None:
+                run.start_trackers(self, inputs.args)
+            if {"audit", "train"} & set(phases):
+                done.audit = phase.audit_data(run, inputs, in_full="audit" in phases)
+            model = inputs.model
+            for name in phases:
+                run.signals.check()
+                if name == "inspect":
+                    phase.inspect(run, inputs)
+                elif name == "train" and model is not None:
+                    done.trained = train(self, run, inputs, model)
+                    model = self._trained = done.trained.model
+                    done.results |= done.trained.metrics
+                    done.scores = None  # of the model as it was before
+                elif name in ("eval", "predict") and model is not None:
+                    done.scores = done.scores or phase.score(self, inputs, model)
+                    if name == "eval":
+                        done.results |= phase.evaluate(run, done.scores, model)
+                    else:
+                        done.predictions, metrics = phase.predict(run, done.scores, model)
+                        done.results |= metrics
+            end.finish(self, run, inputs, done, draw=draw)
+            return done

@@ -11,6 +11,7 @@ from workflows import make_workflow
 
 import rmx
 from rmx.errors import ConfigError, DataError, OutputError
+from rmx.files import FolderLock
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -112,10 +113,14 @@ def test_a_finished_model_is_evaluated_without_training(finished: Path, tmp_path
     )
 
 
-def test_audit_reads_no_weights(tmp_path: Path) -> None:
+def test_audit_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rmx.models import RewardModelSource
+
+    loads: list[str] = []
+    monkeypatch.setattr(RewardModelSource, "load", lambda self, **_: loads.append(self.name))
     workflow = make_workflow(tmp_path / "audit", size=160, phases=["audit", "inspect"])
     workflow.run()
-    assert "loaded" not in vars(workflow._run)
+    assert loads == []
     found = read(tmp_path / "audit", "audit.json")
     assert found["rows"]["adds_up"] is True
     assert not (tmp_path / "audit" / "report.html").exists()
@@ -175,7 +180,6 @@ def test_an_unwritable_folder_is_found_before_data_is_read(tmp_path: Path) -> No
     workflow = make_workflow(tmp_path / "file" / "run")
     with pytest.raises(OutputError, match="output_dir"):
         workflow.run()
-    assert workflow._run is None
 
 
 def test_quiet_runs_print_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,5 +196,50 @@ def test_a_crash_is_in_the_log_and_closes_everything(tmp_path: Path) -> None:
     workflow = make_workflow(tmp_path / "crash", size=40, loss=broken)
     with pytest.raises(ZeroDivisionError):
         workflow.run()
-    assert workflow._run is not None and workflow._run.closed
+    assert not [h for h in logging.getLogger("rmx").handlers if type(h).__module__ == "rmx.run.screen"]
+    FolderLock(tmp_path / "crash").release()  # the crashed run has let it go
     assert "in the loss" in (tmp_path / "crash" / "run.log").read_text()
+
+
+def test_verbs_alone_close_what_they_open_and_go_on_in_one_folder(tmp_path: Path) -> None:
+    """`train`, then `evaluate` and `predict` of the trained model; after each the folder is free and the log closed."""
+    workflow = make_workflow(tmp_path / "verbs", size=160, max_steps=6, phases=["audit"])
+    for verb in (workflow.train, workflow.evaluate, workflow.predict):
+        verb()
+        FolderLock(tmp_path / "verbs").release()
+        assert not [h for h in logging.getLogger("rmx").handlers if type(h).__module__ == "rmx.run.screen"]
+    make_workflow(tmp_path / "whole", size=160, max_steps=6).run()
+    assert [row["chosen"] for row in rows(tmp_path / "verbs")] == [row["chosen"] for row in rows(tmp_path / "whole")]
+    evaluations = [row for row in rows(tmp_path / "verbs", "metrics.jsonl") if row["phase"] == "eval"]
+    assert evaluations[-1]["step"] == 6
+
+
+def test_a_verb_without_output_dir_and_its_followers_share_a_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    workflow = make_workflow(tmp_path, size=160, output_dir=None)
+    workflow.train()
+    predictions = workflow.predict()
+    assert (predictions.parent / "model").is_dir()
+
+
+def test_what_was_not_asked_for_does_not_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """phases=[train] without evaluation steps scores no evaluation set, at its end neither; the card says none."""
+    from rmx.scoring import evaluation
+
+    scored: list[int] = []
+    original = evaluation.evaluate_set
+    monkeypatch.setattr(evaluation, "evaluate_set", lambda *a, **k: scored.append(1) or original(*a, **k))
+    quiet = {"trainer_eval_strategy": "no", "trainer_load_best_model_at_end": False}
+    make_workflow(tmp_path / "train", size=160, phases=["train"], **quiet).run()
+    assert scored == []
+    assert "eval" not in (tmp_path / "train" / "all_results.json").read_text()
+    make_workflow(tmp_path / "both", size=160, phases=["train", "eval", "predict"], **quiet).run()
+    assert scored == [1]  # eval and predict share one pass
+
+
+def test_evaluating_before_and_after_training_scores_two_models(tmp_path: Path) -> None:
+    workflow = make_workflow(tmp_path / "twice", size=160, max_steps=6, phases=["eval", "train", "eval"])
+    workflow.run()
+    found = [row for row in rows(tmp_path / "twice", "metrics.jsonl") if row["phase"] == "eval"]
+    assert found[0]["step"] == 0 and found[-1]["step"] == 6
+    assert found[0]["eval/loss"] != found[-1]["eval/loss"]

@@ -30,6 +30,7 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._opened = path.stat().st_size if path.exists() else 0  # bytes; what follows was logged by this object
 
     def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
         """Append a line: step, epoch, unix time, phase and the values."""
@@ -50,10 +51,15 @@ class MetricsFile:
             return file.tell()
 
     def rewind(self, position: int) -> None:
-        """Cut off what was logged after `position`; at any time the file is whole, with or without it."""
+        """Cut off what earlier processes logged after `position`; at any time the file is whole, with or without it.
+
+        What this one has logged already (an evaluation before training) stays.
+        """
         if not self.path.exists():
             return
-        write_text(self.path, self.path.read_bytes()[:position].decode("utf-8", errors="replace"))
+        content, kept = self.path.read_bytes(), min(position, self._opened)
+        write_text(self.path, (content[:kept] + content[self._opened :]).decode("utf-8", errors="replace"))
+        self._opened = kept
 
     def close(self, exit_code: int) -> None:
         """Do nothing: every line is on its way to the disk already."""

@@ -6,7 +6,7 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from rmx.files import write_lines
+from rmx.files import write_text
 from rmx.models import export_merged, model_card, push, unwrap
 from rmx.plots import draw_run
 from rmx.report import write_run_report
@@ -14,7 +14,9 @@ from rmx.run.folder import environment
 from rmx.run.header import final_table
 
 if TYPE_CHECKING:
-    from rmx.run.state import Run
+    from rmx.run.inputs import Inputs
+    from rmx.run.open_run import OpenRun
+    from rmx.workflow import Done, Workflow
 
 __all__ = ["finish"]
 
@@ -28,12 +30,17 @@ SHOWN_FILES = (
 CARD_METRICS = ("pairs", "accuracy", "accuracy_low", "accuracy_high", "loss", "margin", "tie_rate")
 
 
-def finish(run: Run) -> None:
-    """Draw, write, publish and show what remains."""
-    if run.trained:
-        finish_artefact(run)
-    numbers = {key: value for key, value in run.results.items() if isinstance(value, int | float)}
-    if numbers or "evaluations" in run.__dict__:
+def finish(w: Workflow, run: OpenRun, inputs: Inputs, done: Done, *, draw: bool) -> None:
+    """Write the model card, publish; with `draw` also plots, the report, the final table and the list of files."""
+    if not run.is_main:
+        return
+    if done.trained is not None:
+        _finish_artefact(w, run, inputs, done)
+    numbers = {key: value for key, value in done.results.items() if isinstance(value, int | float)}
+    if not draw:
+        run.recorder.summary(numbers, [])
+        return
+    if numbers:
         plots = draw_run(run.folder)
         write_run_report(run.folder)
         run.recorder.summary(numbers, [path for path in plots if path.suffix == ".png"])
@@ -46,23 +53,26 @@ def finish(run: Run) -> None:
     run.screen.done(run.folder, written)
 
 
-def finish_artefact(run: Run) -> None:
+def _finish_artefact(w: Workflow, run: OpenRun, inputs: Inputs, done: Done) -> None:
     """Write the model card, the merged model where one is asked for, and upload where that is asked for."""
-    model = run.folder / "model"
-    write_lines(model / "README.md", [model_card(card_facts(run)).rstrip("\n")])
+    assert done.trained is not None
+    loaded, model = done.trained.model.loaded, run.folder / "model"
+    write_text(model / "README.md", model_card(_card_facts(w, run, inputs, done)).rstrip("\n") + "\n")
     merged = run.folder / "model-merged"
     shutil.rmtree(merged, ignore_errors=True)  # of an earlier run in the same folder
-    if run.loaded.adapter is not None and run.loaded.adapter.merge:
+    if loaded.adapter is not None and loaded.adapter.merge:
         export_merged(model, merged)
-    if run.workflow.push_to_hub is not None:
+    if w.push_to_hub is not None:
         published = merged if merged.is_dir() else model
-        log.info("Published %s", push(published, run.workflow.push_to_hub))
+        log.info("Published %s", push(published, w.push_to_hub))
 
 
-def card_facts(run: Run) -> dict[str, Any]:
-    """Return what the model card says of this run."""
-    w, loaded = run.workflow, run.loaded
-    metrics = run.evaluations.metrics if run.eval_rows else {}
+def _card_facts(w: Workflow, run: OpenRun, inputs: Inputs, done: Done) -> dict[str, Any]:
+    """What the model card says of this run; numbers only of evaluations that were asked for."""
+    assert done.trained is not None
+    model = done.trained.model
+    loaded = model.loaded
+    metrics = done.scores.metrics if done.scores else {}
     return {
         "name": f"{w.model.name} reward model, {w.data.source}",
         "repo_id": w.push_to_hub,
@@ -74,19 +84,19 @@ def card_facts(run: Run) -> dict[str, Any]:
         "is_encoder": loaded.is_encoder,
         "parameters": loaded.parameters,
         "trainable_parameters": loaded.trainable_parameters,
-        "template": run.template.name,
-        "scored_token": run.template.end_token,
-        "start_token": run.template.start_token,
-        "max_tokens": run.max_tokens,
+        "template": inputs.template.name,
+        "scored_token": inputs.template.end_token,
+        "start_token": inputs.template.start_token,
+        "max_tokens": inputs.max_tokens,
         "truncation": w.data.truncation,
-        "precision": run.scorer.engine.precision,
+        "precision": model.scorer.engine.precision,
         "loss": getattr(w.loss, "func", w.loss).__name__,
         "seed": w.seed,
-        "steps": run.step,
+        "steps": model.step,
         "settings": {
-            "learning rate": run.args.learning_rate,
+            "learning rate": inputs.args.learning_rate,
             "comparisons per step": w.trainer.comparisons_per_step * run.ranks,
-            "epochs": run.epoch,
+            "epochs": model.epoch,
         },
         "data": [
             {
@@ -96,7 +106,7 @@ def card_facts(run: Run) -> dict[str, Any]:
                 "dropped": report.dropped + report.refused,
                 "tokens": report.tokens,
             }
-            for name, report in run.reports.items()
+            for name, report in inputs.reports.items()
         ],
         "metrics": [
             {"set": name} | {key: values[key] for key in CARD_METRICS if key in values}

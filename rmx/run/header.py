@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rmx.models import unwrap
 from rmx.tokens import show_sample
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
-    from rmx.run.state import Run
+    from rmx.run.inputs import Inputs, Model
+    from rmx.run.open_run import OpenRun
+    from rmx.workflow import Workflow
 
 log = logging.getLogger(__name__)
 
-__all__ = ["count", "describe_run", "final_table"]
+__all__ = ["count", "final_table", "show"]
 
 
 def count(number: float) -> str:
@@ -31,60 +31,60 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
-def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Text | None]:
-    """Return the header's title, its rows, and a rendered sample; reads data, and the model where asked."""
-    w = run.workflow
-    title = f"rmx: {w.model.name} on {w.data.source}, {' → '.join(w.phases)}"
-    sets = {"train": run.splits.train, **run.splits.evals}
-    rows: dict[str, Any] = {
-        "data": ", ".join(
-            f"{name} {len(items):,} comparisons ({sum(len(c.pairs) for c in items):,} pairs)"
-            for name, items in sets.items()
-        )
-    }
+def show(w: Workflow, run: OpenRun, inputs: Inputs, phases: Sequence[str]) -> None:
+    """Say what is about to run, with one row of the data as the model reads it."""
+    if not run.is_main:
+        return
+    title = f"rmx: {w.model.name} on {w.data.source}, {' → '.join(phases)}"
+    rows: dict[str, Any] = {"data": _sizes(inputs)}
     sample = None
-    if with_model:
-        loaded = run.loaded
-        share = loaded.trainable_parameters / loaded.parameters
-        rows = {
-            "model": " · ".join(
-                (loaded.base_path, type(unwrap(loaded.model)).__name__, f"{loaded.dtype} on {run.device.type}")
-            ),
-            "parameters": f"{count(loaded.parameters)}, {count(loaded.trainable_parameters)} trained ({share:.1%}), "
-            f"head {'kept' if loaded.head_was_kept else 'new'}"
-            + (f", adapter {loaded.adapter.kind} r={loaded.adapter.r}" if loaded.adapter else ""),
-        } | rows
-        rows["length"] = _lengths(run)
-        rows["template"] = f"{run.template.name}, scored at {run.template.end_token}"
-        rows["encoding"] = f"{run.scorer.engine.encoding}: {run.scorer.engine.reason}"
-        if not loaded.head_was_kept and w.phases[0] in ("eval", "predict"):
-            log.warning(
-                "The reward head is new and untrained: these scores mean nothing. To score with a finished run, "
-                "give model.path=<its folder>/model"
-            )
-        if "train" in w.phases:
-            rows["training"] = _training(run)
-        sample = show_sample(run.template)
+    if inputs.model is not None:
+        rows = _model(inputs, inputs.model) | rows
+        rows["length"] = "; ".join(f"{name}: {report.summary()}" for name, report in inputs.reports.items())
+        rows["template"] = f"{inputs.template.name}, scored at {inputs.template.end_token}"
+        engine = inputs.model.scorer.engine
+        rows["encoding"] = f"{engine.encoding}: {engine.reason}"
+        if "train" in phases:
+            rows["training"] = _training(w, run, inputs)
+        sample = show_sample(inputs.template)
     rows["output"] = run.folder
-    return title, rows, sample
+    run.screen.header(title, rows, sample)
+    if inputs.model is not None and not inputs.model.loaded.head_was_kept and phases[0] in ("eval", "predict"):
+        log.warning(
+            "The reward head is new and untrained: these scores mean nothing. To score with a finished run, "
+            "give model.path=<its folder>/model"
+        )
 
 
-def _lengths(run: Run) -> str:
-    _ = run.eval_rows
-    if "train" in run.workflow.phases:
-        _ = run.train_rows
-    return "; ".join(f"{name}: {report.summary()}" for name, report in run.reports.items())
+def _sizes(inputs: Inputs) -> str:
+    sets = {"train": inputs.splits.train, **inputs.splits.evals}
+    return ", ".join(
+        f"{name} {len(items):,} comparisons ({sum(len(c.pairs) for c in items):,} pairs)"
+        for name, items in sets.items()
+    )
 
 
-def _training(run: Run) -> str:
-    settings, arguments = run.workflow.trainer, run.args
-    per_step = settings.comparisons_per_step * run.ranks
-    steps_per_epoch = -(-len(run.train_rows) // per_step)
-    steps = arguments.max_steps if arguments.max_steps > 0 else int(arguments.num_train_epochs * steps_per_epoch)
-    precision = settings.resolved_precision(run.device.type, training=True)
+def _model(inputs: Inputs, model: Model) -> dict[str, Any]:
+    loaded = model.loaded
+    share = loaded.trainable_parameters / loaded.parameters
+    adapter = f", adapter {loaded.adapter.kind} r={loaded.adapter.r}" if loaded.adapter else ""
+    return {
+        "model": " · ".join(
+            (loaded.base_path, type(unwrap(loaded.model)).__name__, f"{loaded.dtype} on {inputs.device.type}")
+        ),
+        "parameters": f"{count(loaded.parameters)}, {count(loaded.trainable_parameters)} trained ({share:.1%}), "
+        f"head {'kept' if loaded.head_was_kept else 'new'}{adapter}",
+    }
+
+
+def _training(w: Workflow, run: OpenRun, inputs: Inputs) -> str:
+    settings, arguments = w.trainer, inputs.args
+    per_step, rows = settings.comparisons_per_step * run.ranks, len(inputs.train)
+    steps = arguments.max_steps if arguments.max_steps > 0 else int(arguments.num_train_epochs * -(-rows // per_step))
+    precision = settings.resolved_precision(inputs.device.type, training=True)
     ranks = f" on {run.ranks} ranks" if run.ranks > 1 else ""
     return (
-        f"{steps:,} steps of {per_step} comparisons{ranks} ({steps * per_step / len(run.train_rows):.2f} epochs), "
+        f"{steps:,} steps of {per_step} comparisons{ranks} ({steps * per_step / rows:.2f} epochs), "
         f"learning rate {arguments.learning_rate:g}, {precision}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -20,7 +21,9 @@ from rmx.training.resuming import choose, rewind
 from rmx.training.trainer import RewardTrainer
 
 if TYPE_CHECKING:
-    from rmx.run.state import Run
+    from rmx.run.inputs import Inputs, Model
+    from rmx.run.open_run import OpenRun
+    from rmx.workflow import Workflow
 
 __all__ = ["train"]
 
@@ -29,37 +32,50 @@ log = logging.getLogger(__name__)
 VERIFIED_ROWS = 16  # comparisons that the saved artefact has to score as the model in memory did
 
 
-def train(run: Run) -> dict[str, float]:
-    """Train `run`'s model and leave `model/` in its folder; returns train_results.json's content."""
+@dataclass(frozen=True)
+class Trained:
+    """The trained model, and train_results.json's content."""
+
+    model: Model
+    metrics: dict[str, float]
+
+
+def train(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> Trained:
+    """Train the model and leave `model/` in the run's folder."""
     started = time.perf_counter()
-    checkpoints = CheckpointFolder(run.folder / "checkpoints", run_facts(run))
-    start = choose(checkpoints, run.workflow.resume, run.workflow.resume_allow, rank=run.rank, ranks=run.ranks)
+    checkpoints = CheckpointFolder(run.folder / "checkpoints", run_facts(w, run, inputs))
+    start = choose(checkpoints, w.resume, w.resume_allow, rank=run.rank, ranks=run.ranks)
     if run.is_main:
-        write_setup(run.folder, run.workflow.config)
+        write_setup(run.folder, w.config)
     rewind(run.recorder, start)
-    trainer = build_trainer(run, checkpoints)
-    check_trainable(run.loaded.model)
-    run.scorer.model.train()
+    trainer = build_trainer(w, run, inputs, model, checkpoints)
+    check_trainable(model.loaded.model)
+    model.scorer.model.train()
     trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    run.step, run.epoch = trainer.state.global_step, trainer.state.epoch
-    best = trainer.state.best_global_step
-    if trainer.args.load_best_model_at_end and best and best != run.step:
-        log.info("Kept the checkpoint of step %d of %d: the best by %s", best, run.step, run.args.metric_for_best_model)
-    metrics = train_metrics(run, trainer, time.perf_counter() - started)
-    run.scorer.model.eval()
-    save(run)
-    return metrics
+    state, best = trainer.state, trainer.state.best_global_step
+    if trainer.args.load_best_model_at_end and best and best != state.global_step:
+        log.info(
+            "Kept the checkpoint of step %d of %d: the best by %s",
+            best, state.global_step, inputs.args.metric_for_best_model,
+        )  # fmt: skip
+    metrics = train_metrics(trainer, time.perf_counter() - started)
+    model.scorer.model.eval()
+    if run.is_main:
+        save(w, run, inputs, model)
+    run.write("train", metrics)
+    return Trained(replace(model, step=state.global_step, epoch=state.epoch), metrics)
 
 
-def build_trainer(run: Run, checkpoints: CheckpointFolder) -> RewardTrainer:
+def build_trainer(
+    w: Workflow, run: OpenRun, inputs: Inputs, model: Model, checkpoints: CheckpointFolder
+) -> RewardTrainer:
     """Return the trainer of this run, with the user's callbacks and ours."""
-    w = run.workflow
     return RewardTrainer(
-        run.scorer,
-        run.args,
+        model.scorer,
+        inputs.args,
         loss=w.loss,
-        train=run.train_rows,
-        evals=run.eval_rows,
+        train=inputs.train,
+        evals=inputs.evals,
         settings=w.trainer,
         recorder=run.recorder,
         callbacks=[ShowProgress(run.screen), PruneOnRequest(run.folder), *user_callbacks(w.callbacks)],
@@ -83,19 +99,18 @@ def user_callbacks(named: dict[str, Any] | None) -> list[TrainerCallback]:
     return list((named or {}).values())
 
 
-def run_facts(run: Run) -> dict[str, Any]:
+def run_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
     """Return what this run is made with, for the manifests of its checkpoints: settings, rows, machine."""
-    w = run.workflow
     parts = ("model", "data", "template", "loss", "trainer", "peft", "callbacks", "seed")
     return {
         "config": redact(describe({part: getattr(w, part) for part in parts})),
-        "rows": rows_facts({"train": run.train_rows, **run.eval_rows}),
+        "rows": rows_facts(inputs.sets),
         "ranks": run.ranks,
-        "environment": environment_facts(run.device),
+        "environment": environment_facts(inputs.device),
     }
 
 
-def train_metrics(run: Run, trainer: RewardTrainer, seconds: float) -> dict[str, float]:
+def train_metrics(trainer: RewardTrainer, seconds: float) -> dict[str, float]:
     """Return LLaMA-Factory's train_results keys, and the sums over the whole run."""
     totals = trainer.totals.over_run(trainer.accelerator)
     return {
@@ -108,24 +123,22 @@ def train_metrics(run: Run, trainer: RewardTrainer, seconds: float) -> dict[str,
     }
 
 
-def save(run: Run) -> None:
+def save(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> None:
     """Save the artefact, load it afresh, and compare the scores of some rows.
 
     Raises:
         ArtefactError: the loaded artefact gives other scores.
     """
-    if not run.is_main:
-        return
-    rows = next(iter(run.eval_rows.values()), run.train_rows)[:VERIFIED_ROWS]
-    expected = [float(reward) for rewards in run.scorer.rewards(rows) for reward in rewards]
+    rows = next(iter(inputs.evals.values()), inputs.train)[:VERIFIED_ROWS]
+    expected = [float(reward) for rewards in model.scorer.rewards(rows) for reward in rewards]
     sequences = [[*row.prefix_ids, *suffix] for row in rows for suffix in row.suffix_ids]
     contract = {
-        "max_tokens": run.max_tokens,
-        "truncation": run.workflow.data.truncation,
-        "precision": run.scorer.engine.precision,
+        "max_tokens": inputs.max_tokens,
+        "truncation": w.data.truncation,
+        "precision": model.scorer.engine.precision,
     }
-    folder = save_artefact(run.loaded, run.folder / "model", template=run.template, contract=contract)
-    checked = verify_artefact(folder, sequences, expected, device=str(run.device))
+    folder = save_artefact(model.loaded, run.folder / "model", template=inputs.template, contract=contract)
+    checked = verify_artefact(folder, sequences, expected, device=str(inputs.device))
     log.info(
         "Saved %s; loaded afresh it scores %d texts as before (largest difference %.1e)",
         folder,

@@ -27,7 +27,6 @@ from rmx.data import SyntheticData
 from rmx.errors import RmxError
 from rmx.losses import bradley_terry
 from rmx.models import Adapter, RewardModelSource
-from rmx.run.state import Run
 from rmx.templates import Template
 from rmx.training.arguments import trainer_settings
 from rmx.training.trainer import RewardTrainer
@@ -92,11 +91,9 @@ def workflow(
     )
 
 
-def train(flow: Workflow) -> Run:
-    """Run the train phase as `Workflow.run` does, without plots and report."""
-    with flow.prepare() as run:
-        run.train()
-    return run
+def train(flow: Workflow) -> None:
+    """Run the train phase alone, without plots and report."""
+    flow.train()
 
 
 # --- Processes --------------------------------------------------------------------------------------------------------

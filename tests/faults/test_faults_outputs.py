@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from fault_harness import Child, die, needs_fork, run_child, start, train, workflow
 
+from rmx.run.open_run import OpenRun
+
 pytestmark = needs_fork
 
 
@@ -38,9 +40,8 @@ def predicting(folder: Path, models: Path, die_after: int | None = None) -> Call
             Evaluation.rows = rows  # type: ignore[method-assign]
         flow = workflow(folder, models, save_steps=5, eval_strategy="no")
         flow.phases = ["train", "predict"]
-        with flow.prepare() as run:
-            run.train()
-            run.predict()
+        flow.train()
+        flow.predict()
 
     return work
 
@@ -62,7 +63,7 @@ def test_one_run_per_folder(models: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
 
     def waiting() -> None:
-        with workflow(tmp_path / "run", models).prepare():
+        with OpenRun(workflow(tmp_path / "run", models)):
             (tmp_path / "ready").touch()
             signal.pause()
 

@@ -140,7 +140,7 @@ def test_early_stop_is_not_trained_past(models: Path, tmp_path: Path) -> None:
     def killed() -> None:
         import rmx.training.phase
 
-        rmx.training.phase.save = lambda run: die()
+        rmx.training.phase.save = lambda *_: die()
         train(flow("run"))
 
     assert run_child(killed, tmp_path / "log").code == -9

@@ -1,0 +1,161 @@
+"""What the phases of a run work on, made in order and once: data → model → template → token ids → scorer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rmx.data import SyntheticData
+from rmx.errors import DataError
+from rmx.models import tokenizer_of
+from rmx.scoring.scorer import Scorer
+from rmx.tokens import TruncationReport, cached_encode
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+    from rmx.data import Splits
+    from rmx.models import LoadedModel
+    from rmx.records import Comparison, EncodedComparison
+    from rmx.run.open_run import OpenRun
+    from rmx.templates import BoundTemplate
+    from rmx.workflow import Workflow
+
+__all__ = ["Inputs", "Model", "prepare"]
+
+log = logging.getLogger(__name__)
+
+SCORING_TOKENS = 4096  # per micro-batch where the trainer's budget is "auto": without gradients there is room
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model in use, and what scores with it: training changes its weights, evaluation reads them."""
+
+    loaded: LoadedModel
+    scorer: Scorer
+    step: int = 0  # optimizer steps that it was trained for here
+    epoch: float | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The values that phases share. A phase that needs none of a kind finds it empty or None."""
+
+    splits: Splits
+    args: TrainingArguments
+    tokenizer: PreTrainedTokenizerBase
+    template: BoundTemplate
+    max_tokens: int  # `data.max_tokens`, or what the model has positions for
+    train: Sequence[EncodedComparison]
+    evals: Mapping[str, Sequence[EncodedComparison]]
+    reports: Mapping[str, TruncationReport]  # what tokenising did to each set
+    model: Model | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.args.device
+
+    @property
+    def sets(self) -> dict[str, Sequence[EncodedComparison]]:
+        """All encoded sets that have rows, training first."""
+        return ({"train": self.train} if len(self.train) else {}) | dict(self.evals)
+
+
+def prepare(w: Workflow, run: OpenRun, phases: Collection[str], trained: Model | None = None) -> Inputs:
+    """Make what these phases need, and nothing else; `trained` is the model of an earlier phase, used as it is.
+
+    Raises:
+        InputError: data, model or template cannot be used, or a phase has no rows to work on.
+    """
+    scores, trains = bool({"eval", "predict"} & set(phases)), "train" in phases
+    needs_model = scores or trains
+    if needs_model and trained is None:
+        w.model.locate()  # a model that cannot be had is said before data is read
+    splits = _read(w, run)
+    if trains and not splits.train:
+        raise DataError("phases: train: there are no training rows; look at data.path and validation_fraction")
+    if scores and not any(len(rows) for rows in splits.evals.values()):
+        raise DataError(
+            "phases: eval and predict need an evaluation set; set data.validation_fraction above 0, "
+            "or name one: data.eval_sets={test: <path>}"
+        )
+    args = w.trainer.training_arguments(run.folder, w.seed, evaluates=bool(splits.evals), verbose=w.verbose)
+    use_trained = trained is not None and not trains
+    loaded = trained.loaded if use_trained and trained else _load(w, args, trains) if needs_model else None
+    tokenizer = tokenizer_of(w.model) if loaded is None else loaded.tokenizer
+    template = _bind(w, tokenizer)
+    max_tokens = _max_tokens(w, loaded)
+    encode = _Encoder(w, tokenizer, template, max_tokens)
+    train = encode("train", splits.train) if splits.train and (trains or "audit" in phases) else []
+    evals = {name: encode(name, rows) for name, rows in splits.evals.items()} if set(phases) - {"inspect"} else {}
+    model = trained if use_trained else None if loaded is None else Model(loaded, _scorer(w, args, loaded, template))
+    return Inputs(splits, args, tokenizer, template, max_tokens, train, evals, encode.reports, model)
+
+
+def _read(w: Workflow, run: OpenRun) -> Splits:
+    splits = w.data.read(run.folder)
+    for note in splits.accounting.notes:
+        log.info("data: %s", note)
+    return splits
+
+
+def _load(w: Workflow, args: TrainingArguments, trains: bool) -> LoadedModel:
+    loaded = w.model.load(adapter=w.peft if trains else None, trainable=trains, seed=w.seed, device=str(args.device))
+    for note in loaded.notes:
+        log.info("model: %s", note)
+    return loaded
+
+
+def _bind(w: Workflow, tokenizer: PreTrainedTokenizerBase) -> BoundTemplate:
+    bound = w.template.bind(tokenizer)
+    for check in bound.checks:
+        if not check.ok and check.name != "tools":  # rows with tools are counted when they are encoded
+            log.warning("template: %s: %s", check.name, check.detail)
+    return bound
+
+
+def _max_tokens(w: Workflow, loaded: LoadedModel | None) -> int:
+    asked = w.data.max_tokens
+    limit = None if loaded is None else loaded.max_positions
+    if limit is not None and asked > limit:
+        log.warning("data.max_tokens=%d: the model has positions for %d tokens, which is used", asked, limit)
+        return limit
+    return asked
+
+
+def _scorer(w: Workflow, args: TrainingArguments, loaded: LoadedModel, template: BoundTemplate) -> Scorer:
+    budget = w.trainer.max_tokens_per_micro_batch
+    return Scorer(
+        loaded.model,
+        loaded.tokenizer,
+        template,
+        max_tokens=_max_tokens(w, loaded),
+        encoding=w.trainer.encoding,
+        precision=w.trainer.resolved_precision(args.device.type, training=False),
+        max_tokens_per_micro_batch=SCORING_TOKENS if budget == "auto" else budget,
+    )
+
+
+class _Encoder:
+    """Token ids of one set after the other, and what tokenising did to each of them.
+
+    The same set under the same template and limits is read from the cache.
+    """
+
+    def __init__(self, w: Workflow, tokenizer: Any, template: BoundTemplate, max_tokens: int) -> None:
+        self.reports: dict[str, TruncationReport] = {}
+        self._tokenizer, self._template = tokenizer, template
+        self._options: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "truncation": w.data.truncation,
+            "on_bad_row": "error" if isinstance(w.data, SyntheticData) else w.data.on_bad_row,
+        }
+
+    def __call__(self, name: str, comparisons: Sequence[Comparison]) -> Sequence[EncodedComparison]:
+        rows, self.reports[name] = cached_encode(comparisons, self._tokenizer, self._template, **self._options)
+        return rows
