@@ -93,7 +93,8 @@ def card_facts(run: Run) -> dict[str, Any]:
                 "set": name,
                 "comparisons": report.kept,
                 "truncated": report.truncated,
-                "dropped": report.dropped + report.refused,
+                "dropped": report.dropped + report.refused + report.all_equal,
+                "not printed": ", ".join(f"{field} of {n}" for field, n in report.unprinted.items()) or "nothing",
                 "tokens": report.tokens,
             }
             for name, report in run.reports.items()

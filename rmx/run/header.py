@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rmx.models import unwrap
+from rmx.models import scored_position, unwrap
 from rmx.tokens import show_sample
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Te
             + (f", adapter {loaded.adapter.kind} r={loaded.adapter.r}" if loaded.adapter else ""),
         } | rows
         rows["length"] = _lengths(run)
-        rows["template"] = f"{run.template.name}, scored at {run.template.end_token}"
+        position = scored_position(loaded.model)
+        scored = {"last": f"at {run.template.end_token}", "first": "at the first token", "all": "over all tokens"}
+        rows["template"] = f"{run.template.name}, scored {scored[position]}"
         rows["encoding"] = f"{run.scorer.engine.encoding}: {run.scorer.engine.reason}"
         if not loaded.head_was_kept and w.phases[0] in ("eval", "predict"):
             log.warning(
@@ -64,7 +66,8 @@ def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Te
             )
         if "train" in w.phases:
             rows["training"] = _training(run)
-        sample = show_sample(run.template)
+        shown = run.train_rows if "train" in w.phases else next(iter(run.eval_rows.values()), ())
+        sample = show_sample(shown[0], run.tokenizer, scored=position) if len(shown) else None
     rows["output"] = run.folder
     return title, rows, sample
 

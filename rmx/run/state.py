@@ -18,7 +18,7 @@ import yaml
 from rmx.data import Audit, SyntheticData, audit
 from rmx.errors import DataError, RmxError
 from rmx.files import FolderLock, write_json
-from rmx.models import tokenizer_of
+from rmx.models import scored_position_of, tokenizer_of
 from rmx.records import Comparison, EncodedComparison
 from rmx.run.folder import (
     flat_results,
@@ -187,6 +187,8 @@ class Run:
             truncation=data.truncation,
             on_bad_row="error" if isinstance(data, SyntheticData) else data.on_bad_row,
         )
+        spec = self.workflow.template
+        self.reports[name].require_printed(name, self.template.name, spec.max_unprinted_fraction)
         return rows
 
     @cached_property
@@ -245,8 +247,11 @@ class Run:
     def inspect(self) -> None:
         """See `Workflow.inspect`."""
         rows = self.splits.train or next(iter(self.splits.evals.values()))
+        scored = scored_position_of(self.workflow.model)
         for comparison in rows[:3]:
-            self.screen.text(show_tokens(comparison, self.tokenizer, self.template, max_tokens=self.max_tokens))
+            self.screen.text(
+                show_tokens(comparison, self.tokenizer, self.template, max_tokens=self.max_tokens, scored=scored)
+            )
 
     def train(self) -> dict[str, float]:
         """See `Workflow.train`."""
