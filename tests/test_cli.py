@@ -14,7 +14,7 @@ from rmx import __version__
 from rmx.cli import main
 from rmx.cli.arguments import parse
 from rmx.cli.page import GROUPS
-from rmx.config.sources import exists, find_definition
+from rmx.config.signatures import import_name
 from rmx.errors import ConfigError
 
 OWN_RUN = """
@@ -170,6 +170,13 @@ def test_multirun_checks_every_value_before_the_first_job(own: Path, capsys: pyt
     assert "seed: 'x' is not an integer" in shown.err and "nope: there is no such group or key" in shown.err
     assert main(["-m", "model=tiny,lama3"]) == 2
     assert "did you mean llama3?" in capsys.readouterr().err
+    assert main(["-m", "seed=1,2", "hydra.sweeper.n_jobs=-1", "hydra.sweeper.pruner=medain", "data.size=0"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.strip().partition(":")[0] for line in lines[1:]] == [
+        "data.size", "hydra.sweeper.pruner", "hydra.sweeper.n_jobs",
+    ]  # fmt: skip
+    assert main(["-m", "experiment=confirm"]) == 2
+    assert "hydra.sweeper.confirm: must be given: hydra.sweeper.confirm=..." in capsys.readouterr().err
     assert not (own / "sweep").exists() and not (own / "multirun").exists()
 
 
@@ -224,9 +231,7 @@ def test_completion_offers_options(capsys: pytest.CaptureFixture[str], monkeypat
 
 def test_verbs_lead_to_functions() -> None:
     for place, _ in rmx.cli.VERBS.values():
-        module, _, name = place.partition(":")
-        assert exists(module), module
-        assert find_definition(f"{module}.{name}") is not None, place
+        assert callable(import_name(place.replace(":", "."))), place
 
 
 def test_a_verb_gets_the_rest_of_the_line(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from rmx.config import Composer, check, compose, instantiate, run_yaml
+from rmx.config import check, compose, instantiate, run_yaml
+from rmx.config.composing import Composer
 from rmx.errors import ConfigError
 from rmx.workflow import Workflow
 
@@ -33,6 +37,12 @@ def test_the_default_configuration_is_the_default_workflow() -> None:
 def test_values_on_the_command_line_win_over_experiment_and_groups() -> None:
     cfg = compose(["experiment=smoke", "data.size=50", "peft=lora", "trainer.learning_rate=0.5"])
     assert (cfg.data.size, cfg.trainer.max_steps, cfg.peft.kind, cfg.trainer.learning_rate) == (50, 20, "lora", 0.5)
+
+
+def test_a_model_is_named_by_its_repository_or_folder() -> None:
+    assert instantiate(compose(["model=hub", "model.path=org/name"])).model.name == "name"
+    assert instantiate(compose(["model=hub", "model.path=outputs/hh/model"])).model.name == "hh"
+    assert instantiate(compose(["model=hub", "model.path=org/name", "model.name=mine"])).model.name == "mine"
 
 
 def test_a_key_that_no_yaml_lists_needs_no_plus() -> None:
@@ -107,10 +117,11 @@ def test_all_mistakes_come_in_one_error() -> None:
 
 
 def test_errors_of_the_objects_themselves_come_together_too() -> None:
-    """`data.size: 1` and `model.freeze_layers: -5` are refused by two constructors; both are reported."""
+    """A template that does not exist and an argument that rmx decides are refused by two constructors."""
     with pytest.raises(ConfigError) as caught:
-        instantiate(compose(["data.size=1", "model.freeze_layers=-5"]))
-    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {"data.size", "model.freeze_layers"}
+        instantiate(compose(["template.name=nope", "peft=lora", "peft.extra={use_dora: true}"]))
+    lines = str(caught.value).splitlines()
+    assert {line.partition(":")[0] for line in lines} == {"template.name", "peft.extra.use_dora"}
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -135,6 +146,7 @@ def test_a_typo_in_an_experiment_file_is_found_there(tmp_path: Path) -> None:
         ),
         ("# @package _global_\ndefaults:\n  - override /modle: gpt2\n", "did you mean model?"),
         ("defaults:\n  - override /model: gpt2\n", "the first line of its file must be: # @package _global_"),
+        ("trainer:\n  learning_rate: 3.0\n", "the first line of its file must be: # @package _global_"),
         ("# @package _global_\ntrainer: [a\n", "mine.yaml:3: not valid YAML"),
         ("# @package _global_\nseed: !!python/object/apply:os.getcwd []\n", "mine.yaml:2: not valid YAML"),
     ],
@@ -266,3 +278,21 @@ def test_callbacks_are_chosen_as_a_list_and_kept_by_name() -> None:
     callbacks = instantiate(compose(["callbacks=[early_stopping]"])).callbacks
     assert callbacks is not None and list(callbacks) == ["early_stopping"]
     assert type(callbacks["early_stopping"]).__name__ == "EarlyStoppingCallback"
+
+
+def test_an_application_of_the_callers_own_is_left_as_it_was(tmp_path: Path) -> None:
+    """rmx.compose inside someone's Hydra program: their global application is the same object afterwards."""
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        theirs = GlobalHydra.instance().hydra
+        assert theirs is not None
+        assert compose(["seed=3"]).seed == 3
+        assert GlobalHydra.instance().hydra is theirs
+
+
+def test_no_private_name_of_hydra_or_optuna_is_used() -> None:
+    """The two are pinned to a minor version; what carries a promise is all that is used of them."""
+    root = Path(__file__).resolve().parent.parent
+    files = [path for folder in ("rmx", "hydra_plugins") for path in (root / folder).rglob("*.py")]
+    private = re.compile(r"\b(?:hydra|optuna)(?:\.\w+)*\._\w+|from (?:hydra|optuna)[\w.]* import (?:.*, )?_")
+    found = {str(path.relative_to(root)) for path in files if private.search(path.read_text(encoding="utf-8"))}
+    assert len(files) > 100 and found == set()

@@ -1,4 +1,8 @@
-"""From what Hydra composed to a sweep of rmx, and back to the screen. Imported when a sweep runs, not before."""
+"""From what Hydra composed to a sweep of rmx, and back to the screen.
+
+Hydra imports every module of a plugin at every start, but not those with a leading underscore: this one is imported
+when a sweep runs.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -33,8 +38,6 @@ from rmx.sweep.trials import SweepFolder
 __all__ = ["NodeTask", "SweepFailed", "run_sweep"]
 
 log = logging.getLogger("rmx.sweep")
-
-BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class SweepFailed(RmxError):
@@ -157,7 +160,8 @@ def job_runner(
 ) -> JobRunner:
     """Return this machine's processes, or the cluster that hydra/launcher names."""
     argv = [*job_program(settings.processes_per_job), *flags]
-    if config.hydra.launcher.get("_target_") == BASIC_LAUNCHER:
+    basic = ConfigStore.instance().load("hydra/launcher/basic.yaml").node
+    if config.hydra.launcher.get("_target_") == basic.get("_target_"):
         return LocalJobs(
             folder,
             lambda job: [*argv, *job.overrides],
