@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from rmx.data import PreferenceData
-from rmx.data.read.json_files import read_rows
+from rmx.data.read import read_rows
 from rmx.errors import DataError
 
 ROWS = [{"prompt": f"Wie groß ist {n}?", "chosen": f"a {n} \u2028 ☃", "rejected": f"b {n}"} for n in range(50)]
