@@ -203,12 +203,13 @@ def _comparison(row: Mapping[str, Any], draft: Draft, source: str, label: str, w
 def make_ids_unique(sets: Iterable[list[Comparison]]) -> None:
     """Give every comparison an id of its own, in place: a repeated one gets `@file:line` behind it."""
     seen: set[str] = set()
+    copies: dict[str, int] = {}
     for rows in sets:
         for i, comparison in enumerate(rows):
             if comparison.id in seen:
-                rows[i] = comparison = replace(comparison, id=f"{comparison.id}@{comparison.where}")
-                number = 2
-                while comparison.id in seen:
-                    rows[i] = comparison = replace(comparison, id=f"{comparison.id}#{number}")
-                    number += 1
+                new = at = f"{comparison.id}@{comparison.where}"
+                while new in seen:
+                    copies[at] = copies.get(at, 1) + 1
+                    new = f"{at}#{copies[at]}"
+                rows[i] = comparison = replace(comparison, id=new)
             seen.add(comparison.id)

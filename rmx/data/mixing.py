@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rmx.data.accounting import Accounting, Splits
 from rmx.data.collect import collect
+from rmx.data.names import renamings, safe_names
 from rmx.data.preference import PreferenceData
 from rmx.data.splits import assemble
 from rmx.data.synthetic import SyntheticData
@@ -86,6 +87,10 @@ class Mixture:
             raise ConfigError("data.weights: only order=interleave uses weights; with concat give fractions or caps")
         if not 0.0 <= self.validation_fraction <= 1.0:
             raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1]")
+        if "eval" in safe_names(self.eval_sets).values() and self.validation_fraction > 0:
+            raise ConfigError(
+                "data.eval_sets.eval: data.validation_fraction makes a set of this name; set it to 0, or rename yours"
+            )
         self.specs()
 
     @property
@@ -125,7 +130,7 @@ class Mixture:
             DataError: see `PreferenceData.read`.
             OutputError: `output_dir` cannot be written to.
         """
-        accounting = Accounting()
+        accounting = Accounting(notes=renamings(self.eval_sets))
         rows: list[Comparison] = []
         for name, spec in self.specs().items():
             own = Accounting()

@@ -51,6 +51,10 @@ def locate(
             folder, choice = hub.fetch(path, config, split, revision)
             notes += choice.notes
             found += [DataFile(folder / name, f"{path}/{name}", name) for name in choice.names]
+    places = Counter((file.path.resolve(), file.name if file.path.is_dir() else "") for file in found)
+    twice = next((path for (path, _), count in places.items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"data.path: {twice} is named twice; its rows would be read twice")
     return _labelled(found)
 
 
