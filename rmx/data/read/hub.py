@@ -28,6 +28,7 @@ def fetch(repo: str, config: str | None, split: str | None, revision: str | None
     def download(revision: str | None, patterns: list[str]) -> Path:
         return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns))
 
+    folder = None
     try:
         folder = download(revision, ["README.md"])
         try:
@@ -39,7 +40,7 @@ def fetch(repo: str, config: str | None, split: str | None, revision: str | None
     except DataError as error:
         raise DataError(f"{error}{_script_hint(names, repo)}") from None
     except (OSError, ValueError, HTTPError) as error:
-        raise DataError(_explained(error, repo, revision)) from error
+        raise DataError(_explained(error, repo, revision, folder is not None)) from error
     return folder, choice
 
 
@@ -70,7 +71,7 @@ def _script_hint(names: list[str], repo: str) -> str:
     )
 
 
-def _explained(error: Exception, repo: str, revision: str | None) -> str:
+def _explained(error: Exception, repo: str, revision: str | None, in_part: bool) -> str:
     """What a failure of the hub's library means, and what to do."""
     from huggingface_hub import errors
 
@@ -83,7 +84,7 @@ def _explained(error: Exception, repo: str, revision: str | None) -> str:
         return f"data.revision: {revision!r} is not a branch, tag or commit of {repo}"
     if isinstance(error, errors.HFValidationError):
         return f"{what}its name is not valid; give an existing file or folder, or ORGANISATION/NAME"
-    if isinstance(error, errors.IncompleteSnapshotError):
+    if isinstance(error, errors.IncompleteSnapshotError) or (in_part and isinstance(error, FileNotFoundError)):
         return (
             f"{what}its copy in the cache is not whole, and the hub cannot be reached ({_cause(error)}). Run the same "
             f"command once where there is a network, or: hf download --repo-type dataset {repo}"
