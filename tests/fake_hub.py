@@ -21,6 +21,10 @@ class FakeHub:
 
     served: dict[str, Path] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
+    private: dict[str, str] = field(default_factory=dict)  # repository → the token that opens it
+    branches: dict[str, tuple[str, Path]] = field(default_factory=dict)  # revision → commit and folder, of datasets
+    break_off: set[str] = field(default_factory=set)  # files of which one download sends the first half only
+    proxied: list[str] = field(default_factory=list)  # hosts asked for as by a proxy's client
     refuse: int | None = None  # status for every write
     repos: list[dict[str, Any]] = field(default_factory=list)
     commits: list[dict[str, Any]] = field(default_factory=list)
@@ -81,19 +85,30 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def do_GET(self) -> None:
-        path = unquote(urlparse(self.path).path)
+        url = urlparse(self.path)
+        path = unquote(url.path)
+        if url.netloc:
+            self.hub.proxied.append(url.netloc)
         self.hub.requests.append(f"{self.command} {path}")
         parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "datasets"]:
+            return self.describe("/".join(parts[2:4]), parts[4:])
+        if parts[0] == "datasets":
+            parts = parts[1:]
         if parts[:2] == ["api", "models"]:
             return self.describe("/".join(parts[2:4]), parts[4:])
         if "resolve" in parts:
             place = parts.index("resolve")
-            return self.serve("/".join(parts[:place]), "/".join(parts[place + 2 :]))
+            return self.serve("/".join(parts[:place]), "/".join(parts[place + 2 :]), parts[place + 1])
         return self.answer(404, {"error": "no"})
 
     do_HEAD = do_GET
 
     def refused(self, repo: str) -> bool:
+        token = self.hub.private.get(repo)
+        if token is not None and self.headers.get("Authorization") != f"Bearer {token}":
+            self.answer(401, {"error": "no"}, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "not found"})
+            return True
         if repo in self.hub.gated:
             self.answer(
                 403, {"error": "gated"}, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
@@ -105,10 +120,12 @@ class _Handler(BaseHTTPRequestHandler):
     def describe(self, repo: str, rest: list[str]) -> None:
         if self.refused(repo):
             return
-        if rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
+        revision = rest[1] if len(rest) > 1 else "main"
+        commit, folder = self.at(repo, revision)
+        if commit is None:
             return self.answer(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "no"})
-        files = sorted(file for file in self.hub.served[repo].rglob("*") if file.is_file())
-        names = [file.relative_to(self.hub.served[repo]).as_posix() for file in files]
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        names = [file.relative_to(folder).as_posix() for file in files]
         if rest[:1] == ["tree"]:
             tree = [
                 {"type": "file", "path": name, "size": file.stat().st_size, "oid": _hash(file)}
@@ -116,15 +133,36 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return self.answer(200, tree)
         siblings = [{"rfilename": name} for name in names]
-        return self.answer(200, {"id": repo, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+        return self.answer(200, {"id": repo, "sha": commit, "siblings": siblings, "private": False, "tags": []})
 
-    def serve(self, repo: str, name: str) -> None:
+    def at(self, repo: str, revision: str) -> tuple[str | None, Path]:
+        """The commit that a revision means, and its folder."""
+        if revision in ("main", COMMIT):
+            return COMMIT, self.hub.served[repo]
+        for name, (commit, folder) in self.hub.branches.items():
+            if revision in (name, commit):
+                return commit, folder
+        return None, self.hub.served[repo]
+
+    def serve(self, repo: str, name: str, revision: str) -> None:
         if self.refused(repo):
             return
-        file = self.hub.served[repo] / name
-        if not file.is_file():
+        commit, folder = self.at(repo, revision)
+        file = folder / name
+        if commit is None or not file.is_file():
             return self.answer(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "no"})
-        return self.answer(200, file.read_bytes(), {"ETag": f'"{_hash(file)}"', "X-Repo-Commit": COMMIT})
+        headers = {"ETag": f'"{_hash(file)}"', "X-Repo-Commit": commit}
+        content = file.read_bytes()
+        if name in self.hub.break_off and self.command == "GET":
+            self.hub.break_off.remove(name)
+            self.send_response(200)
+            for key, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return None
+        return self.answer(200, content, headers)
 
     def do_PUT(self) -> None:
         self.hub.blobs[self.path.rsplit("/", 1)[-1]] = self.body()

@@ -27,6 +27,7 @@ __all__ = ["REASONS", "Accounting", "Reject", "RowFault", "SourceAccount", "Spli
 
 REASONS: dict[str, str] = {
     "broken JSON": "the line is not one complete JSON value",
+    "repeated key": "one JSON object names a key twice, and which value is meant is not clear",
     "not UTF-8": "the line holds bytes that are no UTF-8 text",
     "lone surrogate": "an escape such as \\ud800 stands for half a character",
     "not an object": "the line is JSON, but no object with named columns",
@@ -97,6 +98,7 @@ class SourceAccount:
     repeated: int = 0  # copies beyond the first
     train: int = 0
     evals: dict[str, int] = field(default_factory=dict)
+    choices: list[str] = field(default_factory=list)  # what was chosen unasked: a split, and so files left out
 
     @property
     def bad(self) -> int:
@@ -114,6 +116,7 @@ class SourceAccount:
             "files": self.files,
             "format": self.format,
             "detected": self.detected,
+            "choices": self.choices,
             "read": self.read,
             "blank_lines": self.blank,
             "kept": self.kept,

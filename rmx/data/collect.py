@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
-from rmx.data.read.files import find_files, is_local, is_saved_dataset
-from rmx.data.read.json_files import BLANK, read_rows
+from rmx.data.read.raw import BLANK
+from rmx.data.read.sources import locate
 from rmx.data.rows.detect import FORMATS, Format, detect, renamed
 from rmx.data.rows.drafts import Draft, RowOptions
 from rmx.data.rows.messages import retagged
@@ -31,7 +31,7 @@ __all__ = ["collect", "make_ids_unique", "stream"]
 
 _SNIFF = 64  # rows that decide the format
 
-# file, what stands before the line number in an id, line, row, fault
+# file, what stands before the number in an id, line or RowNumber, row, fault
 Located = tuple[str, str, int, dict[str, Any] | None, RowFault | None]
 
 
@@ -48,7 +48,7 @@ def collect(spec: PreferenceData, accounting: Accounting, spool: Path | None = N
     with _garbage_collection_off():
         rows = stream(spec, account, accounting.rejects)
         kept: Sequence[Comparison] = Spool.of(rows, spool) if spec.streaming else list(rows)
-    accounting.notes.append(f"{spec.source}: {account.detected}")
+    accounting.notes += [f"{spec.source}: {note}" for note in (account.detected, *account.choices)]
     if spec.max_samples is not None and len(kept) > spec.max_samples:
         chosen = sorted(random.Random(spec.seed).sample(range(len(kept)), spec.max_samples))
         account.unused = len(kept) - len(chosen)
@@ -100,7 +100,7 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
                     continue
                 draft = convert(row, options)
                 # Own ids may repeat, and finding that out takes memory for every row.
-                found = _comparison(row, draft, source, f"{label}:{line}", f"{file}:{line}", not spec.streaming)
+                found = _comparison(row, draft, source, f"{label}:{int(line)}", f"{file}:{line}", not spec.streaming)
                 if points is None:
                     yield found
                 else:
@@ -146,28 +146,11 @@ class Points:
 
 def _located(spec: PreferenceData, account: SourceAccount) -> Iterator[Located]:
     """Rows of all files (or of the hub dataset) of a spec, with their places."""
-    for path in spec.paths:
-        if not is_local(path):
-            from rmx.data.read import hub
-
-            account.files.append(path)
-            for line, row, fault in hub.read_hub(path, spec.config, spec.split, spec.revision):
-                yield path, spec.source, line, row, fault
-            continue
-        if is_saved_dataset(path):
-            from rmx.data.read import hub
-
-            account.files.append(path)
-            for line, row, fault in hub.read_disk(path, spec.split):
-                yield path, spec.source, line, row, fault
-            continue
-        files = find_files(path)
-        several = len(spec.paths) + len(files) > 2
-        for file in files:
-            account.files.append(str(file))
-            label = f"{spec.source}/{file.name}" if several else spec.source
-            for line, row, fault in read_rows(file):
-                yield str(file), label, line, row, fault
+    for file in locate(spec.paths, spec.split, spec.config, spec.revision, account.choices):
+        account.files.append(file.place)
+        label = f"{spec.source}/{file.label}" if file.label else spec.source
+        for number, row, fault in file.rows():
+            yield file.place, label, number, row, fault
 
 
 def _format_of(spec: PreferenceData, head: Sequence[Located], account: SourceAccount, rejects: list[Reject]) -> Format:
@@ -220,12 +203,13 @@ def _comparison(row: Mapping[str, Any], draft: Draft, source: str, label: str, w
 def make_ids_unique(sets: Iterable[list[Comparison]]) -> None:
     """Give every comparison an id of its own, in place: a repeated one gets `@file:line` behind it."""
     seen: set[str] = set()
+    copies: dict[str, int] = {}
     for rows in sets:
         for i, comparison in enumerate(rows):
             if comparison.id in seen:
-                rows[i] = comparison = replace(comparison, id=f"{comparison.id}@{comparison.where}")
-                number = 2
-                while comparison.id in seen:
-                    rows[i] = comparison = replace(comparison, id=f"{comparison.id}#{number}")
-                    number += 1
+                new = at = f"{comparison.id}@{comparison.where}"
+                while new in seen:
+                    copies[at] = copies.get(at, 1) + 1
+                    new = f"{at}#{copies[at]}"
+                rows[i] = comparison = replace(comparison, id=new)
             seen.add(comparison.id)

@@ -13,6 +13,7 @@ from annotated_types import Interval, MinLen
 
 from rmx.data.accounting import Accounting, Splits
 from rmx.data.collect import collect
+from rmx.data.names import renamings, safe_names
 from rmx.data.preference import PreferenceData
 from rmx.data.splits import assemble
 from rmx.data.synthetic import SyntheticData
@@ -82,6 +83,10 @@ class Mixture:
                     raise ConfigError(f"data.{key}.{name}: no such source; sources: {', '.join(self.sources)}")
         if self.weights and self.order != "interleave":
             raise ConfigError("data.weights: only order=interleave uses weights; with concat give fractions or caps")
+        if "eval" in safe_names(self.eval_sets).values() and self.validation_fraction > 0:
+            raise ConfigError(
+                "data.eval_sets.eval: data.validation_fraction makes a set of this name; set it to 0, or rename yours"
+            )
         self.specs()
 
     @property
@@ -121,7 +126,7 @@ class Mixture:
             DataError: see `PreferenceData.read`.
             OutputError: `output_dir` cannot be written to.
         """
-        accounting = Accounting()
+        accounting = Accounting(notes=renamings(self.eval_sets))
         rows: list[Comparison] = []
         for name, spec in self.specs().items():
             own = Accounting()

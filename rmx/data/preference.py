@@ -11,6 +11,7 @@ from annotated_types import MinLen
 
 from rmx.data.accounting import Accounting, Splits
 from rmx.data.collect import collect
+from rmx.data.names import renamings, safe_names
 from rmx.data.rows.messages import TAGS
 from rmx.data.splits import assemble
 from rmx.data.where import compile_where
@@ -27,8 +28,8 @@ class PreferenceData:
     Args:
         path: a file, a glob, a folder, a list of them, or the id of a dataset on the hub.
         name: the source's name, in ids and per-source metrics; by default the file's.
-        split: split of a hub dataset.
-        config: configuration of a hub dataset.
+        split: split of a hub dataset or folder, `a+b` for two; null takes `train`, or the only one not for tests.
+        config: configuration of a hub dataset or folder; null takes the only one, or the default.
         revision: commit or tag of a hub dataset.
         format: the row shape; `auto` looks at the first rows.
         columns: rmx's column name → the file's, for example `{chosen: better, rejected: worse}`.
@@ -88,7 +89,7 @@ class PreferenceData:
         refuse_wrong_fields(self, "data")
         if self.where:
             compile_where(self.where)
-        if "eval" in self.eval_sets and self.validation_fraction > 0:
+        if "eval" in safe_names(self.eval_sets).values() and self.validation_fraction > 0:
             raise ConfigError(
                 "data.eval_sets.eval: data.validation_fraction makes a set of this name; set it to 0, or rename yours"
             )
@@ -118,15 +119,20 @@ class PreferenceData:
             DataError: nothing readable, bad rows that are not allowed, or nothing left.
             OutputError: `output_dir` cannot be written to.
         """
-        accounting = Accounting()
+        accounting = Accounting(notes=renamings(self.eval_sets))
         rows = collect(self, accounting, output_dir)
         evals = {name: partial(collect, spec) for name, spec in self.eval_specs().items()}
         return assemble(rows, accounting, self, evals, output_dir)
 
     def eval_specs(self) -> dict[str, PreferenceData]:
-        """The further evaluation sets as specs: this one with another path, name and the keys given."""
+        """The further evaluation sets as specs: this one with another path, name and the keys given.
+
+        `split`, `config` and `revision` belong to a path, so a set with a path of its own does not take them over.
+        """
         specs = {}
-        for name, given in self.eval_sets.items():
-            keys = {"path": given} if isinstance(given, str) else dict(given)
-            specs[name] = replace(self, **{"name": name, "max_samples": None, "eval_sets": {}, **keys})
+        for given, name in safe_names(self.eval_sets).items():
+            value = self.eval_sets[given]
+            keys = {"path": value} if isinstance(value, str) else dict(value)
+            place = {"split": None, "config": None, "revision": None} if "path" in keys else {}
+            specs[name] = replace(self, **{"name": name, "max_samples": None, "eval_sets": {}, **place, **keys})
         return specs

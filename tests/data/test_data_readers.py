@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from rmx.data import PreferenceData
-from rmx.data.read.json_files import read_rows
+from rmx.data.read import read_rows
 from rmx.errors import DataError
 
 ROWS = [{"prompt": f"Wie groß ist {n}?", "chosen": f"a {n} \u2028 ☃", "rejected": f"b {n}"} for n in range(50)]
@@ -181,3 +181,74 @@ def test_hub_dataset_without_network_says_what_to_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match=r"(?s)no network.*hf download --repo-type dataset nobody/nothing"):
         PreferenceData(path="nobody/nothing").read()
+
+
+def read(path: Path, data: bytes) -> list[tuple[int, str]]:
+    path.write_bytes(data)
+    return [(int(line), row["a"] if row else str(fault)) for line, row, fault in read_rows(path)]
+
+
+JSON_LAYOUTS: list[tuple[bytes, list[tuple[int, str]]]] = [
+    (b'{\n "a": "x"\n}\n{\n "a": "y"\n}\n', [(1, "x"), (4, "y")]),
+    (b'{"a": "x"}{"a": "y"}', [(1, "x"), (2, "y")]),
+    (b'{\n "a": "x"\n}\n{\n "a": \n}\n{\n "a": "z"\n}\n', [(1, "x"), (4, "broken JSON"), (7, "z")]),
+    (b'[\n{"a": "x"},\n]\n', [(2, "x"), (3, "broken JSON: a comma after the last element, line 2, character 11")]),
+    (b'[{"a": "x"}, {"a": "y"}]', [(1, "x"), (2, "y")]),
+    (b'{"a": "x"}\n{"a": "x", "a": "y"}\n', [(1, "x"), (2, "repeated key: 'a' twice in one object")]),
+    (b'[{"a": "x", "a": "y"}, {"a": "z"}]', [(1, "repeated key: 'a' twice in one object"), (2, "z")]),
+    (b'{"a": "x", "b": {"c": 1, "c": 2}}\n', [(1, "repeated key: 'c' twice in one object")]),
+]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(("data", "right"), JSON_LAYOUTS)
+def test_layouts_of_json(tmp_path: Path, name: str, data: bytes, right: list[tuple[int, str]]) -> None:
+    found = read(tmp_path / name, data)
+    assert [number for number, _ in found] == [number for number, _ in right]
+    assert all(text.startswith(start) for (_, text), (_, start) in zip(found, right, strict=True))
+
+
+def test_a_column_twice_is_refused_in_every_table(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.csv").write_text("prompt,chosen,chosen,rejected\np,a,b,c\n")
+    pq.write_table(pa.table([["p"], ["a"], ["b"]], names=["prompt", "chosen", "chosen"]), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(DataError, match="the column 'chosen' stands in it twice"):
+            list(read_rows(tmp_path / name))
+
+
+def test_arrow_values_are_those_of_json_lines(tmp_path: Path) -> None:
+    """Two tools with parameters of their own: no null of one leaks into the other."""
+    import datetime
+    import decimal
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tools = [{"name": "f", "parameters": {"x": {"type": "string"}}}, {"name": "g", "parameters": {"y": {"type": "t"}}}]
+    columns = {
+        "tools": pa.array([tools, None]),
+        "json": pa.array(['{"a": null}', None], pa.json_()),
+        "jsons": pa.ListArray.from_arrays([0, 1, 1], pa.array(['{"b": 1}'], pa.json_())),
+        "score": pa.array([decimal.Decimal("9.50"), None]),
+        "day": pa.array([datetime.date(2024, 5, 1), None]),
+        "text": pa.array([b"caf\xc3\xa9", b"\xff"]),
+        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    first, second = (row for _, row, _ in read_rows(tmp_path / "a.parquet"))
+    assert first == {
+        "tools": tools, "json": {"a": None}, "jsons": [{"b": 1}], "score": 9.5, "day": "2024-05-01", "text": "café",
+        "map": {"k": 1},
+    }  # fmt: skip
+    assert second == {**dict.fromkeys(columns), "jsons": [], "text": b"\xff"}
+
+
+def test_files_that_are_not_what_they_are_called(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (tmp_path / "a.jsonl").write_bytes('{"a": 1}\n'.encode("utf-16"))
+    for name, right in (("a.parquet", "git lfs pull"), ("a.jsonl", "iconv -f UTF-16")):
+        with pytest.raises(DataError, match=right):
+            list(read_rows(tmp_path / name))

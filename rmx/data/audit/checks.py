@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any
 
 from rmx.data.fingerprints import loose_prompt, pair_keys, say, sides
@@ -52,27 +53,42 @@ def repeats(sets: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
 
     A row that a mixture repeats on purpose counts once.
     """
-    seen: dict[tuple[int, int, int], str] = {}
-    places: set[str] = set()
-    identical: list[tuple[str, str]] = []
-    contradictions: list[tuple[str, str]] = []
-    for row in (row for rows in sets.values() for row in rows):
-        if row.where and row.where in places:
-            continue
-        places.add(row.where)
+    seen: dict[tuple[int, int, int], int] = {}  # pair → number of the row that has it first, over all sets
+    rows_seen: set[int] = set()
+    identical: list[tuple[int, int]] = []
+    contradictions: list[tuple[int, int]] = []
+    for number, row in enumerate(chain.from_iterable(sets.values())):
+        if row.where:
+            itself = hash((row.source, row.where))
+            if itself in rows_seen:
+                continue
+            rows_seen.add(itself)
         for prompt, winner, loser in pair_keys(row):
-            first = seen.setdefault((prompt, winner, loser), row.where)
-            if first != row.where:
-                identical.append((row.where, first))
+            first = seen.setdefault((prompt, winner, loser), number)
+            if first != number:
+                identical.append((number, first))
             other = seen.get((prompt, loser, winner))
-            if other is not None and other != row.where:
-                contradictions.append((row.where, other))
+            if other is not None and other != number:
+                contradictions.append((number, other))
     return {
         "identical_pairs": len(identical),
-        "identical_examples": [list(found) for found in identical[:_EXAMPLES]],
+        "identical_examples": _places(sets, identical[:_EXAMPLES]),
         "contradictions": len(contradictions),
-        "contradiction_examples": [list(found) for found in contradictions[:_EXAMPLES]],
+        "contradiction_examples": _places(sets, contradictions[:_EXAMPLES]),
     }
+
+
+def _places(sets: Mapping[str, Sequence[Comparison]], found: Sequence[tuple[int, int]]) -> list[list[str]]:
+    """The places of rows given by their numbers over all sets."""
+    starts = list(accumulate((len(rows) for rows in sets.values()), initial=0))
+    all_rows = list(sets.values())
+
+    def place(number: int) -> str:
+        part = bisect_right(starts, number) - 1
+        row = all_rows[part][number - starts[part]]
+        return row.where or row.id
+
+    return [[place(number) for number in numbers] for numbers in found]
 
 
 def overlap(train: Sequence[Comparison], evals: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:

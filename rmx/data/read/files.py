@@ -1,4 +1,4 @@
-"""Which files a path means, and how they are unpacked."""
+"""Kinds of files by their names, and how packed ones are read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import io
 from pathlib import Path
 from typing import IO, Any
 
-from rmx.errors import DataError
-
-__all__ = ["SUFFIXES", "find_files", "is_local", "is_saved_dataset", "kind_of", "open_bytes"]
+__all__ = ["SUFFIXES", "is_local", "kind_of", "open_bytes"]
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 _PACKED = (".gz", ".zst")
@@ -36,42 +34,6 @@ def is_local(path: str) -> bool:
     if Path(path).expanduser().exists() or kind_of(Path(path)) in SUFFIXES or any(sign in path for sign in "*?["):
         return True
     return path.startswith(("/", ".", "~")) or path.count("/") != 1
-
-
-def is_saved_dataset(path: str) -> bool:
-    """Whether a path is a folder written by `datasets.save_to_disk`."""
-    folder = Path(path).expanduser()
-    return (folder / "dataset_dict.json").is_file() or (
-        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
-    )
-
-
-def find_files(path: str, key: str = "data.path") -> list[Path]:
-    """The data files behind a path: a file, a glob, or a folder (its files, not its subfolders'), in name order.
-
-    Raises:
-        DataError: nothing there, or a kind of file that is not read.
-    """
-    given = Path(path).expanduser()
-    if given.is_dir():
-        files = sorted(p for p in given.iterdir() if p.is_file() and kind_of(p) in SUFFIXES)
-        if not files:
-            raise DataError(f"{key}: the folder {path} holds no {' '.join(SUFFIXES)} file (.gz and .zst are read too)")
-        return files
-    if given.is_file():
-        if kind_of(given) not in SUFFIXES:
-            raise DataError(
-                f"{key}: {path} is no {' '.join(SUFFIXES)} file (.gz and .zst are read too); rename or convert it"
-            )
-        return [given]
-    if any(sign in path for sign in "*?["):
-        anchor = Path(given.anchor) if given.is_absolute() else Path()
-        pattern = str(given.relative_to(given.anchor)) if given.is_absolute() else str(given)
-        files = sorted(p for p in anchor.glob(pattern) if p.is_file() and kind_of(p) in SUFFIXES)
-        if files:
-            return files
-        raise DataError(f"{key}: no data file matches {path}")
-    raise DataError(f"{key}: {path} does not exist (looked in {Path.cwd()})")
 
 
 def open_bytes(path: Path) -> IO[bytes]:

@@ -1,200 +1,72 @@
-"""Files → rows, each with its line, and one reason for every row that cannot be read.
+"""JSON files → rows: JSON lines, one list of rows, or objects over several lines, one after the other.
 
-`read_rows` yields `(line, row, fault)`: a dict and None, or None and a `RowFault`. It never raises for a bad row, so
-that every line is accounted for. JSON lines are read by a reader of our own: the usual ones stop at the first bad line
-of a block of many, and do not say which one it was.
+The beginning of a file decides, not its name: people write lists into .jsonl files and JSON lines into .json files.
+JSON lines are read by a reader of our own: the usual ones stop at the first bad line of a block of many, and do not
+say which one it was.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
+import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, Any
 
 from rmx.data.accounting import RowFault
-from rmx.data.read.files import kind_of, open_bytes
-from rmx.errors import DataError
+from rmx.data.read.files import open_bytes
+from rmx.data.read.raw import BLANK, DAMAGE, RawRow, RowNumber
 
-__all__ = ["BLANK", "DAMAGE", "RawRow", "read_rows"]
+__all__ = ["parse_json", "read_json"]
 
-RawRow = tuple[int, dict[str, Any] | None, RowFault | None]  # line (1-based), row, fault
-
-BLANK = RowFault("blank line")  # yielded for lines of white space, which are counted, not rejected
 _BOM = b"\xef\xbb\xbf"
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)  # what reading a broken packed file raises
+_SPACE = re.compile(r"[ \t\r\n]*")
+_GAP = re.compile(r"[ \t\r\n,]*")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of one half of a character
+_LINES_LOOKED_AT = 20
 
 
-def read_rows(path: Path) -> Iterator[RawRow]:
-    """The rows of one file, in order, with their lines.
+class RepeatedKey(ValueError):
+    """An object names one key twice, and what it says is not clear."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise RepeatedKey(next(name for name in names if names.count(name) > 1))
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    >>> parse_json('{"a": [1, null]}')
+    {'a': [1, None]}
 
     Raises:
-        DataError: the file cannot be opened at all.
+        RowFault: not JSON, an object with one key twice, nested too deep, or half a character in a string.
     """
-    kind = kind_of(path)
     try:
-        if kind in {".json", ".jsonl", ".ndjson"}:
-            yield from _read_json(path, whole=kind == ".json")
-        else:
-            from rmx.data.read import tables
-
-            yield from tables.read_table(path, kind)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise fault_of(error) from None
+    if "\\u" in text and _HALF.search(text) and not encodable(value):
+        raise RowFault("lone surrogate")
+    return value
 
 
-def _read_json(path: Path, whole: bool) -> Iterator[RawRow]:
-    """JSON lines, or one JSON document that is a list of rows; which of them, the beginning decides."""
-    try:
-        with open_bytes(path) as file:
-            document = _looks_like_a_document(file, whole)
-        if document:
-            with open_bytes(path) as file:
-                rows = _document_rows(file.read(), strict=whole)
-            if rows is not None:
-                yield from rows
-                return
-    except DAMAGE:
-        pass  # the line reader names the place
-    with open_bytes(path) as file:
-        yield from _json_lines(file)
-
-
-def _looks_like_a_document(file: IO[bytes], whole: bool) -> bool:
-    """Whether a file is one JSON list or, named .json, an object over several lines or with a list of rows."""
-    line = file.readline().removeprefix(_BOM).strip()
-    while not line:
-        raw = file.readline()
-        if not raw:
-            return False
-        line = raw.strip()
-    if line.startswith(b"["):
-        return True
-    if not whole or not line.startswith(b"{"):
-        return False
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return not any(map(_is_row, islice(file, 20)))
-    return isinstance(value, dict) and _rows_inside(value) is not None and not file.read(1 << 16).strip()
-
-
-def _is_row(line: bytes) -> bool:
-    """Whether a line holds a JSON object by itself."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _rows_inside(value: dict[str, Any]) -> list[Any] | None:
-    """The one list of objects in an object that is no row itself."""
-    lists = [rows for rows in value.values() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-    return lists[0] if len(lists) == 1 and "chosen" not in value and "rejected" not in value else None
-
-
-def _json_lines(file: IO[bytes]) -> Iterator[RawRow]:
-    loads, number = json.loads, 0
-    try:
-        for number, raw in enumerate(file, 1):
-            if number == 1:
-                raw = raw.removeprefix(_BOM)
-            try:
-                text = raw.decode("utf-8")
-                value = loads(text)
-            except UnicodeDecodeError as error:
-                yield number, None, RowFault("not UTF-8", f"byte {error.start + 1} of the line")
-                continue
-            except RecursionError:
-                yield number, None, RowFault("nested too deep")
-                continue
-            except ValueError as error:
-                if not raw.strip():
-                    yield number, None, BLANK
-                else:
-                    yield number, None, broken(error)
-                continue
-            if type(value) is not dict:
-                yield number, None, RowFault("not an object", f"a JSON {_json_kind(value)}")
-            elif "\\u" in text and not encodable(value):
-                yield number, None, RowFault("lone surrogate")
-            else:
-                yield number, value, None
-    except DAMAGE as error:
-        yield number + 1, None, RowFault("unreadable file part", f"{type(error).__name__} while unpacking")
-
-
-def _document_rows(data: bytes, strict: bool) -> Iterator[RawRow] | None:
-    """Rows of a JSON document; None when it is none and the file may be JSON lines all the same."""
-    try:
-        text = data.removeprefix(_BOM).decode("utf-8")
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        if not strict:
-            return None
-        lines = data.splitlines()
-        good = sum(1 for line in lines if line.strip().startswith(b"{") and line.rstrip().endswith(b"}"))
-        if good * 2 > len(lines):
-            return None
-        return _broken_document(data)
-    if isinstance(value, dict):
-        value = _rows_inside(value) or [value]
-        return _numbered(value, [1] * len(value))
-    return _numbered(value, _element_lines(text, len(value)))
-
-
-def _numbered(values: list[Any], lines: list[int]) -> Iterator[RawRow]:
-    for line, value in zip(lines, values, strict=True):
-        if not isinstance(value, dict):
-            yield line, None, RowFault("not an object", f"a JSON {_json_kind(value)}")
-        elif not encodable(value):
-            yield line, None, RowFault("lone surrogate")
-        else:
-            yield line, value, None
-
-
-def _element_lines(text: str, count: int) -> list[int]:
-    """The line on which each element of a top-level JSON list starts."""
-    decode, position, line, lines = json.JSONDecoder().raw_decode, text.index("[") + 1, 1, []
-    seen = 0
-    for _ in range(count):
-        while text[position] in " \t\r\n,":
-            position += 1
-        line += text.count("\n", seen, position)
-        seen = position
-        lines.append(line)
-        _, position = decode(text, position)
-    return lines
-
-
-def _broken_document(data: bytes) -> Iterator[RawRow]:
-    """The rows of a damaged JSON list up to the damage, then one fault for the rest."""
-    try:
-        text = data.removeprefix(_BOM).decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        yield line, None, RowFault("not UTF-8", "and the file is one JSON document: no row can be read")
-        return
-    decode, position, line, seen = json.JSONDecoder().raw_decode, text.find("[") + 1, 1, 0
-    while True:
-        while position < len(text) and text[position] in " \t\r\n,":
-            position += 1
-        line += text.count("\n", seen, position)
-        seen = position
-        try:
-            value, position = decode(text, position)
-        except (ValueError, RecursionError) as error:
-            fault = broken(error) if isinstance(error, ValueError) else RowFault("nested too deep")
-            yield line, None, RowFault(fault.reason, f"{fault.detail}; nothing after this row can be read".strip("; "))
-            return
-        yield from _numbered([value], [line])
-
-
-def broken(error: ValueError) -> RowFault:
+def fault_of(error: ValueError | RecursionError) -> RowFault:
     """A fault that names the place within the line, without the text around it."""
+    if isinstance(error, RecursionError):
+        return RowFault("nested too deep")
+    if isinstance(error, RepeatedKey):
+        name = str(error)
+        return RowFault("repeated key", f"{name[:40] + '...' if len(name) > 40 else name!r} twice in one object")
     if isinstance(error, json.JSONDecodeError):
         return RowFault("broken JSON", f"{error.msg.lower()}, character {error.colno}")
     return RowFault("broken JSON", "a number with too many digits")
@@ -209,6 +81,196 @@ def encodable(value: Any) -> bool:
     return True
 
 
+def read_json(path: Path, kind: str) -> Iterator[RawRow]:
+    """Rows of a JSON file, whichever layout it has."""
+    try:
+        with open_bytes(path) as file:
+            lines = _is_json_lines(file, kind)
+        if not lines:
+            with open_bytes(path) as file:
+                data = file.read().removeprefix(_BOM)
+            yield from _document(data, kind)
+            return
+    except DAMAGE:
+        pass  # the line reader names the place
+    with open_bytes(path) as file:
+        yield from _json_lines(file)
+
+
+# --- JSON lines ---
+
+
+def _is_json_lines(file: IO[bytes], kind: str) -> bool:
+    """Whether every line is a value of its own, to judge by the first lines."""
+    first = file.readline().removeprefix(_BOM).strip()
+    while not first:
+        raw = file.readline()
+        if not raw:
+            return True
+        first = raw.strip()
+    following = list(islice(file, _LINES_LOOKED_AT))
+    alone = not any(line.strip() for line in following)
+    if first.startswith(b"["):
+        return not alone and _value(first) is not None
+    if not first.startswith(b"{"):
+        return True
+    value = _value(first)
+    if value is None:
+        # Broken, or an object that goes on: then no line is an object by itself, but for those further in.
+        return any(line.startswith(b"{") and isinstance(_value(line), dict) for line in following)
+    return not (alone and kind == ".json" and isinstance(value, dict) and _rows_inside(value) is not None)
+
+
+def _value(line: bytes) -> Any:
+    """The JSON value that a line holds by itself; None when there is none. What is said twice is no matter here."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _json_lines(file: IO[bytes]) -> Iterator[RawRow]:
+    decode, number = _DECODER.decode, 0
+    try:
+        for number, raw in enumerate(file, 1):
+            if number == 1:
+                raw = raw.removeprefix(_BOM)
+            try:
+                text = raw.decode("utf-8")
+                value = decode(text)
+            except UnicodeDecodeError as error:
+                yield number, None, RowFault("not UTF-8", f"byte {error.start + 1} of the line")
+                continue
+            except (ValueError, RecursionError) as error:
+                yield number, None, fault_of(error) if raw.strip() else BLANK
+                continue
+            if type(value) is dict and "\\u" not in text:
+                yield number, value, None
+            else:
+                yield number, *_checked(value, text)
+    except DAMAGE as error:
+        yield number + 1, None, RowFault("unreadable file part", f"{type(error).__name__} while unpacking")
+
+
+def _checked(value: Any, text: str) -> tuple[dict[str, Any] | None, RowFault | None]:
+    if not isinstance(value, dict):
+        return None, RowFault("not an object", f"a JSON {_json_kind(value)}")
+    if _HALF.search(text) and not encodable(value):
+        return None, RowFault("lone surrogate")
+    return value, None
+
+
 def _json_kind(value: Any) -> str:
     names = {list: "list", str: "text", int: "number", float: "number", bool: "boolean", type(None): "null"}
     return names.get(type(value), type(value).__name__)
+
+
+# --- One document ---
+
+Element = tuple[int, dict[str, Any] | None, RowFault | None]  # the line on which it starts, row, fault
+
+
+def _document(data: bytes, kind: str) -> Iterator[RawRow]:
+    """Rows of a list, or of objects one after the other, with their lines where no two share one."""
+    utf8 = True
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:  # the bad bytes become halves of characters, so that their row can be named
+        text, utf8 = data.decode("utf-8", "surrogateescape"), False
+    in_list = text[_SPACE.match(text).end() :].startswith("[")  # type: ignore[union-attr]  # it always matches
+    elements = list(_list_elements(text, utf8) if in_list else _sequence(text, utf8))
+    if not in_list and kind == ".json" and len(elements) == 1 and elements[0][1] is not None:
+        inner = _rows_inside(elements[0][1])
+        if inner is not None:
+            elements = [(1, *_judged(value, "", True)) for value in inner]
+    by_line = all(a[0] < b[0] for a, b in pairwise(elements))
+    for number, (line, row, fault) in enumerate(elements, 1):
+        yield line if by_line else RowNumber(number), row, fault
+
+
+def _rows_inside(value: dict[str, Any]) -> list[Any] | None:
+    """The one list of objects in an object that is no row itself."""
+    lists = [rows for rows in value.values() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    return lists[0] if len(lists) == 1 and "chosen" not in value and "rejected" not in value else None
+
+
+def _judged(value: Any, text: str, utf8: bool) -> tuple[dict[str, Any] | None, RowFault | None]:
+    row, fault = _checked(value, text)
+    if row is not None and not utf8 and not encodable(row):
+        return None, RowFault("not UTF-8")
+    return row, fault
+
+
+def _list_elements(text: str, utf8: bool) -> Iterator[Element]:
+    """The elements of a list up to its end or its first damage, which is one more element, with the fault."""
+    decode, line, seen = _DECODER.raw_decode, 1, 0
+    position = _skip(text, text.index("[") + 1)
+    closed = text.startswith("]", position)
+    while not closed:
+        line, seen = line + text.count("\n", seen, position), position
+        try:
+            value, end = decode(text, position)
+        except RepeatedKey as error:  # the object itself is whole
+            value, end = json.JSONDecoder().raw_decode(text, position)
+            yield line, None, fault_of(error)
+        except (ValueError, RecursionError) as error:
+            yield _rest_unread(text, position, line, error)
+            return
+        else:
+            yield line, *_judged(value, text[position:end], utf8)
+        position = _skip(text, end)
+        closed = text.startswith("]", position)
+        if not closed:
+            if not text.startswith(",", position):
+                at = line + text.count("\n", seen, position)
+                yield at, None, RowFault("broken JSON", _at(text, position, "no comma or closing bracket", True))
+                return
+            comma, position = position, _skip(text, position + 1)
+            if text.startswith("]", position):
+                at = line + text.count("\n", seen, position)
+                yield at, None, RowFault("broken JSON", _at(text, comma, "a comma after the last element", False))
+                return
+    after = _skip(text, position + 1)
+    if after < len(text):
+        at = line + text.count("\n", seen, after)
+        yield at, None, RowFault("broken JSON", _at(text, after, "text after the end of the list", True))
+
+
+def _sequence(text: str, utf8: bool) -> Iterator[Element]:
+    """Objects one after the other; a damaged one is a fault, and the next begins on a line of its own."""
+    line, seen, position = 1, 0, _skip(text, 0)
+    while position < len(text):
+        line, seen = line + text.count("\n", seen, position), position
+        try:
+            value, end = _DECODER.raw_decode(text, position)
+            yield line, *_judged(value, text[position:end], utf8)
+        except RepeatedKey as error:
+            _, end = json.JSONDecoder().raw_decode(text, position)
+            yield line, None, fault_of(error)
+        except (ValueError, RecursionError) as error:
+            fault = fault_of(error)
+            if isinstance(error, json.JSONDecodeError):
+                fault = RowFault(fault.reason, _at(text, error.pos, error.msg.lower(), False))
+            yield line, None, fault
+            end = text.find("\n{", position)
+            end = len(text) if end < 0 else end
+        position = _GAP.match(text, end).end()  # type: ignore[union-attr]  # it always matches
+
+
+def _skip(text: str, position: int) -> int:
+    """The place of the next character that is no white space."""
+    return _SPACE.match(text, position).end()  # type: ignore[union-attr]  # it always matches
+
+
+def _at(text: str, position: int, what: str, stops: bool) -> str:
+    line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+    rest = "; nothing after this place can be read" if stops else ""
+    return f"{what}, line {line}, character {column}{rest}"
+
+
+def _rest_unread(text: str, position: int, line: int, error: ValueError | RecursionError) -> Element:
+    """The fault of an element that breaks a list off."""
+    fault = fault_of(error)
+    if isinstance(error, json.JSONDecodeError):
+        return line, None, RowFault(fault.reason, _at(text, error.pos, error.msg.lower(), True))
+    return line, None, RowFault(fault.reason, f"{fault.detail}; nothing after this row can be read".strip("; "))
