@@ -18,7 +18,9 @@ allowed and what to do.
 
 from __future__ import annotations
 
+import difflib
 import signal
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "ArtefactError",
@@ -32,6 +34,7 @@ __all__ = [
     "OutputError",
     "Pruned",
     "RmxError",
+    "did_you_mean",
 ]
 
 
@@ -94,3 +97,20 @@ class Pruned(RmxError):
     """A sweep asked this run to stop early; its checkpoint and metrics are complete up to here."""
 
     exit_code = 75
+
+
+def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return "did you mean x?" for the closest option, or "" when none is close.
+
+    Args:
+        word: what was written.
+        options: what could have been meant; of a mapping, the keys are compared and the value is proposed.
+        cutoff: likeness from 0 to 1 below which nothing is proposed (`difflib.get_close_matches`).
+
+    >>> did_you_mean("lama3", ["tiny", "llama3"]), did_you_mean("rr", {"r": "peft.r"}), did_you_mean("xyz", ["tiny"])
+    ('did you mean llama3?', 'did you mean peft.r?', '')
+    """
+    close = difflib.get_close_matches(word, list(options), 1, cutoff)
+    if not close:
+        return ""
+    return f"did you mean {options[close[0]] if isinstance(options, Mapping) else close[0]}?"

@@ -15,28 +15,31 @@ What a row of preference data may say besides "this one is better" comes in `pai
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
-from torch.nn.functional import relu, softplus
+from annotated_types import Interval
 
-from rmx.errors import ConfigError
+from rmx.values import AtLeastZero, Positive, checked
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported when a loss is first computed: configurations are checked without it
+    from torch import Tensor
+
     from rmx.records import PairTable
 
 __all__ = ["bradley_terry", "davidson", "focal", "hinge", "plackett_luce", "rao_kupper"]
 
+_checked = checked("loss")
 
+
+@_checked
 def bradley_terry(
     winner_M: Tensor,
     loser_M: Tensor,
     pairs: PairTable | None = None,
     *,
     margin: float = 0.0,
-    label_smoothing: float = 0.0,
-    center_coefficient: float = 0.0,
+    label_smoothing: Annotated[float, Interval(ge=0, lt=0.5)] = 0.0,
+    center_coefficient: AtLeastZero = 0.0,
 ) -> Tensor:
     """Cross entropy of the Bradley–Terry model, the standard reward-model loss.
 
@@ -60,26 +63,27 @@ def bradley_terry(
     Raises:
         ConfigError: a knob is outside its range.
 
+    >>> import torch
     >>> [round(x, 4) for x in bradley_terry(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])).tolist()]
     [0.6931, 0.1269]
     """
-    _require(0.0 <= label_smoothing < 0.5, "label_smoothing", label_smoothing, "at least 0 and below 0.5")
     winner_M, loser_M = _full(winner_M), _full(loser_M)
     z_M = winner_M - loser_M - _margin(pairs, margin)
     target = _target(pairs)
     target = target * (1.0 - label_smoothing) + (1.0 - target) * label_smoothing
-    terms_M = target * softplus(-z_M) + (1.0 - target) * softplus(z_M)
+    terms_M = target * _softplus(-z_M) + (1.0 - target) * _softplus(z_M)
     return _centered(terms_M, winner_M, loser_M, center_coefficient)
 
 
+@_checked
 def focal(
     winner_M: Tensor,
     loser_M: Tensor,
     pairs: PairTable | None = None,
     *,
-    gamma: float = 2.0,
+    gamma: AtLeastZero = 2.0,
     margin: float = 0.0,
-    center_coefficient: float = 0.0,
+    center_coefficient: AtLeastZero = 0.0,
 ) -> Tensor:
     """Bradley–Terry with the terms of pairs that are already right turned down: `(1 - p)^γ · (-log p)`.
 
@@ -91,26 +95,27 @@ def focal(
 
     At p = 1/2 and γ = 2: 0.25 · 0.6931.
 
+    >>> import torch
     >>> round(focal(torch.tensor([1.0]), torch.tensor([1.0])).item(), 4)
     0.1733
     """
-    _require(gamma >= 0.0, "gamma", gamma, "0 or more")
     winner_M, loser_M = _full(winner_M), _full(loser_M)
     z_M = winner_M - loser_M - _margin(pairs, margin)
     target = _target(pairs)
     # (1 - σ(z))^γ = exp(-γ softplus(z)): stays exact where 1 - σ(z) would round to 0.
-    right_M = torch.exp(-gamma * softplus(z_M)) * softplus(-z_M)
-    wrong_M = torch.exp(-gamma * softplus(-z_M)) * softplus(z_M)
+    right_M = (-gamma * _softplus(z_M)).exp() * _softplus(-z_M)
+    wrong_M = (-gamma * _softplus(-z_M)).exp() * _softplus(z_M)
     return _centered(target * right_M + (1.0 - target) * wrong_M, winner_M, loser_M, center_coefficient)
 
 
+@_checked
 def hinge(
     winner_M: Tensor,
     loser_M: Tensor,
     pairs: PairTable | None = None,
     *,
-    margin: float = 1.0,
-    center_coefficient: float = 0.0,
+    margin: Positive = 1.0,
+    center_coefficient: AtLeastZero = 0.0,
 ) -> Tensor:
     """Pairwise hinge: `max(0, margin + pairs.margin - (winner - loser))` (ranking SVM; Joachims 2002).
 
@@ -121,26 +126,27 @@ def hinge(
     Raises:
         ConfigError: `margin` is not above 0 (the loss would be 0 for equal rewards) or centering is negative.
 
+    >>> import torch
     >>> hinge(torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.0])).tolist()
     [0.0, 0.5]
     """
-    _require(margin > 0.0, "margin", margin, "above 0")
     winner_M, loser_M = _full(winner_M), _full(loser_M)
     lead_M = winner_M - loser_M
     wanted = _margin(pairs, margin, tie_margin=margin)
     target = _target(pairs)
-    terms_M = target * relu(wanted - lead_M) + (1.0 - target) * relu(wanted + lead_M)
+    terms_M = target * (wanted - lead_M).relu() + (1.0 - target) * (wanted + lead_M).relu()
     return _centered(terms_M, winner_M, loser_M, center_coefficient)
 
 
+@_checked
 def rao_kupper(
     winner_M: Tensor,
     loser_M: Tensor,
     pairs: PairTable | None = None,
     *,
-    tie_threshold: float = 0.5,
+    tie_threshold: Positive = 0.5,
     margin: float = 0.0,
-    center_coefficient: float = 0.0,
+    center_coefficient: AtLeastZero = 0.0,
 ) -> Tensor:
     """Bradley–Terry with a third outcome: rewards closer than a threshold η tend to be called a tie.
 
@@ -163,25 +169,26 @@ def rao_kupper(
     Raises:
         ConfigError: `tie_threshold` is not above 0: a tie would be impossible and its loss infinite.
 
+    >>> import torch
     >>> round(rao_kupper(torch.tensor([0.0]), torch.tensor([0.0]), tie_threshold=0.5).item(), 4)  # -log σ(-0.5)
     0.9741
     """
-    _require(tie_threshold > 0.0, "tie_threshold", tie_threshold, "above 0")
     winner_M, loser_M = _full(winner_M), _full(loser_M)
     d_M = winner_M - loser_M - _margin(pairs, margin)
-    win_M, loss_M = softplus(tie_threshold - d_M), softplus(tie_threshold + d_M)
+    win_M, loss_M = _softplus(tie_threshold - d_M), _softplus(tie_threshold + d_M)
     tie_M = win_M + loss_M - math.log(math.expm1(2.0 * tie_threshold))
     return _centered(_outcome(pairs, win_M, loss_M, tie_M), winner_M, loser_M, center_coefficient)
 
 
+@_checked
 def davidson(
     winner_M: Tensor,
     loser_M: Tensor,
     pairs: PairTable | None = None,
     *,
-    tie_prevalence: float = 1.0,
+    tie_prevalence: Positive = 1.0,
     margin: float = 0.0,
-    center_coefficient: float = 0.0,
+    center_coefficient: AtLeastZero = 0.0,
 ) -> Tensor:
     """Bradley–Terry with ties whose odds are ν times the geometric mean of the two strengths.
 
@@ -191,10 +198,12 @@ def davidson(
     Raises:
         ConfigError: `tie_prevalence` (ν) is not above 0.
 
+    >>> import torch
     >>> round(davidson(torch.tensor([0.0]), torch.tensor([0.0])).item(), 4)  # log 3
     1.0986
     """
-    _require(tie_prevalence > 0.0, "tie_prevalence", tie_prevalence, "above 0")
+    import torch
+
     winner_M, loser_M = _full(winner_M), _full(loser_M)
     half_M = 0.5 * (winner_M - loser_M - _margin(pairs, margin))
     log_nu_M = torch.full_like(half_M, math.log(tie_prevalence))
@@ -203,6 +212,7 @@ def davidson(
     return _centered(terms_M, winner_M, loser_M, center_coefficient)
 
 
+@_checked
 def plackett_luce(
     winner_M: Tensor,
     loser_M: Tensor,
@@ -220,6 +230,7 @@ def plackett_luce(
 
     Three responses with equal rewards: log 3 + log 2 over three pairs, log 3 shared by the first winner's two.
 
+    >>> import torch
     >>> from rmx.records import PairTable
     >>> one = torch.ones(3)
     >>> pairs = PairTable(winner=torch.tensor([0, 0, 1]), loser=torch.tensor([1, 2, 2]), margin=0 * one,
@@ -227,51 +238,54 @@ def plackett_luce(
     >>> [round(x, 4) for x in plackett_luce(torch.zeros(3), torch.zeros(3), pairs).tolist()]
     [0.5493, 0.5493, 0.6931]
     """
+    import torch
+
     z_M = _full(winner_M) - _full(loser_M) - _margin(pairs, margin)
     if pairs is None:
-        return softplus(-z_M)
+        return _softplus(-z_M)
     # An [M, M] mask instead of torch.unique: no host synchronisation, and M is at most some hundreds.
     own_MM = torch.eye(len(z_M), dtype=torch.bool, device=z_M.device)
     ranked_M = ~pairs.tie
     same_MM = (pairs.winner[:, None] == pairs.winner[None, :]) & ranked_M[:, None] & ranked_M[None, :] | own_MM
     lead_M = torch.logsumexp(torch.where(same_MM, -z_M[None, :], -math.inf), dim=1)
-    terms_M = softplus(lead_M) / same_MM.sum(dim=1)
-    return torch.where(pairs.tie, 0.5 * (softplus(z_M) + softplus(-z_M)), terms_M)
+    terms_M = _softplus(lead_M) / same_MM.sum(dim=1)
+    return torch.where(pairs.tie, 0.5 * (_softplus(z_M) + _softplus(-z_M)), terms_M)
 
 
 # --- what the losses share ---
 
 
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), which is -log σ(-x)."""
+    from torch.nn.functional import softplus
+
+    return softplus(x)
+
+
 def _full(rewards: Tensor) -> Tensor:
     """At least float32: in bfloat16 a reward near 20 has steps of 0.125."""
-    return rewards if rewards.dtype == torch.float64 else rewards.float()
+    return rewards if rewards.dtype.itemsize == 8 else rewards.float()
 
 
 def _margin(pairs: PairTable | None, margin: float, tie_margin: float = 0.0) -> Tensor | float:
     """The lead asked of each winner; nobody leads in a tie."""
     if pairs is None:
         return margin
-    return torch.where(pairs.tie, tie_margin, pairs.margin + margin)
+    return (pairs.margin + margin).masked_fill(pairs.tie, tie_margin)
 
 
 def _target(pairs: PairTable | None) -> Tensor | float:
     if pairs is None:
         return 1.0
-    return torch.where(pairs.tie, 0.5, pairs.target)
+    return pairs.target.masked_fill(pairs.tie, 0.5)
 
 
 def _outcome(pairs: PairTable | None, win_M: Tensor, loss_M: Tensor, tie_M: Tensor) -> Tensor:
     """Cross entropy of a three-way outcome from the negative log probabilities of the three."""
     if pairs is None:
         return win_M
-    return torch.where(pairs.tie, tie_M, pairs.target * win_M + (1.0 - pairs.target) * loss_M)
+    return tie_M.where(pairs.tie, pairs.target * win_M + (1.0 - pairs.target) * loss_M)
 
 
 def _centered(terms_M: Tensor, winner_M: Tensor, loser_M: Tensor, coefficient: float) -> Tensor:
-    _require(coefficient >= 0.0, "center_coefficient", coefficient, "0 or more")
     return terms_M + coefficient * (winner_M + loser_M).square() if coefficient else terms_M
-
-
-def _require(fine: bool, knob: str, value: float, allowed: str) -> None:
-    if not fine:
-        raise ConfigError(f"loss.{knob}: {value!r} is out of range; it must be {allowed}")

@@ -11,17 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rmx.errors import ConfigError
+from annotated_types import MinLen
+
+from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
+from rmx.models import Adapter, RewardModelSource
+from rmx.templates import Template
+from rmx.training.arguments import TrainerSettings
+from rmx.values import Seed, refuse_wrong_fields
 
 if TYPE_CHECKING:
-    from rmx.data import Audit, LlamaFactoryData, Mixture, PreferenceData, SyntheticData
-    from rmx.models import Adapter, RewardModelSource
+    from rmx.data import Audit
     from rmx.run.inputs import Model
     from rmx.scoring.evaluation import Evaluations
-    from rmx.templates import Template
-    from rmx.training.arguments import TrainerSettings
     from rmx.training.phase import Trained
 
 __all__ = ["Done", "Workflow"]
@@ -72,10 +75,8 @@ class Workflow:
     trainer: TrainerSettings
     peft: Adapter | None = None
     callbacks: dict[str, Any] | None = None
-    phases: list[Literal["audit", "inspect", "train", "eval", "predict"]] = field(
-        default_factory=lambda: ["train", "eval", "predict"]
-    )
-    seed: int = 42
+    phases: Annotated[list[Phase], MinLen(1)] = field(default_factory=lambda: ["train", "eval", "predict"])
+    seed: Seed = 42
     output_dir: str | None = None
     trackers: list[str] = field(default_factory=lambda: ["wandb"])
     project: str = "rmx"
@@ -90,13 +91,7 @@ class Workflow:
     _folder: str | None = field(default=None, init=False, repr=False)  # of the first verb; later ones go on in it
 
     def __post_init__(self) -> None:
-        known = ("audit", "inspect", "train", "eval", "predict")
-        if unknown := [phase for phase in self.phases if phase not in known]:
-            raise ConfigError(f"phases: {unknown[0]!r} is not a phase; allowed: {', '.join(known)}")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed: {self.seed} is out of range; give a whole number from 0 to 4294967295")
-        if not self.phases:
-            raise ConfigError(f"phases: nothing to do; give some of {', '.join(known)}")
+        refuse_wrong_fields(self)
 
     def run(self) -> dict[str, Any]:
         """Do all phases in the order given, then draw plots and the report.

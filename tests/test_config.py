@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rmx.config import Composer, check, compose, instantiate, run_yaml
+from rmx.config import check, compose, instantiate, run_yaml
+from rmx.config.composing import Composer
 from rmx.errors import ConfigError
 from rmx.workflow import Workflow
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rmx.config import check, compose, instantiate
-from rmx.config.targets import LIBRARY_TARGETS, refusal, shipped_targets, unsafe_hydra_nodes
+from rmx.config.library import LIBRARY_TARGETS
+from rmx.config.targets import refusal, shipped_targets, unsafe_hydra_nodes
 from rmx.errors import ConfigError
 
 # Code execution and file writes that hydra's own blocklist lets through or once did, and aliases of them.
@@ -65,7 +66,8 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(
         "import os\nfrom os import getcwd\nfrom pathlib import Path\n"
         "Path(__file__).with_name('imported').touch()\n\n\n"
-        "def template(name: str, strict: bool = True) -> str:\n    return f'{name}/{strict}'\n"
+        "class Template:\n    def __init__(self, name: str, strict: bool):\n        self.text = f'{name}/{strict}'\n"
+        "\n\ndef template(name: str, strict: bool = True) -> Template:\n    return Template(name, strict)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_pairs", raising=False)
@@ -73,18 +75,31 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_own_code_needs_the_users_word(own_module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allowed by environment only; checked without importing it; called on instantiate."""
+    """Allowed by environment only, and not imported before that; then checked as Python sees it, and called."""
     cfg = compose()
     cfg.template = {"_target_": "my_pairs.template", "name": "x"}
     with pytest.raises(ConfigError, match="is not allowed"):
         instantiate(cfg)
+    assert not (own_module / "imported").exists()
     monkeypatch.setenv("RMX_ALLOW_TARGETS", "my_pairs.")
     check(cfg)
-    assert not (own_module / "imported").exists()
-    assert instantiate(cfg).template == "x/True"
+    assert instantiate(cfg).template.text == "x/True"
     cfg.template = {"_target_": "my_pairs.template", "name": "x", "strikt": 1}
     with pytest.raises(ConfigError, match=r"template.strikt: there is no such key .* did you mean template.strict\?"):
         check(cfg)
+
+
+def test_a_module_that_cannot_be_imported_is_one_message(own_module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own error, with the line, and the key of the configuration that names it."""
+    (own_module / "my_broken.py").write_text("\n\nraise RuntimeError('no licence')\n\n\ndef template(): ...\n")
+    monkeypatch.setenv("RMX_ALLOW_TARGETS", "my_broken.")
+    cfg = compose()
+    cfg.template = {"_target_": "my_broken.template"}
+    with pytest.raises(ConfigError) as caught:
+        instantiate(cfg)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("template: _target_ 'my_broken.template': the module my_broken cannot be imported: ")
+    assert line.endswith("RuntimeError: no licence (" + str(own_module / "my_broken.py") + ":3)")
 
 
 @pytest.mark.parametrize("target", ["my_pairs.os.system", "my_pairs.getcwd", "my_pairs.Path", "my_pairs.nope"])
@@ -93,7 +108,15 @@ def test_an_allowed_module_lends_its_name_to_nothing_else(
 ) -> None:
     monkeypatch.setenv("RMX_ALLOW_TARGETS", "my_pairs.")
     assert "is not defined in the module that you allowed" in refusal(target)
-    assert not (own_module / "imported").exists()
+
+
+def test_an_object_without_a_home_is_its_modules_own(own_module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own_module / "my_losses.py").write_text(
+        "import functools\nfrom rmx.losses import hinge\nwide = functools.partial(hinge, margin=3.0)\n"
+    )
+    monkeypatch.setenv("RMX_ALLOW_TARGETS", "my_losses.")
+    assert refusal("my_losses.wide") == ""
+    assert "it leads to rmx.losses.hinge" in refusal("my_losses.hinge")
 
 
 def test_an_exact_name_allows_that_name_only(own_module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +162,7 @@ def test_hostile_targets_are_found_at_any_depth() -> None:
         ({"callbacks": {"x": {"_target_": "os.system"}}}, "hydra.callbacks.x._target_"),
         ({"sweeper": {"_target_": "os.system"}}, "hydra.sweeper._target_"),
         ({"sweeper": {"_target_": "hydra_plugins.os.system"}}, "hydra.sweeper._target_"),
+        ({"launcher": {"_target_": "hydra._internal.core_plugins.basic_sweeper.log"}}, "hydra.launcher._target_"),
         (
             {"launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.os.system"}},
             "hydra.launcher._target_",

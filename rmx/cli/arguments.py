@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from rmx.errors import ConfigError
+from rmx.errors import ConfigError, did_you_mean
 
 __all__ = ["Arguments", "parse"]
 
@@ -96,8 +95,8 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 def _unknown_flag(word: str) -> str:
     name = word.partition("=")[0]
-    close = difflib.get_close_matches(name, _FLAGS, 1, 0.75)
-    if close:
-        return f"{name}: there is no such flag; did you mean {close[0]}?"
+    hint = did_you_mean(name, _FLAGS, 0.75)
+    if hint:
+        return f"{name}: there is no such flag; {hint}"
     key = name.lstrip("-").replace("-", "_")
     return f"{name}: there is no such flag; values are set as key=value, for example trainer.{key}=...; see rmx --help"

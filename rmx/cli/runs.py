@@ -13,9 +13,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rmx.cli.arguments import Arguments
-from rmx.config import Composer, instantiate, redact, run_yaml
-from rmx.config.mistakes import Mistake, raise_all
+from rmx.config import instantiate, run_yaml
+from rmx.config.composing import Composer
 from rmx.errors import ConfigError, RmxError
+from rmx.redact import redact
+from rmx.values import Mistake, raise_all
 
 __all__ = ["ask_hydra", "run", "show", "sweep"]
 

@@ -1,7 +1,7 @@
 """YAML in, one Workflow out: compose, check, instantiate.
 
 compose(["model=llama3", "data=hh_rlhf"])   groups, files and overrides -> a DictConfig
-check(cfg)                                  every node against the signature of its target, without imports
+check(cfg)                                  every node against the signature of its target, nothing heavy imported
 instantiate(cfg)                            the calls themselves -> rmx.workflow.Workflow
 run_yaml(cfg)                               the resolved text that repeats the run, without secrets
 """
@@ -12,19 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from rmx.config.checking import build, mistakes_in, mistakes_of, plain
-from rmx.config.composing import Composer
-from rmx.config.mistakes import raise_all
-from rmx.config.signatures import read_signature
 from rmx.errors import ConfigError
-from rmx.redact import redact, redact_text
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Hydra takes a third of a second to import; the help page reads conf/ without it
+    from omegaconf import DictConfig
+
     from rmx.workflow import Workflow
 
-__all__ = ["Composer", "check", "compose", "instantiate", "redact", "redact_text", "run_yaml"]
+__all__ = ["check", "compose", "instantiate", "run_yaml"]
 
 
 def compose(
@@ -43,6 +38,9 @@ def compose(
     >>> compose(["seed=7"]).seed
     7
     """
+    from rmx.config.composing import Composer
+    from rmx.values import raise_all
+
     if isinstance(overrides, str):
         raise ConfigError(f"compose: give a list of overrides, [{overrides!r}]")
     composer = Composer(Path(config_dir) if config_dir is not None else None, config_name)
@@ -56,12 +54,16 @@ def compose(
 def check(cfg: DictConfig) -> None:
     """Check every value of a configuration against the signature and annotations of its target.
 
-    Nothing is imported but what is installed without source. All mistakes come in one error.
+    The modules of the targets are imported; torch and transformers are not. All mistakes come in one error.
 
     Raises:
         ConfigError: a line per mistake: key, value, what is allowed, "did you mean".
     """
-    raise_all(mistakes_of(cfg, Composer().groups()))
+    from rmx.config.checking import mistakes_of
+    from rmx.config.shipped import option_files
+    from rmx.values import raise_all
+
+    raise_all(mistakes_of(cfg, option_files()))
 
 
 def instantiate(cfg: DictConfig) -> Workflow:
@@ -70,8 +72,13 @@ def instantiate(cfg: DictConfig) -> Workflow:
     Raises:
         ConfigError: as `check`, and what the targets themselves refuse (values that do not go together).
     """
+    from rmx.config.checking import build, mistakes_in, plain
+    from rmx.config.shipped import option_files
+    from rmx.config.signatures import read_signature
+    from rmx.values import raise_all
+
     values, unresolved = plain(cfg)
-    raise_all([*unresolved, *mistakes_in(values, Composer().groups())])
+    raise_all([*unresolved, *mistakes_in(values, option_files())])
     if "config" in read_signature(values["_target_"]).parameters:
         values["config"] = run_yaml(cfg)
     workflow, mistakes = build(values)
@@ -86,6 +93,10 @@ def run_yaml(cfg: DictConfig) -> str:
     >>> run_yaml(OmegaConf.create({"hub_token": "hf_1", "seed": 7, "copy": "${seed}"})).splitlines()
     ["hub_token: '***'", 'seed: 7', 'copy: 7']
     """
+    from omegaconf import OmegaConf
+
+    from rmx.redact import redact
+
     values = redact(OmegaConf.to_container(cfg, resolve=True))
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rmx.config.annotations import is_scalar, mismatches
-from rmx.config.mistakes import Mistake, shown
 from rmx.config.signatures import Signature, read_signature
 from rmx.config.targets import import_target, is_user_target, refusal
-from rmx.errors import ConfigError
+from rmx.errors import ConfigError, did_you_mean
+from rmx.values import Mistake, is_scalar, mismatches, shown
 
 __all__ = ["build", "mistakes_in", "mistakes_of", "plain"]
 
@@ -121,7 +119,10 @@ class _Checker:
         self.directives(value, key)
         if not reason:
             try:
-                self.arguments(value, key, read_signature(target))
+                found = self.arguments(value, key, signature := read_signature(target))
+                if found and signature.of_other_version:
+                    found = self.arguments(value, key, read_signature(target, installed=True))
+                self.mistakes += found
             except ConfigError as error:
                 self.add(key, f"_target_ '{target}': {error}")
         for name, item in value.items():
@@ -137,8 +138,9 @@ class _Checker:
         if value.get("_recursive_", True) is not True:
             self.add(_join(key, "_recursive_"), "must be true or left out")
 
-    def arguments(self, value: Mapping[str, Any], key: str, signature: Signature) -> None:
+    def arguments(self, value: Mapping[str, Any], key: str, signature: Signature) -> list[Mistake]:
         """Check names and values against the signature."""
+        found = []
         for name, given in value.items():
             place = _join(key, name)
             if name in _DIRECTIVES or given is _UNREADABLE:
@@ -146,31 +148,28 @@ class _Checker:
             parameter = signature.parameters.get(name)
             called = given.get("_target_") if isinstance(given, Mapping) else None
             foreign = called is not None and not is_user_target(called)
-            if parameter is not None and foreign and is_scalar(parameter.type):
-                self.add(place, f"a call of {called!r} cannot stand here, only text or a number")
+            if parameter is not None and foreign and parameter.schema and is_scalar(parameter.schema):
+                found.append(Mistake(place, f"a call of {called!r} cannot be used here, only text or a number"))
             elif parameter is not None:
-                for where, item, what in mismatches(given, parameter.type, place):
-                    self.add(where, f"{shown(where, item)} {what}")
+                found += mismatches(given, parameter.schema, place)
             elif name in signature.owned:
-                self.add(place, f"rmx sets this itself; use {signature.owned[name]}")
+                found.append(Mistake(place, f"rmx sets this itself; use {signature.owned[name]}"))
             elif not signature.is_open:
-                self.add(place, self.unknown(key, name, given, signature))
+                found.append(Mistake(place, self.unknown(key, name, given, signature)))
         if value.get("_partial_") is not True:
-            for name, parameter in signature.parameters.items():
-                if parameter.required and name not in value:
-                    self.add(_join(key, name), f"must be given: {_join(key, name)}=...")
+            missing = [name for name, taken in signature.parameters.items() if taken.required and name not in value]
+            found += [Mistake(_join(key, name), f"must be given: {_join(key, name)}=...") for name in missing]
+        return found
 
     def unknown(self, key: str, name: str, value: Any, signature: Signature) -> str:
         """Say that a node takes no key of this name, and which was meant."""
         names = {**dict.fromkeys(signature.parameters), **(dict.fromkeys(self.groups) if not key else {})}
-        found = [_join(key, other) for other in difflib.get_close_matches(name, names, 1, 0.6)]
-        if not found:
-            close = difflib.get_close_matches(name, self.possible_keys, 1, 0.8)
-            found = [self.possible_keys[other] for other in close]
+        hint = did_you_mean(name, {other: _join(key, other) for other in names})
+        hint = hint or did_you_mean(name, self.possible_keys, 0.8)
         kind = f"there is no such key in {key}" if key else "there is no such group or key"
         text = f"{kind} (value {shown(_join(key, name), value)})"
-        if found:
-            return f"{text}; did you mean {' or '.join(found)}?"
+        if hint:
+            return f"{text}; {hint}"
         names.pop("config", None)  # the workflow's own copy of this configuration
         return f"{text}; it takes {', '.join(names)}" if len(names) < 40 else text
 

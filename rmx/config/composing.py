@@ -26,7 +26,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rmx.config.checking import mistakes_of
-from rmx.config.mistakes import Mistake, did_you_mean, raise_all
 from rmx.config.overriding import (
     absent,
     into_nothing,
@@ -37,7 +36,8 @@ from rmx.config.overriding import (
 )
 from rmx.config.shipped import conf_folder
 from rmx.config.targets import unsafe_hydra_nodes
-from rmx.errors import ConfigError
+from rmx.errors import ConfigError, did_you_mean
+from rmx.values import Mistake, raise_all
 
 __all__ = ["Composer"]
 
@@ -238,7 +238,7 @@ class Composer:
                 hint = did_you_mean(wrong, options)
                 return Mistake(place, f"{name} has no option '{wrong}'; {hint} options: {', '.join(options)}")
         wrong = text.partition("override '")[2].partition("'")[0]
-        hint = did_you_mean(wrong, groups) if wrong else ""
+        hint = did_you_mean(wrong, list(groups)) if wrong else ""
         return Mistake(place, f"{text}; {hint}" if hint else text)
 
     def _refuse_hidden_files(self) -> None:

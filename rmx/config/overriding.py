@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from rmx.config.mistakes import Mistake
+from rmx.values import Mistake
 
 __all__ = ["absent", "into_nothing", "is_hydra", "lenient", "option_values", "parse_override", "sweep_values"]
 

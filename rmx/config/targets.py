@@ -9,39 +9,32 @@ In 3 the name must be *defined* in the allowed module: `my_pairs.os.system` is n
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib
 import os
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
+
+from rmx.config.library import LIBRARY_TARGETS
 from rmx.config.shipped import conf_folder
-from rmx.config.sources import exists, find_definition, find_source
-from rmx.errors import ConfigError
+from rmx.config.signatures import import_name
+from rmx.errors import ConfigError, did_you_mean
 
 __all__ = ["ALLOW_VARIABLE", "import_target", "is_user_target", "refusal", "unsafe_hydra_nodes", "user_allowed"]
 
 ALLOW_VARIABLE = "RMX_ALLOW_TARGETS"
 
-# Library calls that are safe with any arguments: they store their arguments and open nothing.
-LIBRARY_TARGETS = frozenset(
-    {
-        "peft.LoraConfig",
-        "transformers.BitsAndBytesConfig",
-        "transformers.EarlyStoppingCallback",
-        "transformers.PrinterCallback",
-        "transformers.ProgressCallback",
-    }
-)
-_HYDRA_PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
+RMX_SWEEPER = "hydra_plugins.rmx_sweeper.sweeper.RmxSweeper"
 _LOGGERS = ("logging.", "colorlog.")
 # Parts of the hydra node that Hydra or logging turn into calls and environment variables.
 _CALLING = (
     "hydra.callbacks", "hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging",
     "hydra.job.env_set",
 )  # fmt: skip
+_NOT_DEFINED = " is not defined in the module that you allowed;"
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _TARGET_LINE = re.compile(r"^[\s-]*_target_:\s*([\w.]+)", re.MULTILINE)
 
@@ -73,14 +66,16 @@ def refusal(target: Any) -> str:
     if target in LIBRARY_TARGETS or target in shipped_targets() or _is_loss(target):
         return ""
     if is_user_target(target):
-        entries = user_allowed()
-        defined = _defined_as(target)
-        if any(_matches(defined, entry) for entry in entries):
+        try:
+            defined = _defined_as(target)
+        except ConfigError as error:
+            is_there = not isinstance(error.__cause__, ModuleNotFoundError | None)
+            return f"_target_ '{target}'{':' if is_there else _NOT_DEFINED} {error}"
+        if any(_matches(defined, entry) for entry in user_allowed()):
             return ""
-        return f"_target_ '{target}' is not defined in the module that you allowed; it leads to {defined or 'nothing'}"
-    known = sorted(shipped_targets() | LIBRARY_TARGETS)
-    close = difflib.get_close_matches(target, known, 1, 0.75)
-    hint = f"did you mean {close[0]}?" if close else "a module of your own needs --allow-target MODULE. on the command"
+        return f"_target_ '{target}'{_NOT_DEFINED} it leads to {defined}"
+    hint = did_you_mean(target, sorted(shipped_targets() | LIBRARY_TARGETS), 0.75)
+    hint = hint or "a module of your own needs --allow-target MODULE. on the command"
     return f"_target_ '{target}' is not allowed; {hint}"
 
 
@@ -98,14 +93,10 @@ def import_target(target: str) -> Any:
     reason = refusal(target)
     if reason:
         raise ConfigError(reason)
-    module, _, name = target.rpartition(".")
     try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"_target_ '{target}': there is no module {error.name}; is its package installed?") from error
-    if name not in dir(imported):
-        raise ConfigError(f"_target_ '{target}': the module {module} has no {name}")
-    return getattr(imported, name)
+        return import_name(target)
+    except ConfigError as error:
+        raise ConfigError(f"_target_ '{target}': {error}") from error
 
 
 def unsafe_hydra_nodes(hydra: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -150,28 +141,29 @@ def _matches(target: str, entry: str) -> bool:
 
 def _is_loss(target: str) -> bool:
     module, _, name = target.rpartition(".")
-    return module == "rmx.losses" and not name.startswith("_") and _defined_as(target).startswith("rmx.losses.")
+    return module == "rmx.losses" and name in import_module(module).__all__
 
 
 def _is_hydra_plugin(target: Any) -> bool:
-    return (
-        isinstance(target, str) and target.startswith(_HYDRA_PLUGINS) and _defined_as(target).startswith(_HYDRA_PLUGINS)
-    )
+    """Tell whether this is a launcher or sweeper that an installed plugin of Hydra has registered, or rmx's own."""
+    store = ConfigStore.instance()
+    groups = ("hydra/launcher", "hydra/sweeper")
+    nodes = (store.load(f"{group}/{name}").node for group in groups for name in store.list(group))
+    return target == RMX_SWEEPER or any(target == node.get("_target_") for node in nodes)
 
 
 def _defined_as(target: str) -> str:
-    """Return the module and name that `target` is truly defined as; "" when that cannot be told."""
-    definition = find_definition(target)
-    if definition is not None:
-        return definition.qualified_name
-    module, _, name = target.rpartition(".")
-    if not exists(module) or find_source(module) is not None:
-        return ""  # no such module, or a readable one that does not define the name
-    try:  # a compiled module, which the user allowed by name: ask Python
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        return ""
-    return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    """Import what the user allows and return the module and name that it is truly defined as.
+
+    An object that is neither function nor class (a functools.partial, say) does not know its home and counts as the
+    module's own.
+
+    Raises:
+        ConfigError: there is no such module or name, or importing the module fails.
+    """
+    found = import_name(target)
+    home = getattr(found, "__qualname__", None)
+    return target if home is None else f"{found.__module__}.{home}"
 
 
 def _leaves(node: Any, key: str) -> list[tuple[str, Any]]:

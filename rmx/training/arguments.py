@@ -5,17 +5,19 @@ This module imports nothing heavy: a configuration can be built and checked with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rmx.errors import ConfigError
+from rmx.training.ranges import RANGES
+from rmx.values import Count, Mistake, raise_all, refuse_wrong_fields, schema_of, wrong_values
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["FORWARDS", "TrainerSettings", "trainer_settings"]
+__all__ = ["FORWARDS", "OWNED", "RANGES", "TrainerSettings", "trainer_settings"]
 
 # Keys that `trainer_settings` does not name itself are arguments of this class; the config check reads its signature.
 FORWARDS = {"trainer_settings": "transformers.training_args.TrainingArguments"}
@@ -42,45 +44,31 @@ OWNED = {
     "group_by_length": "nothing: padding-free rows make it needless",
 }
 
-# What transformers would only stumble over after the model is loaded, or train zero steps with.
-RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "max_steps": (lambda value: value == -1 or value >= 1, "a number of steps from 1 on, or -1 to train by epochs"),
-    "num_train_epochs": (lambda value: value > 0, "a number of epochs above 0"),
-    "per_device_train_batch_size": (lambda value: value >= 1, "a number of comparisons from 1 on"),
-    "gradient_accumulation_steps": (lambda value: value >= 1, "a number of device batches from 1 on"),
-    "learning_rate": (lambda value: value >= 0, "0 or a positive number"),
-}
+
+@functools.cache
+def _schemas() -> dict[str, Any]:
+    return {name: schema_of(annotation) for name, annotation in RANGES.items()}
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
     """rmx's training knobs, and the `TrainingArguments` values as given; see `trainer_settings`."""
 
-    max_tokens_per_micro_batch: int | Literal["auto"] = "auto"
+    max_tokens_per_micro_batch: Count | Literal["auto"] = "auto"
     encoding: Literal["auto", "shared", "separate"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto"
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        budget = self.max_tokens_per_micro_batch
-        if budget != "auto" and budget < 1:
-            raise ConfigError(
-                f"trainer.max_tokens_per_micro_batch: {budget} tokens is not enough for a batch; "
-                'give a positive number of tokens, or "auto"'
-            )
-        mistakes = [
-            f"trainer.{name}: {self.arguments[name]} is out of range; give {allowed}"
-            for name, (fits, allowed) in RANGES.items()
-            if isinstance(self.arguments.get(name), int | float) and not fits(self.arguments[name])
-        ]
+        refuse_wrong_fields(self, "trainer")
+        mistakes = wrong_values(self.arguments, _schemas(), "trainer")
         mistakes += [
-            f"trainer.{name}: rmx sets this itself; use {instead}"
+            Mistake(f"trainer.{name}", f"rmx sets this itself; use {instead}")
             for name, instead in OWNED.items()
             if name in self.arguments
         ]
-        if mistakes:
-            raise ConfigError("\n".join(mistakes))
+        raise_all(mistakes)
 
     @property
     def comparisons_per_step(self) -> int:
@@ -149,7 +137,7 @@ class TrainerSettings:
 
 def trainer_settings(
     *,
-    max_tokens_per_micro_batch: int | Literal["auto"] = "auto",
+    max_tokens_per_micro_batch: Count | Literal["auto"] = "auto",
     encoding: Literal["auto", "shared", "separate"] = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto",

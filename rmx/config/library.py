@@ -1,0 +1,83 @@
+"""Library classes that a configuration may name and that take seconds to import, described beforehand.
+
+library.json holds, for each of TARGETS, the JSON Schema of its parameters and the version that they were read from.
+After an update of a library:
+
+    python -m rmx.config.library        import the classes and write library.json again
+
+Where another version is installed, the stored description is believed when it finds no mistake; what it calls a
+mistake is put to the installed class before the user hears of it (`rmx.config.checking`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["LIBRARY_TARGETS", "TARGETS", "describe", "stored_signature"]
+
+# Library calls that a configuration may make with any arguments: they store their arguments and open nothing.
+LIBRARY_TARGETS = frozenset(
+    {
+        "peft.LoraConfig",
+        "transformers.BitsAndBytesConfig",
+        "transformers.EarlyStoppingCallback",
+        "transformers.PrinterCallback",
+        "transformers.ProgressCallback",
+    }
+)
+TARGETS = sorted(LIBRARY_TARGETS | {"transformers.training_args.TrainingArguments"})
+_FILE = Path(__file__).with_name("library.json")
+
+
+@functools.cache
+def _stored() -> dict[str, Any]:
+    return dict(json.loads(_FILE.read_text(encoding="utf-8")))
+
+
+@functools.cache
+def _is_installed(package: str, wanted: str) -> bool:
+    try:
+        return version(package) == wanted
+    except PackageNotFoundError:
+        return True  # the call itself will say that the package is missing
+
+
+def stored_signature(target: str) -> dict[str, Any] | None:
+    """Return what library.json says of a target: parameters, required, is_open, of_other_version; else None.
+
+    >>> stored_signature("transformers.EarlyStoppingCallback")["parameters"]["early_stopping_patience"]
+    {'type': 'integer'}
+    """
+    entry = _stored().get(target)
+    if entry is None:
+        return None
+    return entry | {"of_other_version": not _is_installed(target.partition(".")[0], entry["version"])}
+
+
+def describe(target: str) -> dict[str, Any]:
+    """Import a target and return its entry of library.json."""
+    from rmx.config.signatures import signature_as_json
+
+    return {"version": version(target.partition(".")[0]), **dict(signature_as_json(target))}
+
+
+def main() -> None:
+    """Write library.json again, a parameter a line."""
+    entries = []
+    for target in TARGETS:
+        entry = describe(target)
+        lines = [
+            f"   {json.dumps(name)}: {json.dumps(entry['parameters'][name])}" for name in sorted(entry["parameters"])
+        ]
+        head = ", ".join(f"{json.dumps(key)}: {json.dumps(entry[key])}" for key in ("version", "required", "is_open"))
+        body = ",\n".join(lines)
+        entries.append(f' {json.dumps(target)}: {{{head}, "parameters": {{\n{body}}}}}')
+    _FILE.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
