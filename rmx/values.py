@@ -56,6 +56,7 @@ _Result = TypeVar("_Result")
 
 _LONGEST_VALUE = 60  # characters of a value that a message repeats
 _WORDS = {"integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false", "null": "null"}
+_NOT_EMPTY = " (not empty)"
 _PYTHON = {"integer": (int,), "number": (int, float), "string": (str,), "boolean": (bool,), "null": (type(None),)}
 
 
@@ -105,19 +106,20 @@ def shown(key: str, value: Any) -> str:
 # --- Checking Python objects ------------------------------------------------------------------------------------------
 
 
-def refuse_wrong_fields(instance: Any, prefix: str = "") -> None:
+def refuse_wrong_fields(instance: Any, prefix: str = "", also: Iterable[Mistake] = ()) -> None:
     """Refuse a dataclass instance whose fields are not what their annotations say; called from `__post_init__`.
 
     Args:
         instance: of a dataclass; objects in its fields that YAML cannot hold are not judged.
         prefix: the key of the whole, such as "model"; "" for the root.
+        also: what else is wrong with it, to be said in the same message.
 
     Raises:
         ConfigError: a line per wrong field.
     """
     values = {item.name: getattr(instance, item.name) for item in fields(instance) if item.init}
     schemas = _schemas(type(instance))  # type: ignore[arg-type]  # mypy does not see that a class is hashable
-    raise_all(wrong_values(values, schemas, prefix))
+    raise_all([*wrong_values(values, schemas, prefix), *also])
 
 
 def checked(prefix: str) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
@@ -401,11 +403,11 @@ def _described(schema: Schema) -> str:
     if kind == "array":
         if "prefixItems" in schema:
             return f"a list of {len(schema['prefixItems'])} values"
-        return "a list [...]" + (f" of at least {schema['minItems']}" if "minItems" in schema else "")
+        return f"a list [...]{_NOT_EMPTY if 'minItems' in schema else ''}"
     if kind == "object":
         return "a mapping {key: value}"
     if kind == "string" and schema.get("minLength"):
-        return "text that is not empty"
+        return f"text{_NOT_EMPTY}"
     return _WORDS.get(str(kind), "a value") + _bounds(schema)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_what_rmx_sets_itself_is_refused_with_the_right_place(name: str) -> None
 
 
 def test_a_budget_of_no_tokens_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"trainer.max_tokens_per_micro_batch: 0 tokens"):
+    with pytest.raises(ConfigError, match=r"trainer.max_tokens_per_micro_batch: 0 is not an integer from 1 up or auto"):
         trainer_settings(max_tokens_per_micro_batch=0)
 
 
@@ -54,8 +55,16 @@ def test_precision_is_asked_for_or_follows_the_hardware() -> None:
         ("per_device_train_batch_size", 0),
         ("gradient_accumulation_steps", 0),
         ("learning_rate", -1e-5),
+        ("learning_rate", math.nan),
+        ("weight_decay", -0.1),
+        ("max_grad_norm", -1.0),
+        ("adam_beta2", 1.0),
+        ("warmup_steps", -1),
+        ("warmup_steps", 1.5),
+        ("eval_steps", 0),
+        ("logging_steps", 0),
     ],
 )
 def test_numbers_out_of_range_are_named_before_anything_is_loaded(name, value):
-    with pytest.raises(ConfigError, match=rf"trainer.{name}: {value} is out of range; give "):
+    with pytest.raises(ConfigError, match=rf"trainer.{name}: {value} is not a"):
         trainer_settings(**{name: value})

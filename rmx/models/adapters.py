@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Interval, MinLen
 
 from rmx.errors import ConfigError, ModelError
 from rmx.models.quiet import quiet
+from rmx.values import Count, Mistake, Positive, refuse_wrong_fields
 
 if TYPE_CHECKING:
     import torch
@@ -50,35 +53,22 @@ class Adapter:
     32.0
     >>> Adapter(r=0)
     Traceback (most recent call last):
-    rmx.errors.ConfigError: peft.r: 0; give a rank of 1 or more
+    rmx.errors.ConfigError: peft.r: 0 is not an integer from 1 up
     """
 
     kind: Literal["lora", "rslora", "dora", "pissa", "qlora"] = "lora"
-    r: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    target_modules: str | list[str] = "auto"
+    r: Count = 16
+    alpha: Positive = 32.0
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[str, MinLen(1)] | Annotated[list[str], MinLen(1)] = "auto"
     merge: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        mistakes = []
-        kinds = ("lora", "rslora", "dora", "pissa", "qlora")
-        if self.kind not in kinds:
-            mistakes.append(f"peft.kind: {self.kind!r}; give one of {', '.join(kinds)}")
-        if self.r < 1:
-            mistakes.append(f"peft.r: {self.r}; give a rank of 1 or more")
-        if self.alpha <= 0:
-            mistakes.append(f"peft.alpha: {self.alpha}; give a number above 0")
-        if not 0 <= self.dropout < 1:
-            mistakes.append(f"peft.dropout: {self.dropout}; give a number from 0 to below 1")
-        if not self.target_modules:
-            mistakes.append('peft.target_modules: empty; give "auto" or name endings such as [q_proj, v_proj]')
-        for key in sorted(set(self.extra) & set(OWNED)):
-            instead = OWNED[key]
-            mistakes.append(f"peft.extra.{key}: rmx decides this" + (f"; use {instead}" if instead else "; drop it"))
-        if mistakes:
-            raise ConfigError("\n".join(mistakes))
+        extra = self.extra if isinstance(self.extra, dict) else {}
+        instead = {key: f"use {OWNED[key]}" if OWNED[key] else "drop it" for key in sorted(set(extra) & set(OWNED))}
+        also = [Mistake(f"peft.extra.{key}", f"rmx decides this; {what}") for key, what in instead.items()]
+        refuse_wrong_fields(self, "peft", also)
 
     def lora_config(self, model: PreTrainedModel) -> LoraConfig:
         """The peft configuration for this model: SEQ_CLS, the head saved in full and never a target.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, MinLen
 
 from rmx.errors import ConfigError
 from rmx.models.tiny import TINY
+from rmx.values import refuse_wrong_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,43 +51,24 @@ class RewardModelSource:
     True
     >>> RewardModelSource(name="x", path="org/x", freeze_layers=-2)
     Traceback (most recent call last):
-    rmx.errors.ConfigError: model.freeze_layers: -2; give 0 (train all layers), N (freeze the lowest) or -1 (head only)
+    rmx.errors.ConfigError: model.freeze_layers: -2 is not an integer from -1 up
     """
 
     name: str
-    path: str | None = None
+    path: Annotated[str, MinLen(1)] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
     quantization: Literal["8bit", "4bit"] | None = None
     revision: str | None = None
     head_init: Literal["keep", "normal", "zero"] = "keep"
-    freeze_layers: int = 0
+    freeze_layers: Annotated[int, Ge(-1)] = 0
     dropout: bool = False
     tokenizer_path: str | None = None
 
     def __post_init__(self) -> None:
-        mistakes = []
-        if self.path is not None and not self.path.strip():
-            mistakes.append("model.path: empty; give a local folder, a hub id, or null for the embedded model")
-        if self.freeze_layers < -1:
-            mistakes.append(
-                f"model.freeze_layers: {self.freeze_layers}; give 0 (train all layers), N (freeze the lowest) "
-                "or -1 (head only)"
-            )
-        allowed: dict[str, tuple[str | None, ...]] = {
-            "dtype": ("auto", "float32", "bfloat16", "float16"),
-            "attn_implementation": ("auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"),
-            "quantization": (None, "8bit", "4bit"),
-            "head_init": ("keep", "normal", "zero"),
-        }
-        for key, values in allowed.items():
-            if (value := self.__dict__[key]) not in values:
-                options = ", ".join("null" if option is None else option for option in values)
-                mistakes.append(f"model.{key}: {value!r}; give one of {options}")
+        refuse_wrong_fields(self, "model")
         if self.embedded and (self.quantization or self.revision or self.tokenizer_path):
-            mistakes.append("model.path: the embedded tiny model has no revision, quantization or other tokenizer")
-        if mistakes:
-            raise ConfigError("\n".join(mistakes))
+            raise ConfigError("model.path: the embedded tiny model has no revision, quantization or other tokenizer")
 
     @property
     def embedded(self) -> bool:

@@ -115,11 +115,11 @@ def test_settings_that_cannot_be() -> None:
     with pytest.raises(ConfigError) as caught:
         Adapter(kind="lroa", r=0, alpha=0, dropout=1.0, target_modules=[], extra={"task_type": "x", "use_dora": True})
     assert str(caught.value).splitlines() == [
-        "peft.kind: 'lroa'; give one of lora, rslora, dora, pissa, qlora",
-        "peft.r: 0; give a rank of 1 or more",
-        "peft.alpha: 0; give a number above 0",
-        "peft.dropout: 1.0; give a number from 0 to below 1",
-        'peft.target_modules: empty; give "auto" or name endings such as [q_proj, v_proj]',
+        "peft.kind: 'lroa' is not one of lora, rslora, dora, pissa, qlora; did you mean lora?",
+        "peft.r: 0 is not an integer from 1 up",
+        "peft.alpha: 0 is not a number above 0",
+        "peft.dropout: 1.0 is not a number from 0 to below 1",
+        "peft.target_modules: [] is not text (not empty) or a list [...] (not empty)",
         "peft.extra.task_type: rmx decides this; drop it",
         "peft.extra.use_dora: rmx decides this; use peft=dora",
     ]

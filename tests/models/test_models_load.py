@@ -205,7 +205,7 @@ def test_bad_settings_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         RewardModelSource(name="x", path=" ", dtype="fp32", freeze_layers=-3)
     assert str(caught.value).count("\n") == 2
-    assert "model.dtype: 'fp32'; give one of auto, float32, bfloat16, float16" in str(caught.value)
+    assert "model.dtype: 'fp32' is not one of auto, float32, bfloat16, float16" in str(caught.value)
 
 
 def test_specs_are_light() -> None:
