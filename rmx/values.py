@@ -258,13 +258,24 @@ def _simplified(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
         options = [_simplified(option, definitions) | _enum_mark(option, definitions) for option in made["anyOf"]]
         if any(option.pop("is_enum", False) for option in options):
             options = [option for option in options if option != {"type": "string"}]
-        return options[0] if len(options) == 1 else {"anyOf": options} if {} not in options else {}
+        if {} in options:
+            return {}
+        options.sort(key=_rank)  # `str | int` and `int | str` are one to Python, which gives the first that it met
+        return options[0] if len(options) == 1 else {"anyOf": options}
     for name in ("items", "additionalProperties"):
         if isinstance(made.get(name), dict):
             made[name] = _simplified(made[name], definitions)
     if "prefixItems" in made:
         made["prefixItems"] = [_simplified(item, definitions) for item in made["prefixItems"]]
     return made
+
+
+def _rank(schema: Schema) -> int:
+    order = ("integer", "number", "boolean", "string", "array", "object")
+    is_choice = {"const", "enum"} & schema.keys()
+    return (
+        6 if is_choice else order.index(schema["type"]) if schema.get("type") in order else 9 if "type" in schema else 7
+    )
 
 
 def _enum_mark(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:

@@ -108,10 +108,11 @@ def test_all_mistakes_come_in_one_error() -> None:
 
 
 def test_errors_of_the_objects_themselves_come_together_too() -> None:
-    """`data.size: 1` and `model.freeze_layers: -5` are refused by two constructors; both are reported."""
+    """A template that does not exist and an argument that rmx decides are refused by two constructors."""
     with pytest.raises(ConfigError) as caught:
-        instantiate(compose(["data.size=1", "model.freeze_layers=-5"]))
-    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {"data.size", "model.freeze_layers"}
+        instantiate(compose(["template.name=nope", "peft=lora", "peft.extra={use_dora: true}"]))
+    lines = str(caught.value).splitlines()
+    assert {line.partition(":")[0] for line in lines} == {"template.name", "peft.extra.use_dora"}
 
 
 def write(folder: Path, name: str, text: str) -> Path:

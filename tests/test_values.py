@@ -39,7 +39,7 @@ INTEGER, TEXT, NULL = {"type": "integer"}, {"type": "string"}, {"type": "null"}
     [
         (int, INTEGER),
         (Optional[int], {"anyOf": [INTEGER, NULL]}),  # noqa: UP045  the old spelling is what is tried
-        (int | str, {"anyOf": [INTEGER, TEXT]}),
+        (str | int, {"anyOf": [INTEGER, TEXT]}),
         (Path, TEXT),
         (os.PathLike, TEXT),
         (Literal["a", 1], {"enum": ["a", 1]}),

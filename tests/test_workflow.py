@@ -171,7 +171,9 @@ def test_evaluation_needs_a_set(tmp_path: Path) -> None:
 
 
 def test_an_unknown_phase_is_refused_when_built(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="phases: 'trian' is not a phase"):
+    with pytest.raises(
+        ConfigError, match=r"phases\[0\]: 'trian' is not one of audit, inspect, train, .* did you mean train\?"
+    ):
         make_workflow(tmp_path, phases=["trian"])
 
 
