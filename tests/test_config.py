@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from rmx.config import check, compose, instantiate, run_yaml
@@ -268,3 +271,21 @@ def test_callbacks_are_chosen_as_a_list_and_kept_by_name() -> None:
     callbacks = instantiate(compose(["callbacks=[early_stopping]"])).callbacks
     assert callbacks is not None and list(callbacks) == ["early_stopping"]
     assert type(callbacks["early_stopping"]).__name__ == "EarlyStoppingCallback"
+
+
+def test_an_application_of_the_callers_own_is_left_as_it_was(tmp_path: Path) -> None:
+    """rmx.compose inside someone's Hydra program: their global application is the same object afterwards."""
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        theirs = GlobalHydra.instance().hydra
+        assert theirs is not None
+        assert compose(["seed=3"]).seed == 3
+        assert GlobalHydra.instance().hydra is theirs
+
+
+def test_no_private_name_of_hydra_or_optuna_is_used() -> None:
+    """The two are pinned to a minor version; what carries a promise is all that is used of them."""
+    root = Path(__file__).resolve().parent.parent
+    files = [path for folder in ("rmx", "hydra_plugins") for path in (root / folder).rglob("*.py")]
+    private = re.compile(r"\b(?:hydra|optuna)(?:\.\w+)*\._\w+|from (?:hydra|optuna)[\w.]* import (?:.*, )?_")
+    found = {str(path.relative_to(root)) for path in files if private.search(path.read_text(encoding="utf-8"))}
+    assert len(files) > 100 and found == set()

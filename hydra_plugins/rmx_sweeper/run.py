@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -33,8 +34,6 @@ from rmx.sweep.trials import SweepFolder
 __all__ = ["NodeTask", "SweepFailed", "run_sweep"]
 
 log = logging.getLogger("rmx.sweep")
-
-BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class SweepFailed(RmxError):
@@ -157,7 +156,8 @@ def job_runner(
 ) -> JobRunner:
     """Return this machine's processes, or the cluster that hydra/launcher names."""
     argv = [*job_program(settings.processes_per_job), *flags]
-    if config.hydra.launcher.get("_target_") == BASIC_LAUNCHER:
+    basic = ConfigStore.instance().load("hydra/launcher/basic").node
+    if config.hydra.launcher.get("_target_") == basic.get("_target_"):
         return LocalJobs(
             folder,
             lambda job: [*argv, *job.overrides],

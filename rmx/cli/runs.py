@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.hydra import Hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -59,15 +57,13 @@ def sweep(arguments: Arguments) -> int:
         mistakes += composer.checked(overrides)[1]
     raise_all(mistakes)
     overrides = [*composer.sweep_overrides(arguments.overrides), "hydra.mode=MULTIRUN"]
-    hydra = Hydra.create_main_hydra2("rmx", composer.search_path())
     try:
-        hydra.multirun(config_name=arguments.config_name, task_function=job, overrides=overrides)
+        with composer.hydra() as hydra:
+            hydra.multirun(config_name=arguments.config_name, task_function=job, overrides=overrides)
     except HydraException as error:
         raise ConfigError(str(error)) from error
     except RmxError as error:  # the first of the jobs that failed: each has said why already
         return error.exit_code
-    finally:
-        GlobalHydra.instance().clear()
     return 0
 
 
@@ -89,18 +85,15 @@ def job(cfg: DictConfig) -> Any:
 
 def ask_hydra(arguments: Arguments) -> int:
     """--info, --cfg hydra and tab completion are Hydra's own."""
-    composer = Composer(arguments.config_dir, arguments.config_name)
-    hydra = Hydra.create_main_hydra2("rmx", composer.search_path())
-    name = arguments.config_name
+    name, words = arguments.config_name, arguments.overrides
     try:
-        if arguments.shell_completion:
-            hydra.shell_completion(config_name=name, overrides=arguments.overrides)
-        elif arguments.cfg:
-            hydra.show_cfg(name, arguments.overrides, arguments.cfg, arguments.package, arguments.resolve)
-        elif arguments.info:
-            hydra.show_info(arguments.info, config_name=name, overrides=arguments.overrides)
+        with Composer(arguments.config_dir, name).hydra() as hydra:
+            if arguments.shell_completion:
+                hydra.shell_completion(config_name=name, overrides=words)
+            elif arguments.cfg:
+                hydra.show_cfg(name, words, arguments.cfg, arguments.package, arguments.resolve)
+            elif arguments.info:
+                hydra.show_info(arguments.info, config_name=name, overrides=words)
     except (HydraException, ValueError) as error:
         raise ConfigError(str(error)) from error
-    finally:
-        GlobalHydra.instance().clear()
     return 0

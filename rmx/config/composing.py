@@ -7,20 +7,22 @@ bad ones are noted and left out, and what remains is composed; unknown keys are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import setup_globals
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,7 +36,7 @@ from rmx.config.overriding import (
     parse_override,
     sweep_values,
 )
-from rmx.config.shipped import conf_folder
+from rmx.config.shipped import conf_folder, option_files
 from rmx.config.targets import unsafe_hydra_nodes
 from rmx.errors import ConfigError, did_you_mean
 from rmx.values import Mistake, raise_all
@@ -52,6 +54,17 @@ _SWEEP_DEFAULTS = (
 _MOST_SWEEP_RUNS = 64  # runs of a sweep that are checked before it starts
 
 
+class OwnFiles(SearchPathPlugin):
+    """Puts the user's folder behind the shipped conf/ in Hydra's search path, while a Composer is made."""
+
+    folder: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add the folder under the name that Hydra gives to --config-dir."""
+        if self.folder is not None:
+            search_path.append("command-line", f"file://{self.folder.resolve()}")
+
+
 @dataclass
 class Composer:
     """Composes configurations from the shipped conf/ and, after it, one folder of the user's.
@@ -62,32 +75,42 @@ class Composer:
 
     config_dir: Path | None = None
     config_name: str = "config"
-    loader: ConfigLoaderImpl = field(init=False)
+    loader: ConfigLoader = field(init=False)
     _choices: dict[str, Any] = field(init=False, default_factory=dict)  # group -> option of the last composition
     _builds_on_shipped: bool = field(init=False, default=False)  # the root file has config.yaml's words on Hydra
 
     def __post_init__(self) -> None:
-        version.setbase("1.3")
-        setup_globals()
-        self.loader = ConfigLoaderImpl(self.search_path())
+        if self.config_dir is not None and not self.config_dir.is_dir():
+            raise ConfigError(f"--config-dir: there is no folder {self.config_dir}")
+        with self.hydra():
+            self.loader = GlobalHydra.instance().config_loader()
         self._refuse_hidden_files()
         self._refuse_foreign_search_path()
 
-    def search_path(self) -> ConfigSearchPath:
-        """Return where Hydra looks: the shipped conf/ wins over --config-dir."""
-        path = create_config_search_path(str(conf_folder()))
-        if self.config_dir is not None:
-            if not self.config_dir.is_dir():
-                raise ConfigError(f"--config-dir: there is no folder {self.config_dir}")
-            path.prepend("command-line", f"file://{self.config_dir.resolve()}", SearchPathQuery(provider="schema"))
-        return path
+    @contextmanager
+    def hydra(self) -> Iterator[Any]:
+        """Give Hydra's application object, whose search path has the shipped files and then the user's.
+
+        It is the global one meanwhile, as Hydra's plugins expect; an application of the caller's comes back after.
+        """
+        Plugins.instance().register(OwnFiles)
+        running = GlobalHydra.instance()
+        before, running.hydra, OwnFiles.folder = running.hydra, None, self.config_dir
+        try:
+            initialize_config_dir(str(conf_folder()), job_name="rmx", version_base="1.3")
+            yield running.hydra
+        finally:
+            running.hydra, OwnFiles.folder = before, None
 
     def groups(self) -> dict[str, list[str]]:
         """Return each group's options, from the shipped folder and the user's."""
-        folders = [folder for folder in (conf_folder(), self.config_dir) if folder is not None]
-        files = sorted(path for folder in folders for path in folder.glob("[!_.]*/*.yaml"))
-        names = dict.fromkeys(path.parent.name for path in files)
-        return {name: sorted(path.stem for path in files if path.parent.name == name) for name in names}
+        return option_files(self.config_dir)
+
+    def _load(self, name: str) -> Any:
+        """Return the content of one file by its name in the search path, not composed; None where there is none."""
+        sources = (source for source in self.loader.get_sources() if source.is_config(name))
+        found = next(sources, None)
+        return None if found is None else found.load_config(name).config
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig | None, list[Mistake]]:
         """Compose one run; return the configuration without `hydra:`, and what was wrong with the overrides.
@@ -138,11 +161,11 @@ class Composer:
         group, _, rest = mistake.key.partition(".")
         for file, key in (("experiment", mistake.key), (group, rest)) if rest else (("experiment", mistake.key),):
             option = self._choices.get(file)
-            loaded = self.loader.repository.load_config(f"{file}/{option}") if isinstance(option, str) else None
-            if loaded is None or not isinstance(loaded.config, DictConfig):
+            loaded = self._load(f"{file}/{option}") if isinstance(option, str) else None
+            if not isinstance(loaded, DictConfig):
                 continue
             nothing = object()
-            if OmegaConf.select(loaded.config, key, default=nothing, throw_on_missing=False) is not nothing:
+            if OmegaConf.select(loaded, key, default=nothing, throw_on_missing=False) is not nothing:
                 return Mistake(mistake.key, f"{mistake.text} [in {file}/{option}.yaml]")
         return mistake
 
@@ -188,7 +211,8 @@ class Composer:
         return accepted, mistakes
 
     def _is_group(self, override: Override) -> bool:
-        return self.loader.repository.group_exists(override.key_or_group)
+        group = override.key_or_group
+        return bool(group) and any(source.is_group(group) for source in self.loader.get_sources())
 
     def _group_mistake(self, override: Override) -> Mistake | None:
         """Check the group and the options that a group override names; None for other overrides."""
@@ -257,16 +281,16 @@ class Composer:
     def _refuse_foreign_search_path(self) -> None:
         """Check the primary file before Hydra uses it: `pkg://` search paths import Python packages."""
         try:
-            loaded = self.loader.repository.load_config(self.config_name)
+            loaded = self._load(self.config_name)
         except (yaml.YAMLError, OSError) as error:
             raise ConfigError(str(self._explained(error, None))) from error
         if loaded is None:
             names = sorted(path.stem for path in self.config_dir.glob("*.yaml")) if self.config_dir else []
             hint = did_you_mean(self.config_name, names) or f"there are: {', '.join([*names, 'config'])}"
             raise ConfigError(f"--config-name: there is no {self.config_name}.yaml; {hint}")
-        if not isinstance(loaded.config, DictConfig):
+        if not isinstance(loaded, DictConfig):
             raise ConfigError(f"{self.config_name}.yaml: must hold keys and values")
-        for entry in OmegaConf.select(loaded.config, "hydra.searchpath", default=None) or []:
+        for entry in OmegaConf.select(loaded, "hydra.searchpath", default=None) or []:
             if str(entry).startswith("pkg://"):
                 raise ConfigError(f"hydra.searchpath: '{entry}' in a file is not allowed; use --config-dir")
 

@@ -20,7 +20,7 @@ _FromZero = Annotated[float, Interval(ge=0, lt=1)]
 RANGES: dict[str, Any] = {
     "adam_beta1": _FromZero,
     "adam_beta2": _FromZero,
-    "adam_epsilon": AtLeastZero,
+    "adam_epsilon": Positive,
     "dataloader_num_workers": Whole,
     "dataloader_prefetch_factor": Count | None,
     "ddp_bucket_cap_mb": Count | None,
@@ -33,7 +33,7 @@ RANGES: dict[str, Any] = {
     "logging_steps": _Fraction | Count,
     "max_grad_norm": AtLeastZero,  # 0 clips nothing
     "max_steps": Count | Literal[-1],  # -1 trains by epochs
-    "neftune_noise_alpha": AtLeastZero | None,
+    "neftune_noise_alpha": Positive | None,
     "num_train_epochs": Positive,
     "per_device_eval_batch_size": Count,
     "per_device_train_batch_size": Count,
