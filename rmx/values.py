@@ -416,7 +416,7 @@ def _described(schema: Schema) -> str:
             return f"a list of {len(schema['prefixItems'])} values"
         return f"a list [...]{_NOT_EMPTY if 'minItems' in schema else ''}"
     if kind == "object":
-        return "a mapping {key: value}"
+        return f"a mapping {{key: value}}{_NOT_EMPTY if 'minProperties' in schema else ''}"
     if kind == "string" and schema.get("minLength"):
         return f"text{_NOT_EMPTY}"
     return _WORDS.get(str(kind), "a value") + _bounds(schema)

@@ -156,7 +156,7 @@ def job_runner(
 ) -> JobRunner:
     """Return this machine's processes, or the cluster that hydra/launcher names."""
     argv = [*job_program(settings.processes_per_job), *flags]
-    basic = ConfigStore.instance().load("hydra/launcher/basic").node
+    basic = ConfigStore.instance().load("hydra/launcher/basic.yaml").node
     if config.hydra.launcher.get("_target_") == basic.get("_target_"):
         return LocalJobs(
             folder,

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval, MinLen
 
 from rmx.data.accounting import Accounting, Splits
 from rmx.data.collect import collect
@@ -16,6 +18,7 @@ from rmx.data.splits import assemble
 from rmx.data.synthetic import SyntheticData
 from rmx.errors import ConfigError
 from rmx.records import Comparison
+from rmx.values import Count, Positive, Seed, Share, refuse_wrong_fields
 
 __all__ = ["Mixture"]
 
@@ -51,41 +54,34 @@ class Mixture:
     'a+b'
     """
 
-    sources: dict[str, Any]
+    sources: Annotated[dict[str, Any], MinLen(1)]
     name: str | None = None
-    fractions: dict[str, float] = field(default_factory=dict)
-    caps: dict[str, int] = field(default_factory=dict)
-    epochs: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
+    fractions: dict[str, Annotated[float, Interval(gt=0, le=1)]] = field(default_factory=dict)
+    caps: dict[str, Count] = field(default_factory=dict)
+    epochs: dict[str, Positive] = field(default_factory=dict)
+    weights: dict[str, Positive] = field(default_factory=dict)
     order: Literal["concat", "interleave"] = "concat"
     stop: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
-    validation_fraction: float = 0.1
+    validation_fraction: Share = 0.1
     eval_sets: dict[str, str | dict[str, Any]] = field(default_factory=dict)
-    max_samples: int | None = None
+    max_samples: Count | None = None
     on_bad_row: Literal["error", "skip"] = "error"
-    max_bad_fraction: float = 0.05
+    max_bad_fraction: Share = 0.05
     on_overlap: Literal["error", "drop_train", "allow"] = "error"
-    max_tokens: int = 2048
+    max_tokens: Count = 2048
     truncation: Literal["keep_end", "drop", "error"] = "keep_end"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check the sources and the numbers about them."""
-        if not self.sources:
-            raise ConfigError(
-                "data.sources: name at least one source, for example data.sources={mine: {path: a.jsonl}}"
-            )
+        refuse_wrong_fields(self, "data")
         for key in ("fractions", "caps", "epochs", "weights"):
             numbers: dict[str, float] = getattr(self, key)
-            for name, value in numbers.items():
+            for name in numbers:
                 if name not in self.sources:
                     raise ConfigError(f"data.{key}.{name}: no such source; sources: {', '.join(self.sources)}")
-                if not value > 0 or (key == "fractions" and value > 1):
-                    raise ConfigError(f"data.{key}.{name}: {value} is not a {_RANGE[key]}")
         if self.weights and self.order != "interleave":
             raise ConfigError("data.weights: only order=interleave uses weights; with concat give fractions or caps")
-        if not 0.0 <= self.validation_fraction <= 1.0:
-            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1]")
         self.specs()
 
     @property
@@ -213,14 +209,6 @@ class Mixture:
             taken[name] += 1
             if self.stop == "all_exhausted" and all(taken[key] >= len(parts[key]) for key in names):
                 return mixed
-
-
-_RANGE = {
-    "fractions": "share in (0, 1]",
-    "caps": "positive number of comparisons",
-    "epochs": "positive number of passes",
-    "weights": "positive weight",
-}
 
 
 def _generated(spec: SyntheticData, accounting: Accounting) -> Sequence[Comparison]:

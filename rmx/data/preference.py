@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
 
 from rmx.data.accounting import Accounting, Splits
 from rmx.data.collect import collect
@@ -13,6 +15,7 @@ from rmx.data.rows.messages import TAGS
 from rmx.data.splits import assemble
 from rmx.data.where import compile_where
 from rmx.errors import ConfigError
+from rmx.values import AtLeastZero, Count, Seed, Share, refuse_wrong_fields
 
 __all__ = ["PreferenceData"]
 
@@ -53,7 +56,7 @@ class PreferenceData:
     'pairs'
     """
 
-    path: str | list[str]
+    path: Annotated[str, MinLen(1)] | Annotated[list[str], MinLen(1)]
     name: str | None = None
     split: str | None = None
     config: str | None = None
@@ -64,34 +67,25 @@ class PreferenceData:
     columns: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     where: str | dict[str, Any] | None = None
-    validation_fraction: float = 0.1
+    validation_fraction: Share = 0.1
     eval_sets: dict[str, str | dict[str, Any]] = field(default_factory=dict)
-    max_samples: int | None = None
+    max_samples: Count | None = None
     on_bad_row: Literal["error", "skip"] = "error"
-    max_bad_fraction: float = 0.05
+    max_bad_fraction: Share = 0.05
     on_overlap: Literal["error", "drop_train", "allow"] = "error"
     ties: Literal["drop", "keep"] = "drop"
-    min_gap: float = 0.0
-    margin_from_scores: float = 0.0
+    min_gap: AtLeastZero = 0.0
+    margin_from_scores: AtLeastZero = 0.0
     pair_weighting: Literal["each", "per_prompt"] = "each"
     repeated_roles: Literal["keep", "merge", "reject"] = "keep"
-    max_tokens: int = 2048
+    max_tokens: Count = 2048
     truncation: Literal["keep_end", "drop", "error"] = "keep_end"
     streaming: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading anything."""
-        if not 0.0 <= self.validation_fraction <= 1.0:
-            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1]")
-        if not 0.0 <= self.max_bad_fraction <= 1.0:
-            raise ConfigError(f"data.max_bad_fraction: {self.max_bad_fraction} is not in [0, 1]")
-        if self.max_samples is not None and self.max_samples < 1:
-            raise ConfigError(f"data.max_samples: {self.max_samples} is not a positive number of rows (null for all)")
-        if self.max_tokens < 1:
-            raise ConfigError(f"data.max_tokens: {self.max_tokens} is not a positive number of tokens")
-        if not self.path:
-            raise ConfigError("data.path: give a file, a folder, a glob, a list of them, or a dataset id of the hub")
+        refuse_wrong_fields(self, "data")
         if self.where:
             compile_where(self.where)
         if "eval" in self.eval_sets and self.validation_fraction > 0:

@@ -18,12 +18,14 @@ import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
 
 from rmx.data.accounting import Accounting, SourceAccount, Splits
 from rmx.data.holdout import split_by_prompt
-from rmx.errors import ConfigError
 from rmx.records import Comparison, Pair
+from rmx.values import Count, Positive, Seed, Share, refuse_wrong_fields
 
 __all__ = ["SENTENCES", "SyntheticData", "true_reward"]
 
@@ -73,25 +75,18 @@ class SyntheticData:
     100
     """
 
-    size: int = 4000
-    temperature: float = 0.5
-    responses: int = 2
-    validation_fraction: float = 0.25
+    size: Annotated[int, Ge(2)] = 4000
+    temperature: Positive = 0.5
+    responses: Annotated[int, Interval(ge=2, le=100)] = 2
+    validation_fraction: Share = 0.25
     name: str = "synthetic"
-    max_tokens: int = 2048
+    max_tokens: Count = 2048
     truncation: Literal["keep_end", "drop", "error"] = "keep_end"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.size < 2:
-            raise ConfigError(f"data.size: {self.size} is not a number of comparisons of at least 2")
-        if not self.temperature > 0.0:
-            raise ConfigError(f"data.temperature: {self.temperature} is not a positive number of reward units")
-        if self.responses < 2:
-            raise ConfigError(f"data.responses: {self.responses} is not a number of responses of at least 2")
-        if not 0.0 <= self.validation_fraction <= 1.0:
-            raise ConfigError(f"data.validation_fraction: {self.validation_fraction} is not in [0, 1]")
+        refuse_wrong_fields(self, "data")
 
     @property
     def source(self) -> str:

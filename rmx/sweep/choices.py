@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from rmx.errors import ConfigError
+from annotated_types import Ge, MinLen
 
-__all__ = ["PRUNERS", "SAMPLERS", "SweepSettings", "default_direction"]
+from rmx.errors import ConfigError, did_you_mean
+from rmx.values import AtLeastZero, Count, Positive, Seed, Whole, refuse_wrong_fields
 
-SAMPLERS = ("auto", "grid", "random", "tpe", "gp", "qmc")
-PRUNERS = ("none", "median", "halving", "hyperband")
+__all__ = ["SweepSettings", "default_direction"]
+
 _SMALLER_IS_BETTER = ("loss", "ece", "brier", "tie_rate", "seconds", "runtime", "memory", "bytes")
 
 
@@ -67,31 +66,31 @@ class SweepSettings:
     {'eval/accuracy': 'maximize', 'eval/loss': 'minimize'}
     """
 
-    sampler: str = "auto"
-    n_trials: int | None = None
-    n_jobs: int = 1
-    objectives: list[str] = field(default_factory=lambda: ["eval/accuracy"])
-    directions: list[str] | None = None
-    seed: int = 0
-    startup_trials: int = 10
-    pruner: str = "none"
+    sampler: Literal["auto", "grid", "random", "tpe", "gp", "qmc"] = "auto"
+    n_trials: Count | None = None
+    n_jobs: Whole = 1
+    objectives: Annotated[list[str], MinLen(1)] = field(default_factory=lambda: ["eval/accuracy"])
+    directions: list[Literal["maximize", "minimize"]] | None = None
+    seed: Seed = 0
+    startup_trials: Count = 10
+    pruner: Literal["none", "median", "halving", "hyperband"] = "none"
     pruner_metric: str | None = None
-    pruner_min_steps: int | None = None
-    pruner_startup_trials: int = 4
-    pruner_reduction_factor: int = 3
-    pruner_grace_seconds: float = 600.0
+    pruner_min_steps: Count | None = None
+    pruner_startup_trials: Whole = 4
+    pruner_reduction_factor: Annotated[int, Ge(2)] = 3
+    pruner_grace_seconds: AtLeastZero = 600.0
     name: str | None = None
-    gpus_per_job: int = 1
-    processes_per_job: int = 1
+    gpus_per_job: Whole = 1
+    processes_per_job: Count = 1
     fail_fast: bool = False
-    max_failures: int | None = None
-    max_restarts: int = 1
+    max_failures: Count | None = None
+    max_restarts: Whole = 1
     retry_failed: bool = False
-    job_timeout_minutes: float | None = None
-    grace_seconds: float = 60.0
+    job_timeout_minutes: Positive | None = None
+    grace_seconds: AtLeastZero = 60.0
     confirm: str | None = None
-    top: int = 1
-    seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    top: Count = 1
+    seeds: Annotated[list[Seed], MinLen(1)] = field(default_factory=lambda: [1, 2, 3, 4, 5])
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SweepSettings:
@@ -100,34 +99,27 @@ class SweepSettings:
         problems = []
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                problems.append(f"hydra.sweeper.{key}: no such key" + (f"; did you mean {near[0]}?" if near else ""))
+                hint = did_you_mean(key, known)
+                problems.append(f"hydra.sweeper.{key}: no such key" + (f"; {hint}" if hint else ""))
         if problems:
             raise ConfigError("\n".join(problems))
         return cls(**values)
 
     def __post_init__(self) -> None:
-        problems = self._wrong_types() or self._wrong_values()
+        refuse_wrong_fields(self, "hydra.sweeper")
+        problems = self._wrong_values()
         if problems:
             raise ConfigError("\n".join(problems))
 
     def directed(self) -> dict[str, str]:
         """Return {objective: "maximize" | "minimize"} in order."""
-        directions = self.directions or [default_direction(metric) for metric in self.objectives]
+        directions: Sequence[str] = self.directions or [default_direction(metric) for metric in self.objectives]
         return dict(zip(self.objectives, directions, strict=True))
 
     @property
     def watched_metric(self) -> str:
         """The key that pruning looks at."""
         return self.pruner_metric or self.objectives[0]
-
-    def _wrong_types(self) -> list[str]:
-        problems = []
-        for name, annotation in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if not _fits(value, annotation):
-                problems.append(f"hydra.sweeper.{name}: {value!r} is not {_spelled(annotation)}")
-        return problems
 
     def _wrong_values(self) -> list[str]:
         problems = []
@@ -136,24 +128,13 @@ class SweepSettings:
             if not fine:
                 problems.append(f"hydra.sweeper.{name}: {getattr(self, name)!r} is not allowed; give {allowed}")
 
-        require("sampler", self.sampler in SAMPLERS, "one of " + ", ".join(SAMPLERS))
-        require("pruner", self.pruner in PRUNERS, "one of " + ", ".join(PRUNERS))
-        require("n_trials", self.n_trials is None or self.n_trials > 0, "a number above 0, or null")
-        require("max_failures", self.max_failures is None or self.max_failures > 0, "a number above 0, or null")
-        require("pruner_reduction_factor", self.pruner_reduction_factor >= 2, "2 or more")
-        for name in ("n_jobs", "gpus_per_job", "max_restarts", "pruner_startup_trials", "grace_seconds"):
-            require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("startup_trials", "processes_per_job", "top"):
-            require(name, getattr(self, name) >= 1, "1 or more")
-        require("objectives", len(self.objectives) > 0, "at least one key of metrics.jsonl, such as eval/accuracy")
         require("objectives", len(set(self.objectives)) == len(self.objectives), "each key once")
-        require("seeds", len(set(self.seeds)) == len(self.seeds) > 0, "one or more different seeds")
+        require("seeds", len(set(self.seeds)) == len(self.seeds), "different seeds")
         if self.name is not None:
             fine = self.name not in ("", ".", "..") and "/" not in self.name and "\0" not in self.name
             require("name", fine, "the name of a folder, without a slash")
         if self.directions is not None:
             fine = len(self.directions) == len(self.objectives)
-            fine = fine and set(self.directions) <= {"maximize", "minimize"}
             require("directions", fine, "maximize or minimize for each of " + ", ".join(self.objectives))
         if len(self.objectives) > 1 and self.pruner != "none":
             problems.append(
@@ -161,25 +142,3 @@ class SweepSettings:
                 f"{len(self.objectives)}; give hydra.sweeper.pruner=none or one objective"
             )
         return problems
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    if isinstance(annotation, types.UnionType):
-        return any(_fits(value, option) for option in get_args(annotation))
-    if get_origin(annotation) is list:
-        (item,) = get_args(annotation)
-        return isinstance(value, list) and all(_fits(entry, item) for entry in value)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, annotation)
-
-
-def _spelled(annotation: Any) -> str:
-    words = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"}
-    if isinstance(annotation, types.UnionType):
-        return " or ".join(_spelled(option) for option in get_args(annotation))
-    if get_origin(annotation) is list:
-        return f"a list, each {_spelled(get_args(annotation)[0])}"
-    return "null" if annotation is type(None) else words[annotation.__name__]

@@ -109,7 +109,7 @@ def test_bad_rows_of_one_source_stop_the_mixture(sources: dict[str, Any], tmp_pa
     [
         ({"sources": {}}, "data.sources"),
         ({"caps": {"c": 1}}, "data.caps.c: no such source; sources: a, b"),
-        ({"fractions": {"a": 1.5}}, r"data.fractions.a: 1.5 is not a share in \(0, 1\]"),
+        ({"fractions": {"a": 1.5}}, r"data.fractions.a: 1.5 is not a number above 0 to 1"),
         ({"weights": {"a": 1}}, "data.weights: only order=interleave"),
         ({"sources": {"a": {"file": "x"}}}, "data.sources.a: give at least a path"),
         ({"sources": {"a": {"path": "x", "formt": "auto"}}}, "data.sources.a: unknown key formt"),

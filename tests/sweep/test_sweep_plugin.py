@@ -117,7 +117,7 @@ def test_exit_codes_and_the_failures_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["hydra.sweeper.sampler=tpee", "seed=1,2"], "hydra.sweeper.sampler: 'tpee' is not allowed"),
+        (["hydra.sweeper.sampler=tpee", "seed=1,2"], "hydra.sweeper.sampler: 'tpee' is not one of auto, grid"),
         (["trainer.learning_rate=interval(0.1,1)"], "a grid needs listed values"),
         (["hydra.sweeper.confirm=/nowhere"], "/nowhere is no sweep folder"),
         (["output_dir=x", "seed=1,2"], "output_dir"),

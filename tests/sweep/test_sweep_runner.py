@@ -369,7 +369,7 @@ def test_settings_report_every_mistake_with_the_key() -> None:
     with pytest.raises(ConfigError) as caught:
         SweepSettings(sampler="tpee", n_jobs=-1, objectives=[])
     text = str(caught.value)
-    assert "hydra.sweeper.sampler: 'tpee' is not allowed; give one of auto, grid, random, tpe, gp, qmc" in text
+    assert "hydra.sweeper.sampler: 'tpee' is not one of auto, grid, random, tpe, gp, qmc; did you mean tpe?" in text
     assert "hydra.sweeper.n_jobs: -1" in text
     assert "hydra.sweeper.objectives" in text
     with pytest.raises(ConfigError, match="'4' is not a whole number"):
