@@ -19,7 +19,6 @@ from rmx.config.targets import import_target
 CONF = conf_folder()
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
 MUST_GIVE: dict[str, Any] = {  # what `???` asks for
-    "model.name": "mine",
     "model.path": "org/mine",
     "data.path": "pairs.jsonl",
     "data.dataset": "dpo_en_demo",

@@ -39,6 +39,12 @@ def test_values_on_the_command_line_win_over_experiment_and_groups() -> None:
     assert (cfg.data.size, cfg.trainer.max_steps, cfg.peft.kind, cfg.trainer.learning_rate) == (50, 20, "lora", 0.5)
 
 
+def test_a_model_is_named_by_its_repository_or_folder() -> None:
+    assert instantiate(compose(["model=hub", "model.path=org/name"])).model.name == "name"
+    assert instantiate(compose(["model=hub", "model.path=outputs/hh/model"])).model.name == "hh"
+    assert instantiate(compose(["model=hub", "model.path=org/name", "model.name=mine"])).model.name == "mine"
+
+
 def test_a_key_that_no_yaml_lists_needs_no_plus() -> None:
     settings = instantiate(compose(["trainer.adam_beta2=0.95"])).trainer
     assert settings.arguments["adam_beta2"] == 0.95
@@ -140,6 +146,7 @@ def test_a_typo_in_an_experiment_file_is_found_there(tmp_path: Path) -> None:
         ),
         ("# @package _global_\ndefaults:\n  - override /modle: gpt2\n", "did you mean model?"),
         ("defaults:\n  - override /model: gpt2\n", "the first line of its file must be: # @package _global_"),
+        ("trainer:\n  learning_rate: 3.0\n", "the first line of its file must be: # @package _global_"),
         ("# @package _global_\ntrainer: [a\n", "mine.yaml:3: not valid YAML"),
         ("# @package _global_\nseed: !!python/object/apply:os.getcwd []\n", "mine.yaml:2: not valid YAML"),
     ],

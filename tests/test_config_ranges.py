@@ -21,7 +21,7 @@ from rmx.values import Schema, hints_of, schema_of
 
 ODD_NUMBERS = [0, -1, 2**63, math.nan, math.inf, "many", 0.5, 1]
 MUST_GIVE: dict[str, Any] = {
-    "model.name": "mine", "model.path": "org/mine", "data.path": "pairs.jsonl", "data.dataset": "dpo_en_demo",
+    "model.path": "org/mine", "data.path": "pairs.jsonl", "data.dataset": "dpo_en_demo",
     "data.sources": {"mine": {"path": "pairs.jsonl"}},
 }  # fmt: skip
 # Keys whose text is judged by what it names, in the objects themselves or later.

@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmx.errors import InputError
 
-__all__ = ["RmxSweeper"]
+__all__ = ["FORWARDS", "RmxSweeper"]
+
+FORWARDS = {"RmxSweeper": "rmx.sweep.choices.SweepSettings"}  # who takes the settings; read by the config check
 
 
 class RmxSweeper(Sweeper):
@@ -44,7 +46,7 @@ class RmxSweeper(Sweeper):
             SweepFailed: with the sweep's exit code, when anything is left undone.
             HydraException: wrong input; Hydra's callers know it as that.
         """
-        from hydra_plugins.rmx_sweeper.run import run_sweep
+        from hydra_plugins.rmx_sweeper._run import run_sweep
 
         if self.config is None or self.hydra_context is None:
             raise RuntimeError("setup() comes before sweep()")

@@ -54,7 +54,7 @@ def sweep(arguments: Arguments) -> int:
     composer = Composer(arguments.config_dir, arguments.config_name)
     mistakes: list[Mistake] = []
     for overrides in composer.single_runs(arguments.overrides):
-        mistakes += composer.checked(overrides)[1]
+        mistakes += [*composer.checked(overrides)[1], *composer.sweeper_mistakes()]
     raise_all(mistakes)
     overrides = [*composer.sweep_overrides(arguments.overrides), "hydra.mode=MULTIRUN"]
     try:

@@ -14,7 +14,7 @@ from rmx.config.targets import import_target, is_user_target, refusal
 from rmx.errors import ConfigError, did_you_mean
 from rmx.values import Mistake, is_scalar, mismatches, shown
 
-__all__ = ["build", "mistakes_in", "mistakes_of", "plain"]
+__all__ = ["build", "mistakes_in", "mistakes_in_node", "mistakes_of", "plain"]
 
 ROOT = "rmx.workflow.Workflow"
 _DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -35,6 +35,17 @@ def mistakes_in(values: Mapping[str, Any], groups: Iterable[str] = ()) -> list[M
         checker.add("", f"the root of a configuration must have _target_: {ROOT}, not {values.get('_target_')!r}")
     checker.node(values, "")
     return checker.mistakes
+
+
+def mistakes_in_node(values: Mapping[str, Any], key: str) -> list[Mistake]:
+    """Return the mistakes of one node whose target is known to be allowed, such as hydra.sweeper.
+
+    Values with a reference in them are resolved by Hydra later and not judged here.
+    """
+    missing = [name for name, value in values.items() if value == "???"]
+    given = {name: value for name, value in values.items() if "${" not in str(value) and name not in missing}
+    found = [Mistake(_join(key, name), f"must be given: {_join(key, name)}=...") for name in missing]
+    return found + _Checker(given, ()).arguments(given, key, read_signature(values["_target_"]))
 
 
 def plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Mistake]]:
@@ -163,6 +174,10 @@ class _Checker:
 
     def unknown(self, key: str, name: str, value: Any, signature: Signature) -> str:
         """Say that a node takes no key of this name, and which was meant."""
+        if not key and name == "experiment" and isinstance(value, Mapping):
+            return (
+                "the first line of its file must be: # @package _global_; without it, its keys are not those of the run"
+            )
         names = {**dict.fromkeys(signature.parameters), **(dict.fromkeys(self.groups) if not key else {})}
         hint = did_you_mean(name, {other: _join(key, other) for other in names})
         hint = hint or did_you_mean(name, self.possible_keys, 0.8)

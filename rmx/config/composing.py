@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rmx.config.checking import mistakes_of
+from rmx.config.checking import mistakes_in_node, mistakes_of
 from rmx.config.overriding import (
     absent,
     into_nothing,
@@ -37,7 +37,7 @@ from rmx.config.overriding import (
     sweep_values,
 )
 from rmx.config.shipped import conf_folder, option_files
-from rmx.config.targets import unsafe_hydra_nodes
+from rmx.config.targets import RMX_SWEEPER, unsafe_hydra_nodes
 from rmx.errors import ConfigError, did_you_mean
 from rmx.values import Mistake, raise_all
 
@@ -78,6 +78,8 @@ class Composer:
     loader: ConfigLoader = field(init=False)
     _choices: dict[str, Any] = field(init=False, default_factory=dict)  # group -> option of the last composition
     _builds_on_shipped: bool = field(init=False, default=False)  # the root file has config.yaml's words on Hydra
+
+    _sweeper: dict[str, Any] = field(init=False, default_factory=dict)  # the node of the last composition
 
     def __post_init__(self) -> None:
         if self.config_dir is not None and not self.config_dir.is_dir():
@@ -134,6 +136,7 @@ class Composer:
         self._choices = dict(cfg.hydra.runtime.choices)
         hydra: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
         self._builds_on_shipped = hydra["output_subdir"] is None
+        self._sweeper = hydra["sweeper"]
         mistakes += [Mistake(key, reason) for key, reason in unsafe_hydra_nodes(hydra)]
         OmegaConf.set_struct(cfg, False)  # unknown keys are for `check` to judge
         del cfg["hydra"]
@@ -168,6 +171,11 @@ class Composer:
             if OmegaConf.select(loaded, key, default=nothing, throw_on_missing=False) is not nothing:
                 return Mistake(mistake.key, f"{mistake.text} [in {file}/{option}.yaml]")
         return mistake
+
+    def sweeper_mistakes(self) -> list[Mistake]:
+        """Check the keys of rmx's sweeper in what was composed last; other sweepers check their own."""
+        is_ours = self._sweeper.get("_target_") == RMX_SWEEPER
+        return mistakes_in_node(self._sweeper, "hydra.sweeper") if is_ours else []
 
     def sweep_overrides(self, overrides: Sequence[str]) -> list[str]:
         """Return overrides as Hydra's own multirun takes them: `++` before keys that no YAML lists."""

@@ -30,7 +30,7 @@ class RewardModelSource:
     Building one touches neither disk nor network; `load` does.
 
     Attributes:
-        name: Short name, used in folder names and reports.
+        name: Short name, used in folder names and reports; by default that of the folder or repository.
         path: Local folder or hub id; None or "tiny" is the embedded model.
         dtype: Precision of the backbone's weights. "auto": float32 when all weights are trained (they are the
             optimiser's master copy; `trainer.bf16` autocasts the computation), else what the checkpoint is
@@ -47,14 +47,14 @@ class RewardModelSource:
         dropout: False sets the base model's own dropout to 0 (an adapter's dropout is its own).
         tokenizer_path: Local folder or hub id of another tokenizer.
 
-    >>> RewardModelSource(name="tiny").embedded
-    True
+    >>> RewardModelSource().embedded, RewardModelSource(path="Qwen/Qwen3-4B").name
+    (True, 'Qwen3-4B')
     >>> RewardModelSource(name="x", path="org/x", freeze_layers=-2)
     Traceback (most recent call last):
     rmx.errors.ConfigError: model.freeze_layers: -2 is not an integer from -1 up
     """
 
-    name: str
+    name: str = ""
     path: Annotated[str, MinLen(1)] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
@@ -67,6 +67,8 @@ class RewardModelSource:
 
     def __post_init__(self) -> None:
         refuse_wrong_fields(self, "model")
+        if not self.name:
+            object.__setattr__(self, "name", _name_of(self.path))
         if self.embedded and (self.quantization or self.revision or self.tokenizer_path):
             raise ConfigError("model.path: the embedded tiny model has no revision, quantization or other tokenizer")
 
@@ -111,6 +113,17 @@ class RewardModelSource:
         from rmx.models.load import load
 
         return load(self, place, adapter=adapter, trainable=trainable, seed=seed, device=device)
+
+
+def _name_of(path: str | None) -> str:
+    """Name a model by its repository or folder; a run's `model/` by the run.
+
+    >>> _name_of("org/name"), _name_of("outputs/hh/model/"), _name_of(None)
+    ('name', 'hh', 'tiny')
+    """
+    parts = [part for part in (path or TINY).split("/") if part not in {"", "."}]
+    own = [part for part in parts if part not in {"model", "model-merged"}]
+    return (own or parts or ["model"])[-1]
 
 
 @dataclass

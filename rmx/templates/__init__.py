@@ -7,7 +7,20 @@ The text of a conversation ends at the token whose hidden state becomes the rewa
 
 from __future__ import annotations
 
-from rmx.templates.bind import BoundTemplate, Check
+from typing import TYPE_CHECKING, Any
+
 from rmx.templates.choose import PINNED_DATE, Template, template_names
 
+if TYPE_CHECKING:
+    from rmx.templates.bind import BoundTemplate, Check
+
 __all__ = ["PINNED_DATE", "BoundTemplate", "Check", "Template", "template_names"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Jinja when it is first named: a configuration is checked without it."""
+    if name in {"BoundTemplate", "Check"}:
+        from rmx.templates import bind
+
+        return getattr(bind, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

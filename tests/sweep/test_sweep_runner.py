@@ -372,7 +372,7 @@ def test_settings_report_every_mistake_with_the_key() -> None:
     assert "hydra.sweeper.sampler: 'tpee' is not one of auto, grid, random, tpe, gp, qmc; did you mean tpe?" in text
     assert "hydra.sweeper.n_jobs: -1" in text
     assert "hydra.sweeper.objectives" in text
-    with pytest.raises(ConfigError, match="'4' is not a whole number"):
+    with pytest.raises(ConfigError, match="n_jobs: '4' is not an integer from 0 up"):
         SweepSettings(n_jobs="4")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="did you mean n_trials"):
         SweepSettings.from_mapping({"n_trial": 3})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rmx.metrics import wilson_interval
 from rmx.records import Comparison, EncodedComparison, Message
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ def _statistics(unit: str, tables: Mapping[str, _Table]) -> dict[str, Any]:
 
 
 def _one(table: _Table, prefers: str) -> dict[str, Any]:
+    from rmx.metrics import wilson_interval  # numpy; a configuration is checked without it
+
     longer, shorter, equal = table.longer_wins()
     pairs = longer + shorter + equal
     out: dict[str, Any] = {

@@ -1,4 +1,8 @@
-"""From what Hydra composed to a sweep of rmx, and back to the screen. Imported when a sweep runs, not before."""
+"""From what Hydra composed to a sweep of rmx, and back to the screen.
+
+Hydra imports every module of a plugin at every start, but not those with a leading underscore: this one is imported
+when a sweep runs.
+"""
 
 from __future__ import annotations
 
