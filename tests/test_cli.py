@@ -173,7 +173,7 @@ def test_multirun_checks_every_value_before_the_first_job(own: Path, capsys: pyt
     assert main(["-m", "seed=1,2", "hydra.sweeper.n_jobs=-1", "hydra.sweeper.pruner=medain", "data.size=0"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.strip().partition(":")[0] for line in lines[1:]] == [
-        "data.size", "hydra.sweeper.n_jobs", "hydra.sweeper.pruner",
+        "data.size", "hydra.sweeper.pruner", "hydra.sweeper.n_jobs",
     ]  # fmt: skip
     assert main(["-m", "experiment=confirm"]) == 2
     assert "hydra.sweeper.confirm: must be given: hydra.sweeper.confirm=..." in capsys.readouterr().err
