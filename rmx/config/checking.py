@@ -42,10 +42,8 @@ def mistakes_in_node(values: Mapping[str, Any], key: str) -> list[Mistake]:
 
     Values with a reference in them are resolved by Hydra later and not judged here.
     """
-    missing = [name for name, value in values.items() if value == "???"]
-    given = {name: value for name, value in values.items() if "${" not in str(value) and name not in missing}
-    found = [Mistake(_join(key, name), f"must be given: {_join(key, name)}=...") for name in missing]
-    return found + _Checker(given, ()).arguments(given, key, read_signature(values["_target_"]))
+    given = {name: value for name, value in values.items() if "${" not in str(value)}
+    return _Checker(given, ()).arguments(given, key, read_signature(values["_target_"]))
 
 
 def plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Mistake]]:

@@ -88,7 +88,7 @@ class SweepSettings:
     retry_failed: bool = False
     job_timeout_minutes: Positive | None = None
     grace_seconds: AtLeastZero = 60.0
-    confirm: str | None = None
+    confirm: Annotated[str, MinLen(1)] | None = None
     top: Count = 1
     seeds: Annotated[list[Seed], MinLen(1)] = field(default_factory=lambda: [1, 2, 3, 4, 5])
 
