@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from rmx.data.accounting import RowFault
 from rmx.data.rows.messages import check_prompt, check_response, dialogue_messages, to_messages
+from rmx.data.rows.tools import tools_in_one_spelling
 from rmx.records import Message, Pair
 
 __all__ = [
@@ -85,7 +85,7 @@ def finish(
         if same(responses[0], responses[1]):
             raise RowFault("identical responses")
         pairs = (_pair(row, options),)
-    return Draft(prompt, responses, pairs, _tools(row.get("tools")) if "tools" in row else None)
+    return Draft(prompt, responses, pairs, tools_in_one_spelling(row.get("tools")))
 
 
 def split_shared(a: list[Message], b: list[Message]) -> tuple[list[Message], list[list[Message]]]:
@@ -205,21 +205,6 @@ def _pair(row: Row, options: RowOptions) -> Pair:
 
 
 _PLAIN = Pair(0, 1)
-
-
-def _tools(value: Any) -> tuple[dict[str, Any], ...] | None:
-    if isinstance(value, str):
-        if not value.strip():
-            return None
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise RowFault("wrong type", "tools is text, but not JSON") from error
-    if not value:
-        return None
-    if not (isinstance(value, list) and all(isinstance(tool, dict) for tool in value)):
-        raise RowFault("wrong type", "tools is not a list of objects")
-    return tuple(value)
 
 
 def same(a: list[Message], b: list[Message]) -> bool:

@@ -13,12 +13,12 @@ assistant; observation, function_response, ipython → tool; developer → syste
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from rmx.data.accounting import RowFault
+from rmx.data.rows.tools import calls_in_one_spelling, tool_calls
 from rmx.records import Message
 
 __all__ = [
@@ -144,7 +144,9 @@ def _message(message: Any, column: str, number: int) -> Message:
         raise RowFault("unknown role", f"{column}: message {number}")
     extra = {k: v for k, v in message.items() if k not in {"role", "from", "content", "value"} and v is not None}
     if known == "function_call":
-        return {"role": "assistant", "content": "", "tool_calls": _tool_calls(content, column, number)}
+        return {"role": "assistant", "content": "", "tool_calls": tool_calls(content, f"{column}: message {number}")}
+    if extra:
+        extra = calls_in_one_spelling(extra, f"{column}: message {number}")
     if isinstance(content, list):
         content = _joined_parts(content, column, number)
     if content is None and extra.get("tool_calls"):
@@ -163,22 +165,6 @@ def _joined_parts(parts: list[Any], column: str, number: int) -> str:
             raise RowFault("wrong type", f"{column}: message {number} has a part that is not text")
         texts.append(part["text"])
     return "".join(texts)
-
-
-def _tool_calls(content: Any, column: str, number: int) -> list[dict[str, Any]]:
-    """LLaMA-Factory's `function_call` turn: one call or a list of calls, as JSON text."""
-    try:
-        calls = json.loads(content)
-    except (TypeError, ValueError) as error:
-        raise RowFault("wrong type", f"{column}: function_call of message {number} is not JSON") from error
-    calls = calls if isinstance(calls, list) else [calls]
-    out = []
-    for call in calls:
-        if not (isinstance(call, dict) and isinstance(call.get("name"), str)):
-            raise RowFault("wrong type", f"{column}: function_call of message {number} has no name")
-        arguments = call.get("arguments", {})
-        out.append({"type": "function", "function": {"name": call["name"], "arguments": arguments}})
-    return out
 
 
 def check_prompt(prompt: list[Message]) -> None:
