@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 
 from rmx.errors import DataError, ModelError
-from rmx.templates import rewrite
+from rmx.templates import probes, rewrite
+from rmx.templates.printed import RenderedText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,20 +20,6 @@ if TYPE_CHECKING:
     from rmx.records import Message
 
 __all__ = ["BoundTemplate", "Check", "bind"]
-
-# The conversation that templates are tried on. The answer is a word that no template writes by itself.
-_ANSWER = "Rmxanswer"
-_PROBE: list[Message] = [
-    {"role": "user", "content": "Rmxquestion"},
-    {"role": "assistant", "content": "Rmxfirst"},
-    {"role": "user", "content": "Rmxsecond"},
-    {"role": "assistant", "content": _ANSWER},
-]
-_SYSTEM: Message = {"role": "system", "content": "Rmxsystem"}
-_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {"name": "rmx_probe", "description": "a probe", "parameters": {"type": "object", "properties": {}}},
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ class BoundTemplate:
     end_token: str  # the token at which a conversation is scored
     control_tokens: tuple[str, ...]  # those that content can never produce, longest first
     checks: tuple[Check, ...] = ()
-    prints_tools: bool = False
+    call_arguments: Literal["object", "text"] = "object"  # the form in which it wants the arguments of tool calls
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
         """The text of one conversation, ending at its scored token.
@@ -74,7 +62,7 @@ class BoundTemplate:
         """`render` for many conversations with the same tools; as one call it saves most of the overhead."""
         try:
             texts = self.tokenizer.apply_chat_template(
-                [list(messages) for messages in conversations],
+                [self._messages(messages) for messages in conversations],
                 tools=list(tools) if tools else None,
                 chat_template=self.jinja,
                 tokenize=False,
@@ -87,7 +75,7 @@ class BoundTemplate:
         """The text up to where the assistant would answer (the generation prompt included)."""
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages),
+                self._messages(messages),
                 tools=list(tools) if tools else None,
                 chat_template=self.jinja,
                 tokenize=False,
@@ -97,13 +85,24 @@ class BoundTemplate:
             raise DataError(f"template {self.name!r} cannot render a prompt: {error}") from None
         return text  # type: ignore[return-value]
 
+    def _messages(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as a list, arguments of tool calls as JSON text where the template adds them to text."""
+        if self.call_arguments == "object" or not any("tool_calls" in message for message in messages):
+            return list(messages)
+        return [
+            {**message, "tool_calls": [_with_text_arguments(call) for call in message["tool_calls"]]}
+            if "tool_calls" in message
+            else message
+            for message in messages
+        ]
+
 
 def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: datetime.date) -> BoundTemplate:
     """Turn chosen Jinja into the final one: date pinned, one BOS, ended at the scored token; then check it.
 
     Raises:
-        ModelError: the template fails on a plain user/assistant conversation, has a random part, writes BOS twice,
-            or the tokenizer has no token to end with.
+        ModelError: the template fails on a plain user/assistant conversation, has a random part, leaves out turns
+            or cuts content, writes BOS twice, or the tokenizer has no token to end with.
     """
     missing = [kind for kind in ("bos_token", "eos_token") if kind not in tokenizer.special_tokens_map]
     source = rewrite.without(source, missing)
@@ -113,7 +112,7 @@ def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: da
     raw = _try(pinned, tokenizer, name)
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     start = _start_token(tokenizer)
-    tail = raw[raw.rindex(_ANSWER) + len(_ANSWER) :].rstrip()
+    tail = raw[raw.rindex(probes.ANSWER) + len(probes.ANSWER) :].rstrip()
     closing = max((token for token in added if tail.endswith(token)), key=len, default=None)
     prefix = "" if start is None or raw.lstrip().startswith(start) else _expression(start, tokenizer)
     if closing is None:
@@ -125,29 +124,43 @@ def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: da
         final = pinned
     bare = BoundTemplate(name, final, tokenizer, start, closing, _control_tokens(raw, tokenizer, closing))
     _check_ends(bare, raw)
-    tools = _tools_check(bare, source)
+    content = Check("content", *probes.check_long(bare))
     checks = (
         _date_check(source, tokenizer, name, date),
         Check("start", True, f"exactly one {start}" if start else "the tokenizer adds no BOS, and neither does rmx"),
         Check("end", True, f"scored at {closing}"),
         _prefix_check(bare),
+        content,
         _system_check(bare),
-        tools,
+        _tools_check(bare, source),
         _control_check(source, added),
     )
-    return replace(bare, checks=checks, prints_tools=tools.ok)
+    return replace(bare, checks=checks, call_arguments=probes.call_arguments(bare))
+
+
+def _with_text_arguments(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or isinstance(function.get("arguments", ""), str):
+        return call
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _try(source: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     try:
-        text = tokenizer.apply_chat_template(list(_PROBE), chat_template=source, tokenize=False)
+        text = tokenizer.apply_chat_template(list(probes.SHORT), chat_template=source, tokenize=False)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise ModelError(f"template {name!r} fails on a plain user/assistant conversation: {error}") from None
-    lost = [str(message["content"]) for message in _PROBE if str(message["content"]) not in text]
+    lost = [str(message["content"]) for message in probes.SHORT if str(message["content"]) not in text]
     if lost:
         raise ModelError(
             f"template {name!r} leaves out {len(lost)} of 4 messages of a plain user/assistant conversation; "
             "templates of vision models, which want content in parts, cannot be used for text"
+        )
+    if probes.prints_an_address(text):
+        raise ModelError(
+            f"template {name!r} prints the place of an object in memory (a filter without `| list` or `| join`): "
+            "the same conversation would get two texts"
         )
     return text  # type: ignore[return-value]
 
@@ -193,7 +206,7 @@ def _expression(token: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _check_ends(bound: BoundTemplate, raw: str) -> None:
-    text = bound.render(_PROBE)
+    text = bound.render(probes.SHORT)
     if raw.rstrip() not in text:
         raise ModelError(
             f"template {bound.name!r} renders differently once rmx has set its end and its BOS; "
@@ -212,6 +225,11 @@ def _check_ends(bound: BoundTemplate, raw: str) -> None:
             f"{bound.tokenizer.convert_ids_to_tokens(ids[-1])!r}; the scored token would be another one"
         )
     if bound.start_token is None:
+        if ids[0] == ids[1] and ids[0] in bound.tokenizer.all_special_ids:
+            raise ModelError(
+                f"template {bound.name!r} writes {bound.tokenizer.convert_ids_to_tokens(ids[0])!r} twice at the "
+                "beginning of a text; write it once"
+            )
         return
     start = bound.tokenizer.convert_tokens_to_ids(bound.start_token)
     if ids[0] != start or ids[1] == start:
@@ -232,10 +250,10 @@ def _date_check(source: str, tokenizer: PreTrainedTokenizerBase, name: str, date
 def _prefix_check(bound: BoundTemplate) -> Check:
     """Is the prompt's text, as a policy sees it, the beginning of the full text?"""
     try:
-        prompt = bound.prompt(_PROBE[:-1])
+        prompt = bound.prompt(probes.SHORT[:-1])
     except DataError as error:
         return Check("prompt", False, str(error))
-    full = bound.render(_PROBE)
+    full = bound.render(probes.SHORT)
     if full.startswith(prompt):
         return Check("prompt", True, "the prompt's text is the beginning of the full text")
     same = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
@@ -249,18 +267,20 @@ def _prefix_check(bound: BoundTemplate) -> Check:
 
 def _system_check(bound: BoundTemplate) -> Check:
     try:
-        text = bound.render([_SYSTEM, *_PROBE])
+        text = bound.render([probes.LONG_SYSTEM, *probes.SHORT])
     except DataError as error:
         return Check("system", False, f"system messages are refused: {error}")
-    printed = str(_SYSTEM["content"]) in text
-    return Check("system", printed, "system messages are printed" if printed else "system messages are left out")
+    if probes.LONG_SYSTEM["content"] in RenderedText(text):
+        return Check("system", True, "system messages are printed")
+    begun = "rmx begins the system message" in text.casefold()
+    return Check("system", False, f"system messages are {'cut or changed' if begun else 'left out'}")
 
 
 def _tools_check(bound: BoundTemplate, source: str) -> Check:
     if "tools" not in rewrite.variables(source):
         return Check("tools", False, "tools are left out of the text: the template does not know them")
     try:
-        text = bound.render(_PROBE, [_TOOL])
+        text = bound.render(probes.SHORT, [probes.TOOL])
     except DataError as error:
         return Check("tools", False, f"tools are refused: {error}")
     printed = "rmx_probe" in text
