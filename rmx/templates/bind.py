@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
@@ -46,7 +45,7 @@ class BoundTemplate:
     end_token: str  # the token at which a conversation is scored
     control_tokens: tuple[str, ...]  # those that content can never produce, longest first
     checks: tuple[Check, ...] = ()
-    call_arguments: Literal["object", "text"] = "object"  # the form in which it wants the arguments of tool calls
+    text_arguments: bool = False  # it wants the arguments of tool calls as JSON text, not as objects
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
         """The text of one conversation, ending at its scored token.
@@ -62,7 +61,7 @@ class BoundTemplate:
         """`render` for many conversations with the same tools; as one call it saves most of the overhead."""
         try:
             texts = self.tokenizer.apply_chat_template(
-                [self._messages(messages) for messages in conversations],
+                list(map(self._messages, conversations)),
                 tools=list(tools) if tools else None,
                 chat_template=self.jinja,
                 tokenize=False,
@@ -86,15 +85,7 @@ class BoundTemplate:
         return text  # type: ignore[return-value]
 
     def _messages(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages as a list, arguments of tool calls as JSON text where the template adds them to text."""
-        if self.call_arguments == "object" or not any("tool_calls" in message for message in messages):
-            return list(messages)
-        return [
-            {**message, "tool_calls": [_with_text_arguments(call) for call in message["tool_calls"]]}
-            if "tool_calls" in message
-            else message
-            for message in messages
-        ]
+        return probes.with_text_arguments(messages) if self.text_arguments else list(messages)
 
 
 def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: datetime.date) -> BoundTemplate:
@@ -135,15 +126,7 @@ def bind(source: str, tokenizer: PreTrainedTokenizerBase, *, name: str, date: da
         _tools_check(bare, source),
         _control_check(source, added),
     )
-    return replace(bare, checks=checks, call_arguments=probes.call_arguments(bare))
-
-
-def _with_text_arguments(call: Any) -> Any:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or isinstance(function.get("arguments", ""), str):
-        return call
-    arguments = json.dumps(function["arguments"], ensure_ascii=False)
-    return {**call, "function": {**function, "arguments": arguments}}
+    return replace(bare, checks=checks, text_arguments=probes.wants_text_arguments(bare))
 
 
 def _try(source: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str:
@@ -157,7 +140,7 @@ def _try(source: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str:
             f"template {name!r} leaves out {len(lost)} of 4 messages of a plain user/assistant conversation; "
             "templates of vision models, which want content in parts, cannot be used for text"
         )
-    if probes.prints_an_address(text):
+    if probes.prints_an_address(str(text)):
         raise ModelError(
             f"template {name!r} prints the place of an object in memory (a filter without `| list` or `| join`): "
             "the same conversation would get two texts"

@@ -79,9 +79,11 @@ class Template:
         path: a file with Jinja text, likewise.
         date: the day, as YYYY-MM-DD, that a template which prints today's date prints in rmx. A reward must not
             depend on the day it is computed, so the clock is replaced by this constant in the saved template too.
+        max_unprinted_fraction: the share of a set's comparisons above which the run stops when a part of their
+            conversation (text of messages, tool calls, reasoning, tools) is not printed by the template.
 
     Raises:
-        ConfigError: an unknown name, a malformed date, or both `jinja` and `path`.
+        ConfigError: an unknown name, a malformed date, a share outside [0, 1], or both `jinja` and `path`.
 
     >>> Template("chatml").name
     'chatml'
@@ -94,8 +96,11 @@ class Template:
     jinja: str | None = None
     path: str | None = None
     date: str = PINNED_DATE
+    max_unprinted_fraction: float = 0.05
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.max_unprinted_fraction <= 1.0:
+            raise ConfigError(f"template.max_unprinted_fraction: {self.max_unprinted_fraction} is not in [0, 1]")
         if self.jinja is not None and self.path is not None:
             raise ConfigError("template.jinja and template.path are both given; keep one of them")
         try:

@@ -63,7 +63,7 @@ class PrintedCheck:
         self,
         prompt: Sequence[Message],
         responses: Sequence[Sequence[Message]],
-        tools: Sequence[Mapping[str, Any]] | None,
+        tools: Sequence[dict[str, Any]] | None,
         texts: Sequence[str],
     ) -> frozenset[str]:
         """Fields that are not printed in full for some response: `assistant content`, `tool_calls`, `tools`, ...
@@ -78,9 +78,7 @@ class PrintedCheck:
             found.update(self._fields((*prompt, *response), tools, text))
         return frozenset(found)
 
-    def _fields(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, text: str
-    ) -> Iterator[str]:
+    def _fields(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, text: str) -> Iterator[str]:
         holds = RenderedText(text)
         extra = set()
         for message in messages:
@@ -100,7 +98,7 @@ class PrintedCheck:
                 yield field
 
     def _makes_a_difference(
-        self, field: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, text: str
+        self, field: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, text: str
     ) -> bool:
         """Whether the text is another one without the field; asked once for each shape of conversation."""
         shape = (field, bool(tools), tuple((message["role"], *message) for message in messages))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from rmx.errors import DataError, ModelError
 from rmx.templates.printed import RenderedText
@@ -17,7 +19,16 @@ if TYPE_CHECKING:
     from rmx.records import Message
     from rmx.templates.bind import BoundTemplate
 
-__all__ = ["ANSWER", "LONG_SYSTEM", "SHORT", "TOOL", "call_arguments", "check_long", "prints_an_address"]
+__all__ = [
+    "ANSWER",
+    "LONG_SYSTEM",
+    "SHORT",
+    "TOOL",
+    "check_long",
+    "prints_an_address",
+    "wants_text_arguments",
+    "with_text_arguments",
+]
 
 ANSWER = "Rmxanswer"  # a word that no template writes by itself
 SHORT: list[Message] = [
@@ -35,7 +46,7 @@ _FILLER = "A line that goes on, so that whoever cuts long texts cuts this one as
 
 def _long_text(name: str, lines: int) -> str:
     return (
-        f"  Rmx begins {name}: how do Tides work?\n\nThe Moon pulls at the sea; \"twice a day\" it rises & falls.\n"
+        f'  Rmx begins {name}: how do Tides work?\n\nThe Moon pulls at the sea; "twice a day" it rises & falls.\n'
         "\t- first\n\t- second\n\n```python\ndef height(t: float) -> float:\n    return 2.5 if t < 12 else 0.0\n```\n"
         "größer, naïve, Ελλάδα, Москва, 日本語, العربية, 한국어, 🌊🌙.   Three  spaces, {{ braces }}, {% percent %}.\n"
         f"{_FILLER * lines}Rmx ends {name}, with a newline and a space. \n "
@@ -88,23 +99,45 @@ def check_long(bound: BoundTemplate) -> tuple[bool, str]:
     return True, "messages of any length are printed whole"
 
 
-def call_arguments(bound: BoundTemplate) -> Literal["object", "text"]:
-    """How the template wants the arguments of tool calls: most take an object, some add them to text as JSON text."""
-    found = {}
-    for form, arguments in (("object", {"rmx_key": "rmx_value"}), ("text", '{"rmx_key": "rmx_value"}')):
-        call = {"type": "function", "id": "rmxcall01", "function": {"name": "rmx_probe", "arguments": arguments}}
-        chat: list[Message] = [
-            SHORT[0],
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "content": "Rmxresult", "name": "rmx_probe", "tool_call_id": "rmxcall01"},
-            SHORT[3],
-        ]
+def wants_text_arguments(bound: BoundTemplate) -> bool:
+    """Whether the template adds the arguments of a tool call to its text as JSON text; most take an object."""
+    function = {"name": "rmx_probe", "arguments": {"rmx_key": "rmx_value"}}
+    call = {"type": "function", "id": "rmxcall01", "function": function}
+    chat: list[Message] = [
+        SHORT[0],
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "Rmxresult", "name": "rmx_probe", "tool_call_id": "rmxcall01"},
+        SHORT[3],
+    ]
+    for as_text in (False, True):
         try:
-            found[form] = bound.render(chat)
+            text = replace(bound, text_arguments=as_text).render(chat)
         except DataError:
-            found[form] = ""
-    as_object = "rmx_value" in found["object"] and "'rmx_key'" not in found["object"]  # Python's quotes are no JSON
-    return "text" if not as_object and json.dumps({"rmx_key": "rmx_value"}) in found["text"] else "object"
+            continue
+        if "rmx_value" in text and "'rmx_key'" not in text:  # Python's quotes are no JSON
+            return as_text
+    return False
+
+
+def with_text_arguments(messages: Sequence[Message]) -> list[Message]:
+    """The messages, arguments of their tool calls as JSON text.
+
+    >>> call = {"type": "function", "function": {"name": "now", "arguments": {"zone": "CET"}}}
+    >>> message, = with_text_arguments([{"role": "assistant", "content": "", "tool_calls": [call]}])
+    >>> message["tool_calls"][0]["function"]["arguments"]
+    '{"zone": "CET"}'
+    """
+    return [
+        {**message, "tool_calls": list(map(_with_text, message["tool_calls"]))} if "tool_calls" in message else message
+        for message in messages
+    ]
+
+
+def _with_text(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or isinstance(function.get("arguments", ""), str):
+        return call
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
 def prints_an_address(text: str) -> bool:

@@ -156,7 +156,7 @@ def _key(worker: ChunkEncoder, tokenizer: PreTrainedTokenizerBase, template: Bou
         f"{VERSION} {transformers.__version__} {tokenizers.__version__}",
         f"{worker.max_tokens} {worker.truncation} {worker.on_bad_row}",
         template.jinja,
-        f"{template.start_token} {template.end_token} {template.prints_tools} {template.control_tokens}",
+        f"{template.start_token} {template.end_token} {template.text_arguments} {template.control_tokens}",
         serialised(tokenizer),
         content,
     ):

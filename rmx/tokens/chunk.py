@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from rmx.errors import ConfigError, DataError
-from rmx.records import Comparison, EncodedComparison, Message
+from rmx.records import Comparison, EncodedComparison, Message, Pair
+from rmx.templates.printed import PrintedCheck
 from rmx.tokens.control import Tokeniser
-from rmx.tokens.tally import Tally, TruncationReport
+from rmx.tokens.tally import CAUSES, Tally, TruncationReport
 from rmx.tokens.truncate import common_prefix, cut_left, shorter_prompts
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from rmx.templates import BoundTemplate
 
-__all__ = ["BadRow", "ChunkEncoder", "Truncation"]
+__all__ = ["BadRow", "ChunkEncoder", "Seen", "Truncation"]
 
 Truncation = Literal["keep_end", "drop", "error"]
 BadRow = Literal["error", "skip"]
@@ -32,9 +33,47 @@ class _Row:
 
     comparison: Comparison
     ids: list[np.ndarray]
+    texts: list[str]  # of the whole conversations
     spelled: bool  # its content spells a control token
+    whole: list[np.ndarray] | None = None  # the ids before they were cut
     lost: int = 0  # tokens
-    truncated: bool = False
+
+    def equal(self, pair: Pair) -> str | None:
+        """The cause (a key of `CAUSES`) why both sides of a pair are the same tokens; None where they are not."""
+        a, b = pair.winner, pair.loser
+        if not _same(self.ids[a], self.ids[b]):
+            return None
+        if self.comparison.responses[a] == self.comparison.responses[b]:
+            return "data"
+        if self.texts[a] == self.texts[b]:
+            return "template"
+        return "tokenizer" if self.whole is None or _same(self.whole[a], self.whole[b]) else "limit"
+
+    def encoded(self, pairs: tuple[Pair, ...]) -> EncodedComparison:
+        """The record with these of its pairs."""
+        shared = common_prefix(self.ids)
+        return EncodedComparison(
+            id=self.comparison.id,
+            source=self.comparison.source,
+            prefix_ids=self.ids[0][:shared],
+            suffix_ids=tuple(one[shared:] for one in self.ids),
+            pairs=pairs,
+            truncated=self.whole is not None,
+            truth=self.comparison.truth,
+        )
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return len(a) == len(b) and np.array_equal(a, b)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model would see of one comparison, and what it would not."""
+
+    row: EncodedComparison  # with all its pairs
+    equal: tuple[str | None, ...]  # for each pair, why its sides are the same tokens
+    unprinted: frozenset[str]  # fields that the template does not print in full
 
 
 class ChunkEncoder:
@@ -57,6 +96,7 @@ class ChunkEncoder:
         self.on_bad_row = on_bad_row
         self.tally = Tally(max_tokens, truncation)
         self._tokens = Tokeniser(tokenizer, template)
+        self._printed = PrintedCheck(template)
         self._keep = 0 if template.start_token is None else 1
 
     def finish(self) -> TruncationReport:
@@ -67,14 +107,45 @@ class ChunkEncoder:
         """
         report = self.tally.report()
         if report.read and not report.kept:
-            why = f"longest sequence {report.longest} tokens, data.max_tokens {self.max_tokens}"
-            if report.refused:
-                why += f", {report.refused} refused by the template, first: {report.refusals[0]}"
-            raise DataError(f"0 of {report.read} rows left: {why}; raise data.max_tokens or use truncation=keep_end")
+            raise DataError(f"0 of {report.read} rows left: " + "; ".join(self._why_nothing(report)))
         return report
 
+    def _why_nothing(self, report: TruncationReport) -> Iterator[str]:
+        if report.dropped:
+            yield (
+                f"{report.dropped} dropped, longest sequence {report.longest} tokens, data.max_tokens "
+                f"{self.max_tokens}: raise data.max_tokens or use truncation=keep_end"
+            )
+        if report.refused:
+            yield f"{report.refused} refused by the template, first: {report.refusals[0]}"
+        if report.all_equal:
+            remedies = {
+                "template": f"choose a template that prints it (this one is {self.template.name!r})",
+                "limit": f"raise data.max_tokens={self.max_tokens} (the longest sequence has {report.longest})",
+            }
+            causes = "; ".join(
+                f"in {count} pairs {CAUSES[cause]}{': ' + remedies[cause] if cause in remedies else ''}"
+                for cause, count in report.equal_pairs.items()
+            )
+            yield f"both sides of every pair are the same tokens in {report.all_equal}: {causes}"
+
     def encode(self, chunk: Sequence[Comparison]) -> list[EncodedComparison]:
-        """Encode one chunk, in order; rows that are dropped or refused are missing from the answer."""
+        """Encode one chunk, in order; rows that are dropped, refused or left without a pair are missing."""
+        return [row for one in self._rows(chunk) if (row := self._finished(one)) is not None]
+
+    def look(self, comparison: Comparison) -> Seen:
+        """One comparison with what is left out of it; for people to look at.
+
+        Raises:
+            DataError: the template refuses it, or it is over-long and `truncation` is not `keep_end`.
+        """
+        rows = self._rows([comparison])
+        if not rows:
+            self.finish()
+        (row,) = rows
+        return Seen(row.encoded(comparison.pairs), tuple(map(row.equal, comparison.pairs)), self._left_out(row))
+
+    def _rows(self, chunk: Sequence[Comparison]) -> list[_Row]:
         self.tally.add("read", len(chunk))
         rows = self._tokenise([(comparison, comparison.prompt) for comparison in chunk], first_time=True)
         kept = [row for row in rows if row is not None]
@@ -85,10 +156,10 @@ class ChunkEncoder:
         if long and self.truncation == "drop":
             self.tally.add("dropped", len(long))
             gone = set(map(id, long))
-            kept = [row for row in kept if id(row) not in gone]
-        elif long:
+            return [row for row in kept if id(row) not in gone]
+        if long:
             self._shorten(long)
-        return [self._finished(row) for row in kept]
+        return kept
 
     # --- text and ids ---
 
@@ -107,7 +178,7 @@ class ChunkEncoder:
             spelled = self._tokens.spelled((prompt, comparison.responses, comparison.tools))
             if spelled:
                 encoded = self._spelled(comparison, prompt, row)
-            rows.append(_Row(comparison, encoded, spelled))
+            rows.append(_Row(comparison, encoded, row, spelled))
         return rows
 
     def _render(
@@ -176,7 +247,6 @@ class ChunkEncoder:
 
     def _shorten(self, rows: list[_Row]) -> None:
         """Whole turns first: a binary search over ever shorter prompts, all rows of the chunk in step."""
-        before = [sum(map(len, row.ids)) for row in rows]
         versions = [shorter_prompts(row.comparison.prompt) for row in rows]
         low, high = [0] * len(rows), [len(v) - 1 for v in versions]  # the answer lies in low..high, if anywhere
         tried: list[dict[int, list[np.ndarray]]] = [{} for _ in rows]
@@ -195,9 +265,9 @@ class ChunkEncoder:
                 else:
                     low[i] = m + 1
         for i, row in enumerate(rows):
+            row.whole = row.ids
             self._settle(row, versions[i], tried[i])
-            row.truncated = True
-            row.lost = before[i] - sum(map(len, row.ids))
+            row.lost = sum(map(len, row.whole)) - sum(map(len, row.ids))
 
     def _settle(self, row: _Row, versions: list[tuple[Message, ...]], tried: dict[int, list[np.ndarray]]) -> None:
         """Take the longest version that fits, or cut the shortest one by tokens."""
@@ -214,26 +284,30 @@ class ChunkEncoder:
 
     # --- the record ---
 
-    def _finished(self, row: _Row) -> EncodedComparison:
-        comparison, ids = row.comparison, row.ids
-        shared = common_prefix(ids)
-        encoded = EncodedComparison(
-            id=comparison.id,
-            source=comparison.source,
-            prefix_ids=ids[0][:shared],
-            suffix_ids=tuple(one[shared:] for one in ids),
-            pairs=comparison.pairs,
-            truncated=row.truncated,
-            truth=comparison.truth,
-        )
-        add = self.tally.add
-        add("kept")
-        add("truncated", row.truncated)
-        add("tokens_lost", row.lost)
-        add("tokens", sum(map(len, ids)))
-        add("shared_tokens", encoded.shared_tokens)
-        add("tools_ignored", bool(comparison.tools) and not self.template.prints_tools)
-        suffixes = encoded.suffix_ids
-        add("identical_pairs", sum(np.array_equal(suffixes[p.winner], suffixes[p.loser]) for p in comparison.pairs))
+    def _left_out(self, row: _Row) -> frozenset[str]:
+        comparison = row.comparison
+        return self._printed.left_out(comparison.prompt, comparison.responses, comparison.tools, row.texts)
+
+    def _finished(self, row: _Row) -> EncodedComparison | None:
+        """The record, and everything counted; None when a comparison that had pairs has none left."""
+        comparison, add = row.comparison, self.tally.add
+        where = comparison.where or comparison.id
+        if unprinted := self._left_out(row):
+            self.tally.not_printed(unprinted, where)
         add("literal_rows", row.spelled)
+        pairs = comparison.pairs
+        equal = [row.equal(pair) for pair in pairs]
+        if any(equal):
+            for cause in filter(None, equal):
+                self.tally.equal(cause, where)
+            pairs = tuple(pair for pair, cause in zip(pairs, equal, strict=True) if cause is None)
+            if not pairs:
+                add("all_equal")
+                return None
+        encoded = row.encoded(pairs)
+        add("kept")
+        add("truncated", encoded.truncated)
+        add("tokens_lost", row.lost)
+        add("tokens", sum(encoded.lengths))
+        add("shared_tokens", encoded.shared_tokens)
         return encoded

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rmx.data.accounting import RowFault
+from rmx.data.rows.tools import calls_in_one_spelling, tools_in_one_spelling
 from rmx.errors import DataError
 from rmx.records import Comparison, EncodedComparison, Message
+from rmx.templates.printed import part_of_conversation
 from rmx.tokens.chunk import BadRow, ChunkEncoder, Truncation
 from rmx.tokens.tally import TruncationReport
 
@@ -56,6 +59,9 @@ def encode(
     Raises:
         DataError: a row that the template refuses, an over-long row with `truncation="error"`, or no row left.
 
+    Pairs whose two sides are the same tokens are left out, and comparisons without another pair; the report counts
+    both, and the fields of messages that the template does not print.
+
     >>> from rmx.models.tiny import tiny_tokenizer  # one token per byte
     >>> from rmx.records import Pair
     >>> from rmx.templates import Template
@@ -95,6 +101,10 @@ def encode_conversations(
     empty = [i for i, messages in enumerate(conversations) if not messages]
     if empty:
         raise DataError(f"conversation {empty[0]} is empty; give at least one message")
+    try:
+        own_tools = tools_in_one_spelling(list(tools)) if tools else None
+    except RowFault as fault:
+        raise DataError(str(fault)) from None
     rows = [
         Comparison(
             id=str(i),
@@ -102,18 +112,29 @@ def encode_conversations(
             prompt=tuple(messages[:at]),
             responses=(tuple(messages[at:]),),
             pairs=(),
-            tools=tuple(tools) if tools else None,
+            tools=own_tools,
             where=f"conversation {i}",
         )
-        for i, messages in enumerate(conversations)
+        for i, messages in enumerate(map(_in_one_spelling, conversations))
         for at in [_response_start(messages)]
     ]
     if not rows:
         return []
     encoded, report = encode(rows, tokenizer, template, max_tokens=max_tokens, truncation=truncation)
+    for field, count in report.unprinted.items():
+        if part_of_conversation(field):
+            log.warning("template %s does not print %s of %d conversations in full", template.name, field, count)
     if report.truncated:
         log.warning("%d of %d conversations were truncated to %d tokens", report.truncated, report.read, max_tokens)
     return [np.concatenate([row.prefix_ids, row.suffix_ids[0]]) for row in encoded]
+
+
+def _in_one_spelling(messages: Sequence[Message]) -> list[Message]:
+    """The messages with tool calls as rows have them, whatever spelling they were given in."""
+    try:
+        return [calls_in_one_spelling(message, f"message {number}") for number, message in enumerate(messages, 1)]
+    except RowFault as fault:
+        raise DataError(str(fault)) from None
 
 
 def _response_start(messages: Sequence[Message]) -> int:

@@ -27,7 +27,7 @@ from rmx.tokens.tally import TruncationReport
 
 __all__ = ["VERSION", "EncodedRows", "Writer"]
 
-VERSION = 1
+VERSION = 2
 _PAIR = np.dtype(
     [("winner", "<i4"), ("loser", "<i4"), ("margin", "<f8"), ("target", "<f8"), ("weight", "<f8"), ("tie", "?")]
 )
@@ -64,7 +64,7 @@ class EncodedRows(Sequence[EncodedComparison]):
                 _check(folder / f"{name}.npy", size, digest)
         except (OSError, KeyError, TypeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
-        self.report = TruncationReport(**{**meta["report"], "refusals": tuple(meta["report"]["refusals"])})
+        self.report = TruncationReport.from_dict(meta["report"])
         self._sources: list[str] = meta["sources"]
         self._arrays = {name: _open(folder / f"{name}.npy", dtype) for name, dtype in _FILES.items()}
         parts = self._arrays["parts"]
