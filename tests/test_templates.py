@@ -266,8 +266,8 @@ def test_tools_are_rendered_or_known_to_be_left_out() -> None:
     tool = {"type": "function", "function": {"name": "look_up", "description": "", "parameters": {}}}
     tokenizer = family_tokenizer("qwen")
     assert "look_up" in Template("qwen").bind(tokenizer).render(CHAT, [tool])
-    assert Template("qwen").bind(tokenizer).prints_tools
-    assert not Template("plain").bind(tokenizer).prints_tools
+    facts = {name: {c.name: c.ok for c in Template(name).bind(tokenizer).checks} for name in ("qwen", "plain")}
+    assert (facts["qwen"]["tools"], facts["plain"]["tools"]) == (True, False)
 
 
 def test_missing_control_tokens_are_reported() -> None:

@@ -20,6 +20,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from rmx.errors import ModelError
 from rmx.models.weights import VALUE_HEAD, StoredTensor, read_tensor, tensors
 
+ScoredPosition = Literal["last", "first", "all"]
+
 __all__ = [
     "HEADS",
     "Head",
@@ -102,6 +104,13 @@ def head_parts(model: nn.Module) -> list[str]:
     if "pooler" in dict(backbone_of(inner).named_children()):  # BERT keeps its pooling inside
         parts.insert(0, f"{inner.base_model_prefix}.pooler")
     return [name for name in parts if any(True for _ in inner.get_submodule(name).parameters())]
+
+
+def scored_position(model: nn.Module) -> ScoredPosition:
+    """Where the reward is read: at the `last` token, at the `first` one (encoders), or over `all` of them."""
+    if head_parts(model) == ["score"]:
+        return "last"
+    return "all" if getattr(unwrap(model).config, "classifier_pooling", "cls") == "mean" else "first"
 
 
 def init_head(model: nn.Module, how: Literal["normal", "zero"], seed: int) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from rmx.errors import ModelError
+from rmx.models.head import ScoredPosition, scored_position
 from rmx.models.resolve import resolve, trust_remote_code
 from rmx.models.source import RewardModelSource
 from rmx.models.tiny import tiny_tokenizer
 
-__all__ = ["Padding", "check_vocabulary", "choose_padding", "load_tokenizer", "tokenizer_of"]
+__all__ = ["Padding", "check_vocabulary", "choose_padding", "load_tokenizer", "scored_position_of", "tokenizer_of"]
 
 NEW_PAD = "<|pad|>"
 # Tokens that model families ship for padding or for later use, in order of preference. None occurs in text:
@@ -60,6 +63,28 @@ def tokenizer_of(source: RewardModelSource) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(place.folder, key)
     choose_padding(tokenizer)
     return tokenizer
+
+
+def scored_position_of(source: RewardModelSource) -> ScoredPosition:
+    """Where the model of `source.load` reads its reward, found without any weights.
+
+    Raises:
+        ModelError: The model cannot be found or reached, or transformers does not know it.
+    """
+    place = None if source.embedded else resolve(str(source.path), source.revision, weights=False).folder
+    if place is not None and not (place / "config.json").exists() and (place / "adapter_config.json").exists():
+        base = json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        place = resolve(base, weights=False).folder
+    if place is None or not (place / "config.json").exists():
+        return "last"
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code(), num_labels=1)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code())
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        detail = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ModelError(f"model.path: {place} ({type(error).__name__}: {detail})") from None
+    return scored_position(model)
 
 
 def load_tokenizer(folder: Path, key: str = "model.path") -> PreTrainedTokenizerBase:

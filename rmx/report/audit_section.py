@@ -20,7 +20,7 @@ from rmx.report.render import interval, number, percent
 __all__ = ["AuditFacts", "audit_facts"]
 
 COUNTS = ("read", "kept", "merged", "repeated", "unused", "train")  # of a source, in the order of the table
-TRUNCATION = ("read", "kept", "truncated", "dropped", "max_tokens", "longest")
+TRUNCATION = ("read", "kept", "truncated", "dropped", "max_tokens", "longest", "refused", "all_equal")
 CHECKS = ("repeats", "overlap", "roles", "control_tokens")  # shown in full behind a click
 
 
@@ -61,7 +61,11 @@ def audit_facts(content: Mapping[str, Any]) -> AuditFacts:
         truncation=[
             (
                 name,
-                [number(report.get(key)) for key in ("read", "kept", "truncated", "dropped", "max_tokens", "longest")],
+                [
+                    *(number(report.get(key)) for key in TRUNCATION),
+                    number(sum(_part(report, "equal_pairs").values())) if "equal_pairs" in report else "–",
+                    ", ".join(f"{field} of {count}" for field, count in _part(report, "unprinted").items()) or "–",
+                ],
             )
             for name, report in _parts(content, "truncation")
         ],

@@ -103,7 +103,8 @@ def _card_facts(w: Workflow, run: OpenRun, inputs: Inputs, done: Done) -> dict[s
                 "set": name,
                 "comparisons": report.kept,
                 "truncated": report.truncated,
-                "dropped": report.dropped + report.refused,
+                "dropped": report.dropped + report.refused + report.all_equal,
+                "not printed": ", ".join(f"{field} of {n}" for field, n in report.unprinted.items()) or "nothing",
                 "tokens": report.tokens,
             }
             for name, report in inputs.reports.items()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rmx.models import unwrap
+from rmx.models import scored_position, unwrap
 from rmx.tokens import show_sample
 
 if TYPE_CHECKING:
@@ -41,12 +41,15 @@ def show(w: Workflow, run: OpenRun, inputs: Inputs, phases: Sequence[str]) -> No
     if inputs.model is not None:
         rows = _model(inputs, inputs.model) | rows
         rows["length"] = "; ".join(f"{name}: {report.summary()}" for name, report in inputs.reports.items())
-        rows["template"] = f"{inputs.template.name}, scored at {inputs.template.end_token}"
+        position = scored_position(inputs.model.loaded.model)
+        scored = {"last": f"at {inputs.template.end_token}", "first": "at the first token", "all": "over all tokens"}
+        rows["template"] = f"{inputs.template.name}, scored {scored[position]}"
         engine = inputs.model.scorer.engine
         rows["encoding"] = f"{engine.encoding}: {engine.reason}"
         if "train" in phases:
             rows["training"] = _training(w, run, inputs)
-        sample = show_sample(inputs.template)
+        shown = next(iter(inputs.sets.values()))[0]
+        sample = show_sample(shown, inputs.tokenizer, scored=position)
     rows["output"] = run.folder
     run.screen.header(title, rows, sample)
     if inputs.model is not None and not inputs.model.loaded.head_was_kept and phases[0] in ("eval", "predict"):

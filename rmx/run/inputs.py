@@ -150,6 +150,7 @@ class _Encoder:
     def __init__(self, w: Workflow, tokenizer: Any, template: BoundTemplate, max_tokens: int) -> None:
         self.reports: dict[str, TruncationReport] = {}
         self._tokenizer, self._template = tokenizer, template
+        self._max_unprinted = w.template.max_unprinted_fraction
         self._options: dict[str, Any] = {
             "max_tokens": max_tokens,
             "truncation": w.data.truncation,
@@ -158,4 +159,5 @@ class _Encoder:
 
     def __call__(self, name: str, comparisons: Sequence[Comparison]) -> Sequence[EncodedComparison]:
         rows, self.reports[name] = cached_encode(comparisons, self._tokenizer, self._template, **self._options)
+        self.reports[name].require_printed(name, self._template.name, self._max_unprinted)
         return rows

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rmx.data import Audit, audit
 from rmx.files import write_json
+from rmx.models import scored_position, scored_position_of
 from rmx.run.folder import flat_results
 from rmx.scoring.evaluation import Evaluations, evaluate_pairs, predictions_paths, write_predictions
 from rmx.tokens import show_tokens
@@ -42,11 +43,16 @@ def audit_data(run: OpenRun, inputs: Inputs, *, in_full: bool) -> Audit:
     return found
 
 
-def inspect(run: OpenRun, inputs: Inputs) -> None:
+def inspect(w: Workflow, run: OpenRun, inputs: Inputs) -> None:
     """Show rows as the model reads them, with the scored token marked."""
     rows = inputs.splits.train or next(iter(inputs.splits.evals.values()))
+    model = inputs.model
+    scored = scored_position_of(w.model) if model is None else scored_position(model.loaded.model)
     for comparison in rows[:INSPECTED_ROWS]:
-        run.screen.text(show_tokens(comparison, inputs.tokenizer, inputs.template, max_tokens=inputs.max_tokens))
+        shown = show_tokens(
+            comparison, inputs.tokenizer, inputs.template, max_tokens=inputs.max_tokens, scored=scored
+        )
+        run.screen.text(shown)
 
 
 def score(w: Workflow, inputs: Inputs, model: Model) -> Evaluations:

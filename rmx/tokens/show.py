@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
-from rmx.records import Comparison
-from rmx.tokens.chunk import Truncation
-from rmx.tokens.encode import encode
+from rmx.records import Comparison, EncodedComparison
+from rmx.tokens.chunk import ChunkEncoder, Truncation
+from rmx.tokens.tally import CAUSES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from rmx.models.head import ScoredPosition
     from rmx.templates import BoundTemplate
 
 __all__ = ["show_sample", "show_tokens", "token_texts"]
@@ -34,17 +35,20 @@ def show_tokens(
     max_tokens: int,
     truncation: Truncation = "keep_end",
     whole: bool = False,
+    scored: ScoredPosition = "last",
 ) -> Text:
-    """One comparison as rich text: the shared beginning once, then each response up to its scored token.
+    """One comparison as rich text: the shared beginning once, then each response up to its end.
 
     Tokens are separated by `|` (not where they are single letters, as those of a byte-level tokenizer are); a newline
     is drawn as ↵, and the token whose hidden state becomes the reward as ⟦token⟧ in reverse, so that the picture is
-    readable without colours, too. `whole=False` leaves out the middle of long parts.
+    readable without colours, too. `whole=False` leaves out the middle of long parts. What the model does not see is
+    said below: fields that the template does not print, and pairs whose sides are the same tokens.
 
     Raises:
         DataError: as `encode` does for this one row.
     """
-    (row,), _ = encode([comparison], tokenizer, template, max_tokens=max_tokens, truncation=truncation)
+    seen = ChunkEncoder(tokenizer, template, max_tokens=max_tokens, truncation=truncation).look(comparison)
+    row = seen.row
     wins = [sum(pair.winner == k for pair in row.pairs) for k in range(len(row.suffix_ids))]
     shown = Text()
     where = "" if comparison.where == comparison.id else comparison.where
@@ -54,67 +58,76 @@ def show_tokens(
         f"{', prompt truncated' if row.truncated else ''}\n",
         style="dim",
     )
-    control = _control(tokenizer)
     texts = token_texts(np.concatenate([row.prefix_ids, *row.suffix_ids]), tokenizer)
     between = "|" if sum(len(text) > 1 for text in texts) > 0.3 * len(texts) else ""
-    _part(shown, "shared", row.prefix_ids, tokenizer, control, between=between, scored=False, whole=whole)
+    look = _Look(tokenizer, between=between, cut=None if whole else (_HEAD, _TAIL))
+    shown.append("shared\n", style="underline")
+    look.part(shown, row.prefix_ids, mark=0 if scored == "first" and len(row.prefix_ids) else None)
     for k, suffix in enumerate(row.suffix_ids):
         label = ("chosen", "rejected")[k] if len(wins) == 2 and wins == [1, 0] else f"response {k}, {wins[k]} wins"
-        label = f"{label} ({row.lengths[k]} tokens)"
-        _part(shown, label, suffix, tokenizer, control, between=between, scored=True, whole=whole)
+        shown.append(f"{label} ({row.lengths[k]} tokens)\n", style="underline")
+        first = 0 if scored == "first" and not len(row.prefix_ids) else None
+        look.part(shown, suffix, mark=len(suffix) - 1 if scored == "last" else first)
+    if scored == "all":
+        shown.append("the reward is read over all tokens\n", style="bold yellow")
+    for field in sorted(seen.unprinted):
+        shown.append(f"not printed, or not in full, by the template: {field}\n", style="bold red")
+    for pair, cause in zip(row.pairs, seen.equal, strict=True):
+        if cause is not None:
+            sides = "" if len(row.suffix_ids) == 2 else f" of responses {pair.winner} and {pair.loser}"
+            shown.append(f"the pair{sides} is left out, both sides are the same tokens: {CAUSES[cause]}\n", "bold red")
     return shown
 
 
-def show_sample(template: BoundTemplate) -> Text:
-    """The template on a made-up question and answer, in one line, with the scored token marked.
+def show_sample(row: EncodedComparison, tokenizer: PreTrainedTokenizerBase, *, scored: ScoredPosition = "last") -> Text:
+    """A row of the data as the model reads it, with its preferred response, in one line; the scored token marked.
 
-    Nothing of the data is in it, so it may go to logs.
+    The middle of a long row is left out.
     """
-    chat = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."}]
-    tokenizer = template.tokenizer
-    ids = tokenizer(template.render(chat), add_special_tokens=False)["input_ids"]
-    control, shown = _control(tokenizer), Text()
-    for number, text in zip(ids[:-1], token_texts(ids[:-1], tokenizer), strict=True):
-        shown.append(text, style=_CONTROL if number in control else "")
-    _scored(shown, token_texts(ids[-1:], tokenizer)[0])
+    winner = row.pairs[0].winner if row.pairs else 0
+    ids = np.concatenate([row.prefix_ids, row.suffix_ids[winner]]).tolist()
+    shown = Text()
+    mark = {"last": len(ids) - 1, "first": 0, "all": None}[scored]
+    _Look(tokenizer, between="", cut=(_HEAD, _HEAD), plain=True).part(shown, ids, mark=mark)
+    shown.rstrip()
+    if scored == "all":
+        shown.append(" ◀ scored over all tokens", style="bold yellow")
     return shown
 
 
-def _control(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    return {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+class _Look:
+    """How tokens are drawn.
 
+    Args:
+        between: what separates neighbours.
+        cut: tokens shown of the beginning and the end of a long part; None for all of it.
+        plain: words in one colour; else neighbours alternate.
+    """
 
-def _scored(shown: Text, text: str) -> None:
-    shown.append(f"⟦{text}⟧", style=_SCORED)
-    shown.append(" ◀ scored", style="bold yellow")
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, between: str, cut: tuple[int, int] | None, plain: bool = False
+    ) -> None:
+        self.tokenizer, self.between, self.cut = tokenizer, between, cut
+        self.words = ("", "") if plain else _WORDS
+        self.control = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
-
-def _part(
-    shown: Text,
-    label: str,
-    ids: Sequence[int],
-    tokenizer: PreTrainedTokenizerBase,
-    control: set[int],
-    *,
-    between: str,
-    scored: bool,
-    whole: bool,
-) -> None:
-    shown.append(f"{label}\n", style="underline")
-    texts = token_texts(ids, tokenizer)
-    skip = range(_HEAD, len(texts) - _TAIL) if not whole and len(texts) > 1.3 * (_HEAD + _TAIL) else range(0)
-    for i, (number, text) in enumerate(zip(ids, texts, strict=True)):
-        if i in skip:
-            if i == skip.start:
+    def part(self, shown: Text, ids: Sequence[int], *, mark: int | None) -> None:
+        """Append tokens and a newline; number `mark` is the scored one."""
+        head, tail = self.cut or (len(ids), 0)
+        skip = range(head, len(ids) - tail) if len(ids) > 1.3 * (head + tail) else range(0)
+        kept = [i for i in range(len(ids)) if i not in skip]
+        texts = dict(zip(kept, token_texts([ids[i] for i in kept], self.tokenizer), strict=True))
+        for i, text in texts.items():
+            if i and (i - 1) in texts:
+                shown.append(self.between, style="dim")
+            elif i:
                 shown.append(f" ... {len(skip)} tokens ... ", style="dim")
-            continue
-        if i and (i - 1) not in skip:
-            shown.append(between, style="dim")
-        if scored and i == len(texts) - 1:
-            _scored(shown, text)
-        else:
-            shown.append(text, style=_CONTROL if int(number) in control else _WORDS[i % 2])
-    shown.append("\n")
+            if i == mark:
+                shown.append(f"⟦{text}⟧", style=_SCORED)
+                shown.append(" ◀ scored" if i == len(ids) - 1 else " ◀ scored ", style="bold yellow")
+            else:
+                shown.append(text, style=_CONTROL if int(ids[i]) in self.control else self.words[i % 2])
+        shown.append("\n")
 
 
 def token_texts(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:

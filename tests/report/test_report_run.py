@@ -193,7 +193,18 @@ def test_audit_of_real_data_is_shown(tmp_path: Path) -> None:
     content = found.as_dict()
     content["findings"] = [{"level": "warning", "text": f"beware {EVIL}"}]
     content["truncation"] = {
-        "train": {"read": 90, "kept": 88, "truncated": 7, "dropped": 2, "max_tokens": 64, "longest": 99}
+        "train": {
+            "read": 90,
+            "kept": 86,
+            "truncated": 7,
+            "dropped": 2,
+            "max_tokens": 64,
+            "longest": 99,
+            "refused": 1,
+            "all_equal": 1,
+            "equal_pairs": {"template": 2, "limit": 1},
+            "unprinted": {"tool_calls": 4},
+        }
     }
     (tmp_path / "audit.json").write_text(json.dumps(content))
     page = Page(write_run_report(tmp_path))
@@ -201,7 +212,7 @@ def test_audit_of_real_data_is_shown(tmp_path: Path) -> None:
     assert f"synthetic {account['read']} {account['kept']} 0 0 0 {account['train']} nothing left out" in page.text
     rule = 100 * content["characters"]["sets"]["train"]["length_only_accuracy"]
     assert f"{rule:.1f} % (" in page.text
-    assert "train 90 88 7 2 64 99" in page.text
+    assert "train 90 86 7 2 64 99 1 1 3 tool_calls of 4" in page.text
     assert f"warning beware {EVIL}" in page.text
     assert page.tags.count("svg") == 2  # response lengths of train and eval
 

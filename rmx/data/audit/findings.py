@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -28,6 +28,9 @@ class Report(Protocol):
 
     def summary(self) -> str:
         """One line for the screen."""
+
+    def findings(self) -> Iterable[tuple[Literal["warning", "note"], str]]:
+        """Level and text of what the user should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,10 @@ def audit(
         numbers["tokens"] = token_lengths(encoded)
     if reports:
         numbers["truncation"] = {name: report.to_dict() for name, report in reports.items()}
-    return Audit(numbers, list(_findings(numbers, splits)), splits.overlap_allowed)
+    findings = list(_findings(numbers, splits))
+    for name, report in (reports or {}).items():
+        findings += [Finding(level, f"{name}: {text}") for level, text in report.findings()]
+    return Audit(numbers, findings, splits.overlap_allowed)
 
 
 def _looked_at(rows: Sequence[Comparison]) -> Sequence[Comparison]:
@@ -196,7 +202,8 @@ def _lines(found: Audit) -> Iterator[str]:
         yield _row(cells)
     for name, report in numbers.get("truncation", {}).items():
         yield f"{name}: {report['kept']} of {report['read']} comparisons kept, {report['truncated']} truncated to " + (
-            f"{report['max_tokens']} tokens, {report['dropped']} dropped (longest {report['longest']})"
+            f"{report['max_tokens']} tokens, {report['dropped']} dropped (longest {report['longest']}), "
+            f"{report['all_equal']} left out whose sides are the same tokens"
         )
     if found.findings:
         yield ""
