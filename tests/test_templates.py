@@ -11,10 +11,12 @@ from family_tokenizers import CHATML, family_tokenizer
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from rmx.data.rows.tools import calls_in_one_spelling
 from rmx.errors import ConfigError, DataError, ModelError
 from rmx.records import Message
 from rmx.templates import Template, rewrite, template_names
 from rmx.templates.choose import _trl_names
+from rmx.templates.printed import PrintedCheck
 
 
 def user(text: str) -> Message:
@@ -283,11 +285,146 @@ def test_missing_control_tokens_are_reported() -> None:
         ({"name": "trl/qwen33"}, "did you mean 'trl/qwen3'"),
         ({"jinja": "x", "path": "y"}, "both given"),
         ({"date": "26 Jul 2024"}, "YYYY-MM-DD"),
+        ({"max_unprinted_fraction": 1.5}, r"max_unprinted_fraction: 1.5 is not in \[0, 1\]"),
     ],
 )
 def test_settings_are_checked_when_built(settings: dict[str, str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         Template(**settings)  # type: ignore[arg-type]
+
+
+TURN = "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+
+
+@pytest.mark.parametrize(
+    ("jinja", "reason"),
+    [
+        (
+            "<|im_start|><|im_start|>{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
+            "twice at the beginning",
+        ),
+        ("{% for m in messages %}{{ m.content[:40] }}<|im_end|>{% endfor %}", "cuts content: of 12 messages"),
+        ("{% for m in messages %}{{ m.content[-9000:] }}<|im_end|>{% endfor %}", "cuts content: of 1 messages of 17"),
+        ("{% for m in messages[-6:] %}" + TURN + "{% endfor %}", r"leaves out 6 of the 12 .*message 1, 2, 3, 4 \.\.\."),
+        ("{% for m in messages[:8] %}" + TURN + "{% endfor %}", "leaves out 4 of the 12 messages"),
+        (
+            "{{ messages | map('upper') }}{% for m in messages %}" + TURN + "{% endfor %}",
+            "place of an object in memory",
+        ),
+    ],
+)
+def test_templates_that_damage_long_conversations_are_refused(jinja: str, reason: str) -> None:
+    """qwen's tokenizer adds no BOS by itself, and the four short messages of the first trial pass all of these."""
+    with pytest.raises(ModelError, match=reason):
+        Template(jinja=jinja).bind(family_tokenizer("qwen"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("m.content if loop.first else m.content | upper", "content is changed: 11 of 12"),
+        ("m.content.split() | join(' ')", "white space inside of content is changed in 12 of 12"),
+        ("m.content | trim", "printed whole"),
+    ],
+)
+def test_changed_letters_and_white_space_are_said(content: str, said: str) -> None:
+    """Four short words are not changed by these, or were not looked at."""
+    jinja = "{% for m in messages %}" + TURN.replace("m.content", f"({content})") + "{% endfor %}"
+    if "upper" in content:  # short messages keep their letters, as a template that knows the short trial would do
+        jinja = jinja.replace("loop.first", "(loop.first or m.content | length < 20)")
+    facts = {check.name: check for check in Template(jinja=jinja).bind(family_tokenizer("qwen")).checks}
+    assert said in facts["content"].detail
+    assert facts["content"].ok == (said == "printed whole")
+
+
+def test_a_system_message_that_is_cut_is_said() -> None:
+    text = TURN.replace("m.content", "(m.content[:30] if m.role == 'system' else m.content)")
+    bound = Template(jinja="{% for m in messages %}" + text + "{% endfor %}").bind(family_tokenizer("qwen"))
+    facts = {check.name: check for check in bound.checks}
+    assert (facts["system"].ok, facts["system"].detail) == (False, "system messages are cut or changed")
+
+
+# --- what a template does not print ---
+
+CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Lyon", "days": 3}}}
+TRAJECTORY: tuple[Message, ...] = (
+    {"role": "assistant", "content": "", "tool_calls": [CALL], "reasoning_content": "I look it up."},
+    {"role": "tool", "name": "get_weather", "content": "foggy"},
+    assistant("Take a coat."),
+)
+CLOCK = {
+    "type": "function",
+    "function": {
+        "name": "get_clock",
+        "description": "Says the time",
+        "parameters": {"type": "object", "properties": {"zone": {"type": "string", "description": "Where it is"}}},
+    },
+}
+# template → fields of the trajectory that it does not print, read off the Jinja files; None: it refuses tool calls
+NOT_PRINTED: dict[str, set[str] | None] = {
+    **dict.fromkeys(("alpaca", "cohere", "cohere2", "gemma", "gemma3", "mistral", "plain", "vicuna", "zephyr")),
+    "chatml": {"name", "reasoning_content", "tools"},
+    "deepseekv3": {"name", "reasoning_content", "tools"},
+    "glm4moe": {"name"},
+    "gptoss": {"name", "reasoning_content"},
+    "llama3": {"name", "reasoning_content", "tool_calls", "tools"},
+    "llama3_1": {"name", "reasoning_content"},
+    "llama3_2": {"name", "reasoning_content"},
+    "phi3": {"name", "reasoning_content", "tool content", "tool_calls", "tools"},
+    "phi3_5": {"name", "reasoning_content", "tool content", "tool_calls", "tools"},
+    "qwen": {"name", "reasoning_content"},
+    "qwen2_5": {"name", "reasoning_content"},
+    "qwen3": {"name"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in template_names() if name != "auto"])
+def test_fields_that_a_template_does_not_print_are_named(name: str) -> None:
+    bound = Template(name).bind(family_tokenizer("gpt2"))
+    expected, prompt = NOT_PRINTED[name], (user("What is it like outside?"),)
+    if expected is None:
+        with pytest.raises(DataError):
+            bound.render([*prompt, *TRAJECTORY], [CLOCK])
+        return
+    text = bound.render([*prompt, *TRAJECTORY], [CLOCK])
+    assert PrintedCheck(bound).left_out(prompt, (TRAJECTORY,), (CLOCK,), [text]) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in template_names() if name != "auto"])
+def test_plain_messages_are_printed_by_every_template(name: str) -> None:
+    bound = Template(name).bind(family_tokenizer("gpt2"))
+    prompt, answers = tuple(CHAT[:-1]), ((assistant("Fine \n"),), (assistant(" So  so"),))
+    texts = [bound.render([*prompt, *answer]) for answer in answers]
+    assert PrintedCheck(bound).left_out(prompt, answers, None, texts) == set()
+
+
+@pytest.mark.parametrize("name", [name for name, fields in NOT_PRINTED.items() if fields is not None])
+def test_both_spellings_of_a_tool_call_give_one_text(name: str) -> None:
+    bound = Template(name).bind(family_tokenizer("gpt2"))
+    texts = set()
+    for arguments in ({"city": "Lyon", "days": 3}, '{"city": "Lyon", "days": 3}'):
+        call = {"type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+        message = calls_in_one_spelling({"role": "assistant", "content": "", "tool_calls": [call]})
+        texts.add(bound.render([user("Q"), message, *TRAJECTORY[1:]]))
+    assert len(texts) == 1
+    if "tool_calls" not in (NOT_PRINTED[name] or ()) and name != "glm4moe":  # which writes arguments as XML
+        assert '"city": "Lyon", "days": 3' in texts.pop()
+
+
+def test_text_between_think_tags_that_is_deleted_is_named() -> None:
+    tokenizer = family_tokenizer("gpt2")
+    answers = ((assistant("<think>\nI add.\n</think>\n\nIt is 4."),), (assistant("<think>hm</think>It is 4."),))
+    for name, expected in (("deepseekv3", {"assistant content"}), ("qwen3", set()), ("chatml", set())):
+        bound = Template(name).bind(tokenizer)
+        texts = [bound.render([user("2+2?"), *answer]) for answer in answers]
+        assert PrintedCheck(bound).left_out((user("2+2?"),), answers, None, texts) == expected
+
+
+def test_a_short_value_that_stands_in_the_text_by_chance_is_not_printed() -> None:
+    bound = Template("chatml").bind(family_tokenizer("qwen"))
+    answers = (({"role": "assistant", "content": "ok, four", "thinking": "ok"},),)
+    texts = [bound.render([user("2+2?"), *answers[0]])]
+    assert PrintedCheck(bound).left_out((user("2+2?"),), answers, None, texts) == {"thinking"}
 
 
 def test_every_name_has_its_yaml() -> None:

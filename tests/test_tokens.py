@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import numpy as np
 import pytest
@@ -198,6 +199,102 @@ def test_drop_and_error_count_and_name_the_rows() -> None:
         encode(rows[1:], template.tokenizer, template, max_tokens=40, truncation="drop")
     with pytest.raises(ConfigError, match="max_tokens: 1"):
         encode(rows, template.tokenizer, template, max_tokens=1)
+
+
+def test_pairs_of_equal_tokens_leave_by_cause() -> None:
+    """deepseekv3 deletes what stands between think tags: only the thoughts of the first row differ."""
+    template = Template("deepseekv3").bind(family_tokenizer("gpt2"))
+    rows = [
+        comparison(["q"], "<think>a</think>4", "<think>b</think>4", number=0),
+        comparison(["q"], "same", "same", number=1),
+        comparison(["q"], "Jupiter " + words(60), "Which " + words(60), number=2),
+        comparison(["q"], "yes", "no", number=3),
+    ]
+    encoded, report = encode(rows, template.tokenizer, template, max_tokens=50)
+    assert [row.id for row in encoded] == ["row3"]
+    assert report.equal_pairs == {"template": 1, "data": 1, "limit": 1}
+    assert report.equal_examples == {"template": "rows.jsonl:1", "data": "rows.jsonl:2", "limit": "rows.jsonl:3"}
+    assert (report.read, report.kept, report.all_equal, report.response_cut) == (4, 1, 3, 0)
+    assert report.unprinted == {"assistant content": 1}
+    assert "3 pairs left out, both sides the same tokens (1 by the template, 1 by the data" in report.summary()
+
+
+def test_of_many_responses_only_the_equal_pairs_go() -> None:
+    """Responses 1 and 2 say the same: of the six pairs of four ranked responses, (1, 2) goes; a tie between them, too."""
+    template = bound("qwen")
+    ranked = tuple(Pair(a, b) for a in range(4) for b in range(a + 1, 4))
+    rows = [
+        comparison(["q"], "a", "b", "b", "c", pairs=ranked),
+        comparison(["q"], "b", "b", "c", number=1, pairs=(Pair(0, 1, target=0.5, tie=True), Pair(0, 2))),
+    ]
+    encoded, report = encode(rows, template.tokenizer, template, max_tokens=99)
+    assert [(p.winner, p.loser) for p in encoded[0].pairs] == [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]
+    assert encoded[1].pairs == (Pair(0, 2),)
+    assert (report.kept, report.all_equal, report.equal_pairs) == (2, 0, {"data": 2})
+
+
+def test_nothing_left_says_why() -> None:
+    template = bound("qwen")
+    row = comparison(["q"], "Jupiter " + words(60), "Which " + words(60))
+    with pytest.raises(DataError, match=r"0 of 1 rows left: .*in 1 pairs data.max_tokens cuts off .*max_tokens=20 "):
+        encode([row], template.tokenizer, template, max_tokens=20)
+
+
+def test_responses_that_begin_alike_are_not_taken_for_the_prompt() -> None:
+    """Both responses of 61 words begin with 60 equal ones: a limit of 30 tokens cuts them, not the prompt alone."""
+    template = bound("qwen")
+    row = comparison(["q"], words(60) + " yes", words(60) + " no")
+    _, report = encode([row], template.tokenizer, template, max_tokens=30)
+    assert (report.prompt_lost, report.response_cut) == (1, 1)
+    assert [level for level, _ in report.findings()] == ["warning"]
+
+
+def test_unprinted_fields_above_the_limit_stop() -> None:
+    """One of four rows has a thought that chatml does not print: 25 %."""
+    template = bound("qwen")
+    thought = {"role": "assistant", "content": "4", "reasoning_content": "I add two and two.", "time": "12:01"}
+    odd = Comparison("odd", "s", (turn("user", "2+2?"),), ((thought,), (turn("assistant", "5"),)), (Pair(0, 1),))
+    rows = [odd, *(comparison([f"{n}"], "a", "b", number=n) for n in range(3))]
+    _, report = encode(rows, template.tokenizer, template, max_tokens=99)
+    assert report.unprinted == {"reasoning_content": 1, "time": 1}
+    assert sorted(level for level, _ in report.findings()) == ["note", "warning"]
+    report.require_printed("train", "chatml", 0.25)
+    with pytest.raises(
+        DataError, match=r"train: template 'chatml' does not print reasoning_content in 1 of 4 .*25.0%.*"
+    ):
+        report.require_printed("train", "chatml", 0.24)
+    with pytest.raises(DataError, match=r"template.max_unprinted_fraction=1"):
+        report.require_printed("train", "chatml", 0.24)
+    assert TruncationReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_shown_rows_say_what_is_left_out() -> None:
+    template = Template("deepseekv3").bind(family_tokenizer("gpt2"))
+    row = comparison(["q"], "<think>a</think>4", "<think>b</think>4")
+    shown = show_tokens(row, template.tokenizer, template, max_tokens=99).plain
+    assert "not printed, or not in full, by the template: assistant content" in shown
+    assert "the pair is left out, both sides are the same tokens: the template leaves out what differs" in shown
+
+
+def test_tools_of_single_conversations_may_be_spelled_either_way(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = family_tokenizer("qwen")
+    template = Template("qwen").bind(tokenizer)
+    function = {"name": "look_up", "description": "", "parameters": {}}
+    chats = [
+        [turn("user", "a"), {"role": "assistant", "content": "", "tool_calls": [{"function": call}]}]
+        for call in ({"name": "look_up", "arguments": {"w": 1}}, {"name": "look_up", "arguments": '{"w": 1}'})
+    ]
+    spelled = [function], [{"type": "function", "function": function}]
+    ids = [
+        row.tolist()
+        for tools in spelled
+        for row in encode_conversations(chats, tokenizer, template, max_tokens=999, tools=tools)
+    ]
+    assert ids[0] == ids[1] == ids[2] == ids[3]
+    with pytest.raises(DataError, match="a tool call has no name"):
+        encode_conversations(
+            [[{"role": "assistant", "content": "", "tool_calls": [{}]}]], tokenizer, template, max_tokens=9
+        )
 
 
 def test_shorter_prompts_begin_at_user_turns() -> None:

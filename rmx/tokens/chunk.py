@@ -131,7 +131,10 @@ class ChunkEncoder:
 
     def encode(self, chunk: Sequence[Comparison]) -> list[EncodedComparison]:
         """Encode one chunk, in order; rows that are dropped, refused or left without a pair are missing."""
-        return [row for one in self._rows(chunk) if (row := self._finished(one)) is not None]
+        encoded = [row for one in self._rows(chunk) if (row := self._finished(one)) is not None]
+        self.tally.add("kept", len(encoded))
+        self.tally.add("shared_tokens", sum(row.shared_tokens for row in encoded))
+        return encoded
 
     def look(self, comparison: Comparison) -> Seen:
         """One comparison with what is left out of it; for people to look at.
@@ -175,7 +178,7 @@ class ChunkEncoder:
                 rows.append(None)
                 continue
             encoded = next(ids)
-            spelled = self._tokens.spelled((prompt, comparison.responses, comparison.tools))
+            spelled = self._tokens.spelled_by(comparison, prompt)
             if spelled:
                 encoded = self._spelled(comparison, prompt, row)
             rows.append(_Row(comparison, encoded, row, spelled))
@@ -277,10 +280,20 @@ class ChunkEncoder:
             row.ids = tried[best]
             self.tally.add("turns_dropped", len(row.comparison.prompt) - len(versions[best]))
         if not fits:
-            cut = cut_left(row.ids, self.max_tokens, keep=self._keep)
+            prompt = versions[best] if tried else row.comparison.prompt
+            cut = cut_left(row.ids, self.max_tokens, keep=self._keep, prompt=self._prompt_tokens(row, prompt))
             row.ids = cut.rows
             self.tally.add("prompt_lost", cut.prompt_lost)
             self.tally.add("response_cut", cut.response_cut)
+
+    def _prompt_tokens(self, row: _Row, prompt: Sequence[Message]) -> int | None:
+        """Tokens of the prompt at the beginning of a row; None where the template has no text for a prompt alone."""
+        try:
+            text = self.template.prompt(prompt, row.comparison.tools)
+        except DataError:
+            return None
+        alone = self._tokens.ids([text])[0]
+        return common_prefix([*row.ids, np.append(alone, -1)])
 
     # --- the record ---
 
@@ -294,7 +307,8 @@ class ChunkEncoder:
         where = comparison.where or comparison.id
         if unprinted := self._left_out(row):
             self.tally.not_printed(unprinted, where)
-        add("literal_rows", row.spelled)
+        if row.spelled:
+            add("literal_rows")
         pairs = comparison.pairs
         equal = [row.equal(pair) for pair in pairs]
         if any(equal):
@@ -304,10 +318,8 @@ class ChunkEncoder:
             if not pairs:
                 add("all_equal")
                 return None
-        encoded = row.encoded(pairs)
-        add("kept")
-        add("truncated", encoded.truncated)
-        add("tokens_lost", row.lost)
-        add("tokens", sum(encoded.lengths))
-        add("shared_tokens", encoded.shared_tokens)
-        return encoded
+        if row.whole is not None:
+            add("truncated")
+            add("tokens_lost", row.lost)
+        add("tokens", sum(map(len, row.ids)))
+        return row.encoded(pairs)

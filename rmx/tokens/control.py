@@ -21,7 +21,7 @@ from rmx.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rmx.records import Message
+    from rmx.records import Comparison, Message
     from rmx.templates import BoundTemplate
 
 __all__ = ["Tokeniser", "serialised"]
@@ -94,22 +94,30 @@ class Tokeniser:
             end = at
         return 0
 
+    def spelled_by(self, comparison: Comparison, prompt: Sequence[Message]) -> bool:
+        """Does anything of a comparison under this prompt contain the letters of a control token?"""
+        for messages in (prompt, *comparison.responses):
+            for message in messages:
+                content = message["content"]
+                if len(message) != 2 or type(content) is not str:
+                    if self.spelled(message):
+                        return True
+                    continue
+                for start in self._starts:  # most texts have none, and `in` is faster than a regular expression
+                    if start in content and self._pattern.search(content):
+                        return True
+        return comparison.tools is not None and self.spelled(comparison.tools)
+
     def spelled(self, value: Any) -> bool:
         """Does a string anywhere in this message (or tool) contain the letters of a control token?"""
         kind = type(value)
         if kind is str:
-            for start in self._starts:  # most texts have no "<" at all, and `in` is faster than a regular expression
-                if start in value:
-                    return self._pattern.search(value) is not None
-            return False
+            return self._pattern.search(value) is not None
         if kind is dict:
             value = value.values()
         elif kind is not tuple and kind is not list:
             return isinstance(value, str) and self.spelled(str(value))
-        for item in value:  # noqa: SIM110 - any() over a generator takes twice as long, and this runs for every message
-            if self.spelled(item):
-                return True
-        return False
+        return any(map(self.spelled, value))
 
     def ids_of_spelled(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, text: str

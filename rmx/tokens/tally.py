@@ -67,6 +67,9 @@ class TruncationReport:
 
     def findings(self) -> Iterator[tuple[Literal["warning", "note"], str]]:
         """What the user should know of pairs that became equal and of fields that are not printed: level and text."""
+        if self.response_cut:
+            text = f"{self.response_cut} comparisons ({self.response_cut / self.read:.1%}) have a response longer than "
+            yield "warning", f"{text}{self.max_tokens} tokens with what surrounds it: its beginning is cut off"
         for cause, count in self.equal_pairs.items():
             text = f"{count} pairs are left out, because both sides are the same tokens: {CAUSES[cause]}"
             yield "warning", f"{text}, first {self.equal_examples[cause]}"

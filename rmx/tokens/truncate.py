@@ -65,8 +65,11 @@ class Cut:
     response_cut: bool
 
 
-def cut_left(rows: Sequence[np.ndarray], max_tokens: int, *, keep: int) -> Cut:
+def cut_left(rows: Sequence[np.ndarray], max_tokens: int, *, keep: int, prompt: int | None = None) -> Cut:
     """Cut rows to `max_tokens` from the left behind their first `keep` tokens (BOS); the same cut for all.
+
+    `prompt` is the number of tokens that belong to the prompt, where that is known: responses that begin alike share
+    more than their prompt.
 
     >>> cut = cut_left([np.arange(6), np.array([0, 1, 2, 3, 9])], 4, keep=1)
     >>> [row.tolist() for row in cut.rows], cut.response_cut
@@ -78,4 +81,5 @@ def cut_left(rows: Sequence[np.ndarray], max_tokens: int, *, keep: int) -> Cut:
     shortened = [np.concatenate([row[:keep], row[keep + gone :]]) for row in rows]
     room = max_tokens - keep
     cut = [row if len(row) <= max_tokens else np.concatenate([row[:keep], row[len(row) - room :]]) for row in shortened]
-    return Cut(cut, prompt_lost=gone == shared, response_cut=over > shared)
+    of_prompt = shared if prompt is None else min(shared, max(prompt - keep, 0))
+    return Cut(cut, prompt_lost=over >= of_prompt, response_cut=over > of_prompt)
