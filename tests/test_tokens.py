@@ -214,13 +214,13 @@ def test_pairs_of_equal_tokens_leave_by_cause() -> None:
     assert [row.id for row in encoded] == ["row3"]
     assert report.equal_pairs == {"template": 1, "data": 1, "limit": 1}
     assert report.equal_examples == {"template": "rows.jsonl:1", "data": "rows.jsonl:2", "limit": "rows.jsonl:3"}
-    assert (report.read, report.kept, report.all_equal, report.response_cut) == (4, 1, 3, 0)
+    assert (report.read, report.kept, report.all_equal, report.response_cut) == (4, 1, 3, 1)
     assert report.unprinted == {"assistant content": 1}
     assert "3 pairs left out, both sides the same tokens (1 by the template, 1 by the data" in report.summary()
 
 
 def test_of_many_responses_only_the_equal_pairs_go() -> None:
-    """Responses 1 and 2 say the same: of the six pairs of four ranked responses, (1, 2) goes; a tie between them, too."""
+    """Responses 1 and 2 say the same: of the six pairs of four ranked responses (1, 2) goes; a labelled tie, too."""
     template = bound("qwen")
     ranked = tuple(Pair(a, b) for a in range(4) for b in range(a + 1, 4))
     rows = [

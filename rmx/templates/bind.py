@@ -208,7 +208,8 @@ def _check_ends(bound: BoundTemplate, raw: str) -> None:
             f"{bound.tokenizer.convert_ids_to_tokens(ids[-1])!r}; the scored token would be another one"
         )
     if bound.start_token is None:
-        if ids[0] == ids[1] and ids[0] in bound.tokenizer.all_special_ids:
+        known = bound.tokenizer.added_tokens_decoder.get(ids[0])
+        if ids[0] == ids[1] and known is not None and known.special:
             raise ModelError(
                 f"template {bound.name!r} writes {bound.tokenizer.convert_ids_to_tokens(ids[0])!r} twice at the "
                 "beginning of a text; write it once"
@@ -255,7 +256,7 @@ def _system_check(bound: BoundTemplate) -> Check:
         return Check("system", False, f"system messages are refused: {error}")
     if probes.LONG_SYSTEM["content"] in RenderedText(text):
         return Check("system", True, "system messages are printed")
-    begun = "rmx begins the system message" in text.casefold()
+    begun = "rmx begins the" in text.casefold()
     return Check("system", False, f"system messages are {'cut or changed' if begun else 'left out'}")
 
 
