@@ -150,7 +150,7 @@ class Workflow:
             for name in phases:
                 run.signals.check()
                 if name == "inspect":
-                    phase.inspect(run, inputs)
+                    phase.inspect(self, run, inputs)
                 elif name == "train" and model is not None:
                     done.trained = train(self, run, inputs, model)
                     model = self._trained = done.trained.model

@@ -49,9 +49,7 @@ def inspect(w: Workflow, run: OpenRun, inputs: Inputs) -> None:
     model = inputs.model
     scored = scored_position_of(w.model) if model is None else scored_position(model.loaded.model)
     for comparison in rows[:INSPECTED_ROWS]:
-        shown = show_tokens(
-            comparison, inputs.tokenizer, inputs.template, max_tokens=inputs.max_tokens, scored=scored
-        )
+        shown = show_tokens(comparison, inputs.tokenizer, inputs.template, max_tokens=inputs.max_tokens, scored=scored)
         run.screen.text(shown)
 
 
