@@ -197,7 +197,9 @@ def _message(message: Any, column: str, number: int) -> Message:
 
 # What chat templates know of a message besides its role and content. Everything else (times, ids, scores) is no part
 # of what a model is shown, so it does not decide whether two messages are equal.
-PRINTED = frozenset({"tool_calls", "function_call", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking"})
+PRINTED = frozenset(
+    {"tool_calls", "function_call", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking"}
+)
 _READ = PRINTED | {"role", "from", "content", "value", "text", *MEDIA}
 
 
