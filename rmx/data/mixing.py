@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,6 +103,8 @@ class Mixture:
         }
         out: dict[str, PreferenceData | SyntheticData] = {}
         for name, given in self.sources.items():
+            if isinstance(given, PreferenceData) and given.streaming:
+                raise ConfigError(f"data.sources.{name}.streaming: a mixture holds its rows in memory; use caps")
             if isinstance(given, PreferenceData | SyntheticData):
                 out[name] = replace(given, name=name, validation_fraction=0.0)
                 continue
@@ -130,7 +131,13 @@ class Mixture:
         rows: list[Comparison] = []
         for name, spec in self.specs().items():
             own = Accounting()
-            found = collect(spec, own) if isinstance(spec, PreferenceData) else _generated(spec, own)
+            if isinstance(spec, PreferenceData):
+                # Entries of dataset_info.json share the keys of the data group.
+                shared = spec.say_columns is not None
+                key = "data" if shared else f"data.sources.{name}"
+                found = collect(spec, own, key=key, inherited=shared)
+            else:
+                found = _generated(spec, own)
             accounting.merge(own)
             rows += self._share(name, list(found), accounting)
         if self.max_samples is not None and len(rows) > self.max_samples:
@@ -142,8 +149,7 @@ class Mixture:
             eval_sets=self.eval_sets,
             validation_fraction=0.0,
         )
-        evals = {name: partial(collect, spec) for name, spec in first.eval_specs().items()}
-        splits = assemble(rows, accounting, self, evals, output_dir)
+        splits = assemble(rows, accounting, self, first.eval_readers(), output_dir)
         splits.train = self._mix(list(splits.train), accounting)
         return splits
 

@@ -36,7 +36,7 @@ def show(w: Workflow, run: OpenRun, inputs: Inputs, phases: Sequence[str]) -> No
     if not run.is_main:
         return
     title = f"rmx: {w.model.name} on {w.data.source}, {' → '.join(phases)}"
-    rows: dict[str, Any] = {"data": _sizes(inputs)}
+    rows: dict[str, Any] = {"data": _sizes(inputs)} | _columns(inputs)
     sample = None
     if inputs.model is not None:
         rows = _model(inputs, inputs.model) | rows
@@ -65,6 +65,14 @@ def _sizes(inputs: Inputs) -> str:
         f"{name} {len(items):,} comparisons ({sum(len(c.pairs) for c in items):,} pairs)"
         for name, items in sets.items()
     )
+
+
+def _columns(inputs: Inputs) -> dict[str, str]:
+    """What the columns of the data are, where that is not plain from their names."""
+    sources = inputs.splits.accounting.sources
+    words = {name: account.columns_in_words() for name, account in sources.items()}
+    said = [f"{name}: {text}" if len(words) > 1 else text for name, text in words.items() if text]
+    return {"columns": " · ".join(said)} if said else {}
 
 
 def _model(inputs: Inputs, model: Model) -> dict[str, Any]:

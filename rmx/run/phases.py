@@ -44,9 +44,13 @@ def audit_data(run: OpenRun, inputs: Inputs, *, in_full: bool) -> Audit:
 
 
 def inspect(w: Workflow, run: OpenRun, inputs: Inputs) -> None:
-    """Show rows as the model reads them, with the scored token marked."""
+    """Show what the columns became and rows as the model reads them, with the scored token marked."""
     rows = inputs.splits.train or next(iter(inputs.splits.evals.values()))
     scored = scored_position_of(w.model)
+    for source in dict.fromkeys(comparison.source for comparison in rows[:INSPECTED_ROWS]):
+        account = inputs.splits.accounting.sources.get(source)
+        if account is not None and account.columns:
+            run.screen.text(f"{source}: columns: {account.columns_in_words(trivial=True)}")
     for comparison in rows[:INSPECTED_ROWS]:
         run.screen.text(
             show_tokens(comparison, inputs.tokenizer, inputs.template, max_tokens=inputs.max_tokens, scored=scored)

@@ -20,6 +20,7 @@ from rmx.data.rows.drafts import (
     Draft,
     Row,
     RowOptions,
+    alternating,
     answer,
     finish,
     kind,
@@ -28,7 +29,7 @@ from rmx.data.rows.drafts import (
     prompt_of,
     split_shared,
 )
-from rmx.data.rows.messages import dialogue_messages, is_dialogue, to_messages
+from rmx.data.rows.messages import is_dialogue, to_messages, turns_of, usual_spelling
 from rmx.records import Message
 
 __all__ = ["alpaca", "dialogue", "preference", "sharegpt"]
@@ -44,31 +45,33 @@ def preference(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: see `rmx.data.accounting.REASONS`.
     """
-    chosen, rejected, prompt = needed(row, "chosen"), needed(row, "rejected"), prompt_of(row)
+    chosen, rejected = needed(row, "chosen"), needed(row, "rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowFault("wrong type", f"chosen is a {kind(chosen)}, rejected is a {kind(rejected)}")
     if isinstance(chosen, str):
-        if is_dialogue(chosen) and is_dialogue(rejected):
+        prompt = prompt_of(row)
+        if prompt is None and is_dialogue(chosen) and is_dialogue(rejected):
             return dialogue(row, options)
         before = prompt_messages(prompt, "prompt")
         return finish(row, options, before, [answer(chosen, "chosen"), answer(rejected, "rejected")])
+    turns = alternating(row.get("prompt"), chosen, rejected)
+    if turns is not None:
+        return finish(row, options, *turns)
     sides = to_messages(chosen, "chosen"), to_messages(rejected, "rejected")
     if not sides[0] or not sides[1]:
         raise RowFault("empty response", "chosen" if not sides[0] else "rejected")
     if sides[0][0]["role"] == "assistant" and sides[1][0]["role"] == "assistant":
-        if prompt is None:
-            prompt = row.get("messages", row.get("conversation"))
-        if prompt is None:
-            before, responses = split_shared(sides[0], sides[1])
-            return finish(row, options, before, responses)
-        return finish(row, options, prompt_messages(prompt, "prompt"), list(sides))
-    if isinstance(prompt, list):
-        before = prompt_messages(prompt, "prompt")
+        prompt = prompt_of(row)
+        if prompt is not None:
+            return finish(row, options, prompt_messages(prompt, "prompt"), list(sides))
+    elif isinstance(row.get("prompt"), list):
+        before = prompt_messages(row["prompt"], "prompt")
         n = len(before)
         if n and (sides[0][:n] != before or sides[1][:n] != before):
             raise RowFault("prompts differ", "chosen or rejected does not begin with the messages of prompt")
         return finish(row, options, before, [sides[0][n:], sides[1][n:]])
-    # A prompt that is a text beside whole conversations (UltraFeedback) repeats what the conversations say.
+    # A text or a conversation beside whole conversations (UltraFeedback) repeats what these say; where it does not,
+    # the check of the columns finds it.
     before, responses = split_shared(sides[0], sides[1])
     return finish(row, options, before, responses)
 
@@ -84,14 +87,17 @@ def dialogue(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: no text, text before the first turn, or sides that answer different prompts.
     """
-    chosen, rejected = needed(row, "chosen"), needed(row, "rejected")
-    for side, text in (("chosen", chosen), ("rejected", rejected)):
+    texts = []
+    for side in ("chosen", "rejected"):
+        text = needed(row, side)
         if not isinstance(text, str):
             raise RowFault("wrong type", f"{side} is a {kind(text)}, not a dialogue in one string")
-        if not is_dialogue(text):
+        usual = usual_spelling(text)
+        if usual is None:
             reason = "wrong type" if text.strip() else "empty response"
             raise RowFault(reason, f"{side} is no '\\n\\nHuman:' dialogue")
-    before, responses = _split_dialogues(chosen, rejected)
+        texts.append(usual)
+    before, responses = _split_dialogues(*texts)
     return finish(row, options, before, responses)
 
 
@@ -102,10 +108,10 @@ def _split_dialogues(chosen: str, rejected: str) -> tuple[list[Message], list[li
     if rejected.startswith(_ANSWER, cut) and rejected.startswith(prompt) and "\n\nHuman:" not in first:
         second = rejected[cut + len(_ANSWER) :]
         if _ANSWER not in second and "\n\nHuman:" not in second:
-            turns = dialogue_messages(prompt)
+            turns = turns_of(prompt)
             if turns and turns[-1]["role"] == "user":
                 return turns, [answer(first.strip(), "chosen"), answer(second.strip(), "rejected")]
-    return split_shared(dialogue_messages(chosen), dialogue_messages(rejected))
+    return split_shared(turns_of(chosen), turns_of(rejected))
 
 
 _ANSWER = "\n\nAssistant:"
@@ -122,8 +128,9 @@ def sharegpt(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: see `rmx.data.accounting.REASONS`.
     """
-    column = "messages" if "conversations" not in row and "messages" in row else "conversations"
-    before = to_messages(needed(row, column), column)
+    column = "history" if row.get("history") is not None else "conversations"
+    needed(row, column)
+    before = prompt_messages(prompt_of({**row, "history": row[column]}), column)
     responses = []
     for side in ("chosen", "rejected"):
         value = needed(row, side)
@@ -140,22 +147,10 @@ def alpaca(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: see `rmx.data.accounting.REASONS`.
     """
-    before: list[Message] = []
-    history = row.get("history") or []
-    if not isinstance(history, list):
-        raise RowFault("wrong type", f"history is a {kind(history)}, not a list of [question, answer]")
-    for turn in history:
-        if not (isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
-            raise RowFault("wrong type", "history holds a turn that is no [question, answer]")
-        before += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
-    parts = []
-    for column in ("instruction", "input"):
-        value = row.get(column)
-        if value is not None and not isinstance(value, str):
-            raise RowFault("wrong type", f"{column} is a {kind(value)}, not text")
-        if value:
-            parts.append(value)
-    if not parts:
+    prompt = prompt_of({**row, "prompt": row.get("prompt", row.get("instruction"))})
+    if prompt is None or prompt == "":
         raise RowFault("missing column", "instruction")
-    before.append({"role": "user", "content": "\n".join(parts)})
+    if row.get("input") is not None and not isinstance(row["input"], str):
+        raise RowFault("wrong type", f"input is a {kind(row['input'])}, not text")
+    before = prompt_messages(prompt, "instruction")
     return finish(row, options, before, [answer(needed(row, side), side) for side in ("chosen", "rejected")])
