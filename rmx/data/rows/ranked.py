@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rmx.data.accounting import RowFault
+from rmx.data.rows.columns import ENDS, NAMES, STEMS
 from rmx.data.rows.drafts import (
     Draft,
     Row,
@@ -40,9 +41,9 @@ from rmx.records import Message, Pair
 
 __all__ = ["LISTS", "SCORES", "Sides", "find_sides", "gather", "pointwise", "ranked", "scored", "strength", "votes"]
 
-LISTS = ("responses", "answers", "completions", "outputs", "generations")
+LISTS = NAMES["responses"]
 _TEXTS = ("response", "answer", "text", "content", "completion", "output")
-SCORES = ("score", "overall_score", "rating", "reward")
+SCORES = NAMES["score"]
 
 
 def ranked(row: Row, options: RowOptions) -> Draft:
@@ -166,9 +167,7 @@ class Sides(NamedTuple):
     winner: str | None  # column that names the winner
 
 
-_STEMS = ("response_", "conversation_", "answer_", "completion_", "output_", "human_ref_", "response")
-_ENDS = (("a", "b"), ("A", "B"), ("0", "1"), ("1", "2"))
-_WINNERS = ("winner", "better_response_id", "preference", "label", "labels", "vote", "chosen_side")
+_WINNERS = tuple(name for name in NAMES["winner"] if not name.startswith("winner_"))
 
 
 def find_sides(columns: Mapping[str, Any]) -> Sides | None:
@@ -177,8 +176,8 @@ def find_sides(columns: Mapping[str, Any]) -> Sides | None:
     >>> find_sides({"response_a": 1, "response_b": 1, "winner": 1})
     Sides(first='response_a', second='response_b', ends=('a', 'b'), winner='winner')
     """
-    for stem in _STEMS:
-        for ends in _ENDS:
+    for stem in STEMS:
+        for ends in ENDS:
             if stem + ends[0] in columns and stem + ends[1] in columns:
                 winner = next((name for name in _WINNERS if name in columns), None)
                 return Sides(stem + ends[0], stem + ends[1], ends, winner)
