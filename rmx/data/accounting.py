@@ -45,6 +45,7 @@ REASONS: dict[str, str] = {
     "unknown winner": "the winner column holds a value that names no side",
     "too few responses": "fewer than two responses",
     "nested too deep": "the JSON nests deeper than any message does",
+    "text not read": "a column holds text, messages or media that no part of the comparison says",
 }
 
 
@@ -97,6 +98,8 @@ class SourceAccount:
     repeated: int = 0  # copies beyond the first
     train: int = 0
     evals: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)  # name → use, rows, share, looks
+    message_fields: Counter[str] = field(default_factory=Counter)  # column.field → messages with what is not read
 
     @property
     def bad(self) -> int:
@@ -124,6 +127,8 @@ class SourceAccount:
             "repeated": self.repeated,
             "train": self.train,
             "evals": dict(self.evals),
+            "columns": self.columns,
+            "message_fields": dict(self.message_fields.most_common()),
             "adds_up": self.adds_up(),
         }
 

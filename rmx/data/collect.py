@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
 from rmx.data.read.files import find_files, is_local, is_saved_dataset
 from rmx.data.read.json_files import BLANK, read_rows
-from rmx.data.rows.detect import FORMATS, Format, detect, renamed
+from rmx.data.rows import asking
 from rmx.data.rows.drafts import Draft, RowOptions
-from rmx.data.rows.messages import retagged
+from rmx.data.rows.plan import TextNotRead
 from rmx.data.rows.ranked import gather
+from rmx.data.rows.reading import RowReader, Wishes
 from rmx.data.spool import Spool, take
 from rmx.data.where import compile_where
 from rmx.errors import DataError
@@ -35,8 +36,17 @@ _SNIFF = 64  # rows that decide the format
 Located = tuple[str, str, int, dict[str, Any] | None, RowFault | None]
 
 
-def collect(spec: PreferenceData, accounting: Accounting, spool: Path | None = None) -> Sequence[Comparison]:
+def collect(
+    spec: PreferenceData,
+    accounting: Accounting,
+    spool: Path | None = None,
+    *,
+    key: str = "data",
+    inherited: bool = False,
+) -> Sequence[Comparison]:
     """All good rows of a source, at most `max_samples` of them; `accounting` gets the source's counts.
+
+    For `key` and `inherited` see `stream`.
 
     With `streaming` the rows stay on disk, in a nameless file in the folder `spool`.
 
@@ -46,7 +56,7 @@ def collect(spec: PreferenceData, accounting: Accounting, spool: Path | None = N
     account = SourceAccount()
     accounting.sources[spec.source] = account
     with _garbage_collection_off():
-        rows = stream(spec, account, accounting.rejects)
+        rows = stream(spec, account, accounting.rejects, key, inherited)
         kept: Sequence[Comparison] = Spool.of(rows, spool) if spec.streaming else list(rows)
     accounting.notes.append(f"{spec.source}: {account.detected}")
     if spec.max_samples is not None and len(kept) > spec.max_samples:
@@ -69,21 +79,22 @@ def _garbage_collection_off() -> Iterator[None]:
             gc.enable()
 
 
-def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) -> Iterator[Comparison]:
+def stream(
+    spec: PreferenceData, account: SourceAccount, rejects: list[Reject], key: str = "data", inherited: bool = False
+) -> Iterator[Comparison]:
     """Good rows one at a time, in file order, in memory that does not grow with the file.
 
-    `account` counts what is read and not used, `rejects` names the bad rows.
+    `account` counts what is read and not used, `rejects` names the bad rows. `key` is what stands before the names of
+    keys in messages; `inherited` says that `ignore` was said of another source.
 
     Raises:
-        DataError: nothing to read, or no known format.
+        DataError: nothing to read, no known format, or a column that has to be explained first.
     """
     rows = _located(spec, account)
     head = list(islice(rows, _SNIFF))
-    entry = _format_of(spec, head, account, rejects)
-    keep = compile_where(spec.where) if spec.where else None
-    options = RowOptions(spec.ties, spec.min_gap, spec.margin_from_scores, spec.pair_weighting, spec.repeated_roles)
-    source, columns, convert = spec.source, spec.columns, entry.convert
-    points = Points(options, account) if entry.name == "pointwise" else None
+    reader = _reader(spec, head, account, asking.Keys(key, spec.say_columns), inherited)
+    points = Points(reader.wishes.options, account) if reader.format.name == "pointwise" else None
+    source = spec.source
     for file, label, line, row, fault in chain(head, rows):
         if fault is BLANK:
             account.blank += 1
@@ -91,16 +102,12 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
         account.read += 1
         if row is not None:
             try:
-                if columns:
-                    row = renamed(row, columns)
-                if spec.tags:
-                    row = retagged(row, spec.tags)
-                if keep is not None and not keep(row):
+                read = reader.draft(row)
+                if read is None:
                     account.filtered["where"] += 1
                     continue
-                draft = convert(row, options)
                 # Own ids may repeat, and finding that out takes memory for every row.
-                found = _comparison(row, draft, source, f"{label}:{line}", f"{file}:{line}", not spec.streaming)
+                found = _comparison(*read, source, f"{label}:{line}", f"{file}:{line}", not spec.streaming)
                 if points is None:
                     yield found
                 else:
@@ -108,6 +115,8 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
                 continue
             except RowFault as error:
                 fault = error
+                if isinstance(error, TextNotRead):
+                    reader.judge(error, row, f"{file}:{line}")
         if fault is None:
             continue
         if fault.reason == "no preference":
@@ -115,6 +124,7 @@ def stream(spec: PreferenceData, account: SourceAccount, rejects: list[Reject]) 
         else:
             account.rejected[fault.reason] += 1
             rejects.append(Reject(file, line, fault.reason, fault.detail))
+    reader.finish()
     if points is not None:
         yield from points.comparisons()
 
@@ -170,38 +180,36 @@ def _located(spec: PreferenceData, account: SourceAccount) -> Iterator[Located]:
                 yield str(file), label, line, row, fault
 
 
-def _format_of(spec: PreferenceData, head: Sequence[Located], account: SourceAccount, rejects: list[Reject]) -> Format:
-    """The format given or detected; explains a file without a single usable row."""
-    rows = [renamed(row, spec.columns) if spec.columns else row for _, _, _, row, _ in head if row is not None]
-    if not rows:
-        files = ", ".join(account.files[:3])
-        faults = [Reject(file, line, fault.reason, fault.detail) for file, _, line, _, fault in head if fault]
-        faults = [reject for reject in faults if reject.reason != BLANK.reason]
-        if not faults:
-            raise DataError(f"data {spec.source}: {files} is empty: no row to read. Is data.path the right file?")
-        first = "\n".join(f"  {reject}" for reject in faults[:5])
-        raise DataError(
-            f"data {spec.source}: none of the first {len(faults)} rows of {files} can be read:\n{first}\n"
-            "  Is this a JSON lines file? Rename it to its kind (.csv, .parquet, ...) or repair it"
+def _reader(
+    spec: PreferenceData, head: Sequence[Located], account: SourceAccount, keys: asking.Keys, inherited: bool
+) -> RowReader:
+    """The reader of a source's rows; explains a file without a single usable row."""
+    rows = [row for _, _, _, row, _ in head if row is not None]
+    if rows:
+        wishes = Wishes(
+            source=spec.source,
+            format=spec.format,
+            columns=spec.columns,
+            ignore=spec.ignore,
+            tags=spec.tags,
+            keep=compile_where(spec.where) if spec.where else None,
+            options=RowOptions(
+                spec.ties, spec.min_gap, spec.margin_from_scores, spec.pair_weighting, spec.repeated_roles
+            ),
+            allow_empty_prompt=spec.allow_empty_prompt,
+            inherited=inherited,
         )
-    if spec.format == "auto":
-        entry, account.detected = detect(rows, spec.source)
-    else:
-        entry = FORMATS[spec.format]
-        account.detected = f"{entry.title} (data.format={entry.name})"
-        _check_columns(spec, entry, rows)
-    account.format = entry.name
-    return entry
-
-
-def _check_columns(spec: PreferenceData, entry: Format, rows: Sequence[Mapping[str, Any]]) -> None:
-    found = sorted({column for row in rows for column in row})
-    missing = [column for column in entry.columns if column not in found]
-    if missing:
-        raise DataError(
-            f"data {spec.source}: data.format={entry.name} needs the column {missing[0]}, and no row has it; "
-            f"columns found: {', '.join(found)}. Name it with data.columns={{{missing[0]}: ITS_NAME}}"
-        )
+        return RowReader(wishes, keys, rows, account)
+    files = ", ".join(account.files[:3])
+    faults = [Reject(file, line, fault.reason, fault.detail) for file, _, line, _, fault in head if fault]
+    faults = [reject for reject in faults if reject.reason != BLANK.reason]
+    if not faults:
+        raise DataError(f"data {spec.source}: {files} is empty: no row to read. Is data.path the right file?")
+    first = "\n".join(f"  {reject}" for reject in faults[:5])
+    raise DataError(
+        f"data {spec.source}: none of the first {len(faults)} rows of {files} can be read:\n{first}\n"
+        "  Is this a JSON lines file? Rename it to its kind (.csv, .parquet, ...) or repair it"
+    )
 
 
 def _comparison(row: Mapping[str, Any], draft: Draft, source: str, label: str, where: str, own_ids: bool) -> Comparison:

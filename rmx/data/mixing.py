@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +128,8 @@ class Mixture:
         rows: list[Comparison] = []
         for name, spec in self.specs().items():
             own = Accounting()
-            found = collect(spec, own) if isinstance(spec, PreferenceData) else _generated(spec, own)
+            key = f"data.sources.{name}"
+            found = collect(spec, own, key=key) if isinstance(spec, PreferenceData) else _generated(spec, own)
             accounting.merge(own)
             rows += self._share(name, list(found), accounting)
         if self.max_samples is not None and len(rows) > self.max_samples:
@@ -141,8 +141,7 @@ class Mixture:
             eval_sets=self.eval_sets,
             validation_fraction=0.0,
         )
-        evals = {name: partial(collect, spec) for name, spec in first.eval_specs().items()}
-        splits = assemble(rows, accounting, self, evals, output_dir)
+        splits = assemble(rows, accounting, self, first.eval_readers(), output_dir)
         splits.train = self._mix(list(splits.train), accounting)
         return splits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from rmx.data.rows.messages import TAGS
 from rmx.data.splits import assemble
 from rmx.data.where import compile_where
 from rmx.errors import ConfigError
+from rmx.records import Comparison
 
 __all__ = ["PreferenceData"]
 
@@ -29,6 +31,9 @@ class PreferenceData:
         revision: commit or tag of a hub dataset.
         format: the row shape; `auto` looks at the first rows.
         columns: rmx's column name → the file's, for example `{chosen: better, rejected: worse}`.
+        ignore: columns of text, messages or images that are left out on purpose; others that are not read are asked
+            about.
+        allow_empty_prompt: whether most rows may have no prompt, so that whole texts are compared.
         tags: names of keys and roles inside messages, in LLaMA-Factory's words, for example `{role_tag: speaker,
             content_tag: text, user_tag: client, assistant_tag: agent}`.
         where: rows to use, as column → condition or as an expression; see `rmx.data.where`.
@@ -62,6 +67,8 @@ class PreferenceData:
         "auto", "preference", "dialogue", "sharegpt", "alpaca", "ranked", "votes", "strength", "scored", "pointwise"
     ] = "auto"
     columns: dict[str, str] = field(default_factory=dict)
+    ignore: list[str] = field(default_factory=list)
+    allow_empty_prompt: bool = False
     tags: dict[str, str] = field(default_factory=dict)
     where: str | dict[str, Any] | None = None
     validation_fraction: float = 0.1
@@ -126,8 +133,22 @@ class PreferenceData:
         """
         accounting = Accounting()
         rows = collect(self, accounting, output_dir)
-        evals = {name: partial(collect, spec) for name, spec in self.eval_specs().items()}
+        evals = self.eval_readers()
         return assemble(rows, accounting, self, evals, output_dir)
+
+    @property
+    def say_columns(self) -> Callable[[Mapping[str, str]], str] | None:
+        """How a mapping of columns is written, where it is not the key `columns`."""
+        return None
+
+    def eval_readers(self) -> dict[str, Callable[[Accounting], Sequence[Comparison]]]:
+        """What reads the further evaluation sets, by name."""
+        readers: dict[str, Callable[[Accounting], Sequence[Comparison]]] = {}
+        for name, spec in self.eval_specs().items():
+            given = self.eval_sets[name]
+            own = isinstance(given, dict) and "ignore" in given
+            readers[name] = partial(collect, spec, key=f"data.eval_sets.{name}", inherited=not own)
+        return readers
 
     def eval_specs(self) -> dict[str, PreferenceData]:
         """The further evaluation sets as specs: this one with another path, name and the keys given."""

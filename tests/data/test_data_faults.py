@@ -60,7 +60,6 @@ ROWS: list[tuple[str, Any, str]] = [
     ("a number of 5000 digits", b'{"prompt": ' + b"1" * 5000 + b"}", "broken JSON"),
     ("margin NaN", b'{"prompt": "p", "chosen": "a", "rejected": "b", "margin": NaN}', "number not usable"),
     ("margin infinite", b'{"prompt": "p", "chosen": "a", "rejected": "b", "margin": Infinity}', "number not usable"),
-    ("margin null", row(margin=None), "number not usable"),
     ("margin text", row(margin="1.0"), "number not usable"),
     ("margin too large", row(margin=1e40), "number not usable"),
     ("margin a huge integer", row(margin=10**400), "number not usable"),
@@ -163,7 +162,7 @@ def test_empty_file_and_blank_file(tmp_path: Path) -> None:
 def test_column_missing_in_all_rows_names_the_columns_found(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(lines(*[{"question": "q", "chosen": "a", "worse": "b"}] * 5))
-    with pytest.raises(DataError, match=r"columns found: chosen, question, worse.*data\.columns"):
+    with pytest.raises(DataError, match=r"(?s)columns found: chosen, question, worse.*data\.columns"):
         PreferenceData(path=str(path)).read()
     with pytest.raises(DataError, match=r"needs the column rejected.*columns found: chosen, question, worse"):
         PreferenceData(path=str(path), format="preference").read()

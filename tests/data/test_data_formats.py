@@ -217,10 +217,11 @@ ROWS: dict[str, tuple[dict[str, Any], str, Any, Any]] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_row_of_each_format(tmp_path: Path, name: str) -> None:
     row, wanted, prompt, responses = ROWS[name]
-    (found,), detected = read(tmp_path, row)
+    keys = {"allow_empty_prompt": not prompt}
+    (found,), detected = read(tmp_path, row, **keys)
     assert detected.endswith(f"(format={wanted})")
     assert (found.prompt, found.responses, found.pairs) == (prompt, responses, (Pair(0, 1),))
-    (again,), _ = read(tmp_path, row, format=wanted)
+    (again,), _ = read(tmp_path, row, format=wanted, **keys)
     assert again == found
 
 

@@ -20,6 +20,7 @@ from rmx.data.rows.drafts import (
     Draft,
     Row,
     RowOptions,
+    alternating,
     answer,
     finish,
     kind,
@@ -28,7 +29,7 @@ from rmx.data.rows.drafts import (
     prompt_of,
     split_shared,
 )
-from rmx.data.rows.messages import dialogue_messages, is_dialogue, to_messages
+from rmx.data.rows.messages import dialogue_messages, is_dialogue, to_messages, usual_spelling
 from rmx.records import Message
 
 __all__ = ["alpaca", "dialogue", "preference", "sharegpt"]
@@ -48,27 +49,30 @@ def preference(row: Row, options: RowOptions) -> Draft:
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowFault("wrong type", f"chosen is a {kind(chosen)}, rejected is a {kind(rejected)}")
     if isinstance(chosen, str):
-        if is_dialogue(chosen) and is_dialogue(rejected):
+        if prompt is None and is_dialogue(chosen) and is_dialogue(rejected):
             return dialogue(row, options)
         before = prompt_messages(prompt, "prompt")
         return finish(row, options, before, [answer(chosen, "chosen"), answer(rejected, "rejected")])
+    turns = alternating(row.get("prompt"), chosen, rejected)
+    if turns is not None:
+        return finish(row, options, *turns)
     sides = to_messages(chosen, "chosen"), to_messages(rejected, "rejected")
     if not sides[0] or not sides[1]:
         raise RowFault("empty response", "chosen" if not sides[0] else "rejected")
     if sides[0][0]["role"] == "assistant" and sides[1][0]["role"] == "assistant":
         if prompt is None:
-            prompt = row.get("messages", row.get("conversation"))
-        if prompt is None:
             before, responses = split_shared(sides[0], sides[1])
             return finish(row, options, before, responses)
         return finish(row, options, prompt_messages(prompt, "prompt"), list(sides))
-    if isinstance(prompt, list):
+    if isinstance(prompt, list) and "prompt" in row and prompt:
         before = prompt_messages(prompt, "prompt")
         n = len(before)
-        if n and (sides[0][:n] != before or sides[1][:n] != before):
+        if sides[0][:n] == before and sides[1][:n] == before:
+            return finish(row, options, before, [sides[0][n:], sides[1][n:]])
+        if isinstance(row["prompt"], list):
             raise RowFault("prompts differ", "chosen or rejected does not begin with the messages of prompt")
-        return finish(row, options, before, [sides[0][n:], sides[1][n:]])
-    # A prompt that is a text beside whole conversations (UltraFeedback) repeats what the conversations say.
+    # A prompt beside whole conversations (UltraFeedback) repeats what the conversations say; the columns' check
+    # compares them.
     before, responses = split_shared(sides[0], sides[1])
     return finish(row, options, before, responses)
 
@@ -91,7 +95,7 @@ def dialogue(row: Row, options: RowOptions) -> Draft:
         if not is_dialogue(text):
             reason = "wrong type" if text.strip() else "empty response"
             raise RowFault(reason, f"{side} is no '\\n\\nHuman:' dialogue")
-    before, responses = _split_dialogues(chosen, rejected)
+    before, responses = _split_dialogues(usual_spelling(chosen) or chosen, usual_spelling(rejected) or rejected)
     return finish(row, options, before, responses)
 
 
@@ -122,8 +126,9 @@ def sharegpt(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: see `rmx.data.accounting.REASONS`.
     """
-    column = "messages" if "conversations" not in row and "messages" in row else "conversations"
-    before = to_messages(needed(row, column), column)
+    column = "history" if row.get("history") is not None else "conversations"
+    needed(row, column)
+    before = prompt_messages(prompt_of({**row, "history": row[column]}), column)
     responses = []
     for side in ("chosen", "rejected"):
         value = needed(row, side)
@@ -140,22 +145,10 @@ def alpaca(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: see `rmx.data.accounting.REASONS`.
     """
-    before: list[Message] = []
-    history = row.get("history") or []
-    if not isinstance(history, list):
-        raise RowFault("wrong type", f"history is a {kind(history)}, not a list of [question, answer]")
-    for turn in history:
-        if not (isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
-            raise RowFault("wrong type", "history holds a turn that is no [question, answer]")
-        before += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
-    parts = []
-    for column in ("instruction", "input"):
-        value = row.get(column)
-        if value is not None and not isinstance(value, str):
-            raise RowFault("wrong type", f"{column} is a {kind(value)}, not text")
-        if value:
-            parts.append(value)
-    if not parts:
+    prompt = prompt_of({**row, "prompt": row.get("prompt", row.get("instruction"))})
+    if prompt is None or prompt == "":
         raise RowFault("missing column", "instruction")
-    before.append({"role": "user", "content": "\n".join(parts)})
+    if row.get("input") is not None and not isinstance(row["input"], str):
+        raise RowFault("wrong type", f"input is a {kind(row['input'])}, not text")
+    before = prompt_messages(prompt, "instruction")
     return finish(row, options, before, [answer(needed(row, side), side) for side in ("chosen", "rejected")])

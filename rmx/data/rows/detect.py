@@ -7,18 +7,17 @@ overrules it, and `data.columns={chosen: better_answer}` names columns that are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.data.accounting import RowFault
 from rmx.data.rows.chosen_rejected import alpaca, dialogue, preference, sharegpt
-from rmx.data.rows.drafts import PROMPT_COLUMNS, Draft, RowOptions
+from rmx.data.rows.columns import NAMES
+from rmx.data.rows.drafts import Draft, RowOptions
 from rmx.data.rows.messages import is_dialogue
 from rmx.data.rows.ranked import LISTS, SCORES, find_sides, pointwise, ranked, scored, strength, votes
-from rmx.errors import DataError
 
-__all__ = ["FORMATS", "Format", "detect", "renamed"]
+__all__ = ["COMMON", "FORMATS", "Format", "detect"]
 
 Row = Mapping[str, Any]
 
@@ -33,6 +32,36 @@ class Format:
     fits: Callable[[Mapping[str, Any], Sequence[Row]], bool]  # columns found, first rows
     convert: Callable[[Row, RowOptions], Draft]
     columns: tuple[str, ...] = ()  # those that at least one row must have
+    reads: Callable[[Mapping[str, Any]], Iterable[str]] = lambda found: ()  # what is read besides `COMMON`
+
+
+# Parts that every format reads, and those of a pair of chosen and rejected.
+COMMON = ("prompt", "input", "history", "context", "system", "tools", "weight", "id")
+_PAIR = (
+    *("chosen", "rejected", "margin", "target", "tie"),
+    *("score_chosen", "score_rejected", "votes_chosen", "votes_rejected"),
+)
+
+
+def _reads_list(found: Mapping[str, Any]) -> Iterable[str]:
+    """The first list of responses, and the first list of ranks or scores."""
+    for names in (LISTS, ("scores", "ratings", "ranks", "rank")):
+        yield from [name for name in names if name in found][:1]
+
+
+def _reads_sides(*others: str) -> Callable[[Mapping[str, Any]], Iterable[str]]:
+    def reads(found: Mapping[str, Any]) -> Iterable[str]:
+        sides = find_sides(found)
+        if sides is not None:
+            yield from (sides.first, sides.second)
+            for other in others:
+                if other == "winner":
+                    flags = ("winner_model_a", "winner_model_b", "winner_tie")
+                    yield from (sides.winner,) if sides.winner else flags
+                else:
+                    yield from (other.format(end) for end in sides.ends)
+
+    return reads
 
 
 def _has(*columns: str) -> Callable[[Mapping[str, Any], Sequence[Row]], bool]:
@@ -81,6 +110,7 @@ FORMATS: dict[str, Format] = {
             _has("conversations", "chosen", "rejected"),
             sharegpt,
             ("conversations", "chosen", "rejected"),
+            lambda found: _PAIR,
         ),
         Format(
             "alpaca",
@@ -89,6 +119,7 @@ FORMATS: dict[str, Format] = {
             _has("instruction", "chosen", "rejected"),
             alpaca,
             ("instruction", "chosen", "rejected"),
+            lambda found: _PAIR,
         ),
         Format(
             "dialogue",
@@ -97,6 +128,7 @@ FORMATS: dict[str, Format] = {
             _mostly_dialogues,
             dialogue,
             ("chosen", "rejected"),
+            lambda found: _PAIR,
         ),
         Format(
             "preference",
@@ -105,82 +137,68 @@ FORMATS: dict[str, Format] = {
             _has("chosen", "rejected"),
             preference,
             ("chosen", "rejected"),
+            lambda found: _PAIR,
         ),
-        Format("ranked", "ranked responses", "responses and ranks or scores", _has_ranks, ranked),
+        Format("ranked", "ranked responses", "responses and ranks or scores", _has_ranks, ranked, reads=_reads_list),
         Format(
             "strength",
             "two responses and a signed strength",
             "response_1, response_2, preference_strength",
             _has_sides("preference_strength", "overall_preference"),
             strength,
+            reads=_reads_sides("preference_strength", "overall_preference"),
         ),
-        Format("votes", "two responses and a winner", "response_a, response_b, winner", _has_winner, votes),
+        Format(
+            "votes",
+            "two responses and a winner",
+            "response_a, response_b, winner",
+            _has_winner,
+            votes,
+            reads=_reads_sides("winner"),
+        ),
         Format(
             "scored",
             "two responses with scores",
             "response_a, response_b, score_a, score_b",
             _has_sides("score_a", "score_A", "score_0", "score_1"),
             scored,
+            reads=_reads_sides("score_{}"),
         ),
-        Format("pointwise", "scored single responses", "prompt, response, score", _has_point, pointwise, ("response",)),
+        Format(
+            "pointwise",
+            "scored single responses",
+            "prompt, response, score",
+            _has_point,
+            pointwise,
+            ("response",),
+            lambda found: ("response", *[name for name in SCORES if name in found][:1]),
+        ),
     )
 }
 
 
-def detect(rows: Sequence[Row], name: str) -> tuple[Format, str]:
-    """The format of some rows, and one sentence that says by what it was recognised.
+def detect(rows: Sequence[Row]) -> tuple[Format, str] | None:
+    """The format of some rows, and one sentence that says by what it was recognised; None when none fits.
 
-    >>> detect([{"prompt": "Hi", "chosen": "Hello", "rejected": "No"}], "x")[1]
+    >>> detect([{"prompt": "Hi", "chosen": "Hello", "rejected": "No"}])[1]
     'chosen and rejected responses, the prompt in column prompt (format=preference)'
-
-    Raises:
-        DataError: no format fits; names the columns found.
     """
     columns = {column: True for row in rows for column in row}
     for entry in FORMATS.values():
         if entry.fits(columns, rows):
             return entry, f"{_describe(entry, rows, columns)} (format={entry.name})"
-    found = ", ".join(sorted(columns)) or "none"
-    known = "; ".join(f"{entry.name} ({entry.needs})" for entry in FORMATS.values())
-    raise DataError(
-        f"data {name}: no known format has the columns found: {found}. Known: {known}. "
-        "Name the columns that play these parts, for example data.columns={chosen: better, rejected: worse}"
-    )
+    return None
 
 
 def _describe(entry: Format, rows: Sequence[Row], columns: Mapping[str, Any]) -> str:
     if entry.name in {"sharegpt", "alpaca", "dialogue"}:
         return entry.title
-    prompt = next((column for column in PROMPT_COLUMNS if column in columns), None)
+    names = [name for part in ("prompt", "input", "history", "context") for name in NAMES[part]]
+    given = [name for name in names if any(row.get(name) for row in rows)]
+    # A column that was given the name of its part keeps its own name in the sentence.
+    prompt = next((name for name in given if name != "prompt" or len(given) == 1), None) or next(iter(given), None)
     where = f"the prompt in column {prompt}" if prompt else "the shared beginning is the prompt"
     if entry.name == "preference" and any(isinstance(row.get("chosen"), list | dict) for row in rows):
         return f"chosen and rejected messages, {where}"
     sides = find_sides(columns) if entry.name in {"votes", "strength", "scored"} else None
     return f"{entry.title}{f' ({sides.first}, {sides.second})' if sides else ''}, {where}"
-
-
-def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row with rmx's names for the columns that `columns` maps; `a.b.0` reaches into objects and lists.
-
-    >>> renamed({"better": "4", "meta": {"id": 7}}, {"chosen": "better", "id": "meta.id"})
-    {'better': '4', 'meta': {'id': 7}, 'chosen': '4', 'id': 7}
-    """
-    out = dict(row)
-    for ours, theirs in columns.items():
-        if theirs in row:
-            out[ours] = row[theirs]
-        elif "." in theirs:
-            out[ours] = _reach(row, theirs)
-    return out
-
-
-def _reach(row: Any, path: str) -> Any:
-    value = row
-    for step in path.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(step)
-        elif isinstance(value, list) and step.lstrip("-").isdigit() and -len(value) <= int(step) < len(value):
-            value = value[int(step)]
-        else:
-            raise RowFault("missing column", path)
-    return value

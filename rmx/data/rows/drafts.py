@@ -6,18 +6,19 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from rmx.data.accounting import RowFault
-from rmx.data.rows.messages import check_prompt, check_response, dialogue_messages, to_messages
+from rmx.data.rows.messages import check_prompt, check_response, dialogue_messages, is_dialogue, to_messages
 from rmx.records import Message, Pair
 
 __all__ = [
-    "PROMPT_COLUMNS",
     "Cell",
     "Draft",
     "Row",
     "RowOptions",
+    "alternating",
     "answer",
     "finish",
     "kind",
@@ -30,9 +31,6 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any]
-
-# Where a prompt may stand when it has no column named `prompt`; the first one found counts.
-PROMPT_COLUMNS = ("prompt", "question", "query", "instruction", "context", "history")
 
 
 class Cell(str):
@@ -69,11 +67,21 @@ def finish(
     pairs: tuple[Pair, ...] | None = None,
 ) -> Draft:
     """Check the turns, add system message and tools, and read what the row says about the pair."""
+    if prompt and prompt[0]["role"] == "system" and not prompt[0]["content"].strip():
+        prompt = prompt[1:]  # an empty system turn says nothing
     system = row.get("system")
+    if isinstance(system, dict | list) and system:
+        said = to_messages(system, "system")
+        if len(said) != 1 or said[0]["role"] != "system":
+            raise RowFault("wrong type", "system is not one system message")
+        system = said[0]["content"]
+    if system is not None and not isinstance(system, str | list | dict):
+        raise RowFault("wrong type", f"system is a {kind(system)}, not text")
     if isinstance(system, str) and system.strip():
-        if prompt and prompt[0]["role"] == "system":
-            raise RowFault("wrong order", "a system column beside a system message")
-        prompt = [{"role": "system", "content": str(system)}, *prompt]
+        if not (prompt and prompt[0]["role"] == "system"):
+            prompt = [{"role": "system", "content": str(system)}, *prompt]
+        elif prompt[0]["content"].strip() != system.strip():
+            raise RowFault("wrong order", "a system column beside another system message")
     if options.repeated_roles != "keep":
         prompt = _join_repeated(prompt, options, "prompt")
         responses = [_join_repeated(r, options, f"response {k}") for k, r in enumerate(responses, 1)]
@@ -115,12 +123,80 @@ def split_shared(a: list[Message], b: list[Message]) -> tuple[list[Message], lis
 
 
 def prompt_of(row: Row) -> Any:
-    """The prompt of a row, from the first of `PROMPT_COLUMNS` that has one."""
-    for column in PROMPT_COLUMNS:
-        value = row.get(column)
-        if value is not None:
-            return value
-    return None
+    """The prompt of a row: the conversation so far and the user's turn; None when there is neither.
+
+    What does not fit together is left out here, and found missing when the comparison is compared with the row.
+
+    >>> prompt_of({"prompt": "Add.", "input": "2+2", "history": [["Hi", "Hello"]]})[-1]
+    {'role': 'user', 'content': 'Add.\\n2+2'}
+    """
+    turn, more = row.get("prompt"), row.get("input")
+    if more:
+        turn = f"{turn}\n{more}" if isinstance(turn, str) and turn and isinstance(more, str) else turn or more
+    before = next((value for value in (row.get("history"), row.get("context")) if value), None)
+    if before is None:
+        return turn
+    if turn is None or turn == "":
+        return _turns(before)
+    if isinstance(before, str) or not isinstance(turn, str):
+        return turn
+    turns = _turns(before)
+    if turns[-1]["role"] == "assistant" and all(message["content"] != turn for message in turns):
+        return [*turns, {"role": "user", "content": turn}]
+    said = {message["content"].strip() for message in turns}
+    return turns if turns[-1]["role"] == "user" and turn.strip() in said else turn
+
+
+def _turns(value: Any) -> Any:
+    """The conversation so far: messages, or LLaMA-Factory's [question, answer] pairs; a text stays a text."""
+    if not isinstance(value, list):
+        return to_messages(value, "history") if isinstance(value, dict) else value
+    if all(isinstance(turn, dict) and not turn.keys().isdisjoint(_ROLES) for turn in value):
+        return to_messages(value, "history")
+    turns: list[Message] = []
+    for turn in value:
+        pair = [turn.get("input"), turn.get("output")] if isinstance(turn, dict) else turn
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise RowFault("wrong type", "history holds a turn that is neither a message nor [question, answer]")
+        turns.append({"role": "user", "content": pair[0]})
+        if pair[1] is not None:
+            turns += answer(pair[1], "history")
+    return turns
+
+
+_ROLES = ("role", "from")
+
+
+def alternating(prompt: Any, *sides: Any) -> tuple[list[Message], list[list[Message]]] | None:
+    """A conversation in lists of texts, the user's turns and each side's answers to them; None when it is no such.
+
+    >>> prompt, (first, second) = alternating(["Hi", "Why?"], ["Hello", "So."], ["Yes", "No."])
+    >>> prompt, [message["content"] for message in second]  # a response is all that follows where the sides part
+    ([{'role': 'user', 'content': 'Hi'}], ['Yes', 'Why?', 'No.'])
+
+    Raises:
+        RowFault: turns without an answer, or an empty answer.
+    """
+    if not (isinstance(prompt, list) and prompt and all(isinstance(turn, str) for turn in prompt)):
+        return None
+    if not all(isinstance(side, list) and all(t is None or isinstance(t, str) for t in side) for side in sides):
+        return None
+    talks = []
+    for number, side in enumerate(sides, 1):
+        if len(side) != len(prompt):
+            raise RowFault("wrong order", f"response {number} answers {len(side)} of {len(prompt)} turns of the user")
+        if not all(text and text.strip() for text in side):
+            raise RowFault("empty response", f"response {number}")
+        turns = zip(prompt, side, strict=True)
+        talks.append([message for turn in turns for message in (_said("user", turn[0]), _said("assistant", turn[1]))])
+    n = 1
+    while n < len(talks[0]) - 2 and all(talk[n] == talks[0][n] for talk in talks):
+        n += 2
+    return talks[0][:n], [talk[n:] for talk in talks]
+
+
+def _said(role: str, text: str) -> Message:
+    return {"role": role, "content": text}
 
 
 def needed(row: Row, column: str) -> Any:
@@ -147,7 +223,7 @@ def prompt_messages(value: Any, column: str) -> list[Message]:
     if value is None:
         return []
     if isinstance(value, str):
-        if value.lstrip().startswith("Human:") and "\n\nAssistant:" in value:
+        if is_dialogue(value) and not value.lstrip().startswith("Assistant:"):
             turns = dialogue_messages(value)
             return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"] else turns
         return [{"role": "user", "content": str(value)}]
@@ -167,6 +243,8 @@ def number(value: Any, column: str, low: float = -1e6, high: float = 1e6) -> flo
             value = float(value)
         except ValueError:
             raise RowFault("number not usable", f"{column} is no number") from None
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RowFault("number not usable", f"{column} is {'null' if value is None else 'a ' + kind(value)}")
     if (isinstance(value, int) and abs(value) > 1e18) or not math.isfinite(value) or not low <= value <= high:
@@ -175,12 +253,13 @@ def number(value: Any, column: str, low: float = -1e6, high: float = 1e6) -> flo
 
 
 def _pair(row: Row, options: RowOptions) -> Pair:
-    margin = number(row["margin"], "margin") if "margin" in row else 0.0
-    weight = number(row["weight"], "weight", low=0.0) if "weight" in row else 1.0
-    if options.margin_from_scores and "score_chosen" in row:
+    given = row.get("margin"), row.get("weight"), row.get("target")  # null is not given
+    margin = 0.0 if given[0] is None else number(given[0], "margin")
+    weight = 1.0 if given[1] is None else number(given[1], "weight", low=0.0)
+    if options.margin_from_scores and row.get("score_chosen") is not None:
         gap = number(row["score_chosen"], "score_chosen") - number(row.get("score_rejected"), "score_rejected")
         margin += options.margin_from_scores * gap
-    tie = row.get("tie", False)
+    tie = False if row.get("tie") is None else row["tie"]
     if isinstance(tie, Cell):
         tie = tie.strip().lower() in {"1", "true", "yes"}
     if not isinstance(tie, bool | int):
@@ -190,9 +269,9 @@ def _pair(row: Row, options: RowOptions) -> Pair:
             raise RowFault("no preference", "a tie; data.ties=keep uses it")
         return Pair(0, 1, 0.0, 0.5, weight, True)
     target = 1.0
-    if "target" in row:
-        target = number(row["target"], "target", 0.0, 1.0)
-    elif "votes_chosen" in row and "votes_rejected" in row:
+    if given[2] is not None:
+        target = number(given[2], "target", 0.0, 1.0)
+    elif row.get("votes_chosen") is not None and row.get("votes_rejected") is not None:
         votes = [number(row[key], key, low=0.0) for key in ("votes_chosen", "votes_rejected")]
         if sum(votes) == 0:
             raise RowFault("number not usable", "no votes on either side")

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rmx.data.accounting import RowFault
+from rmx.data.rows.columns import MEDIA
 from rmx.records import Message
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "is_dialogue",
     "retagged",
     "to_messages",
+    "unprinted_fields",
+    "usual_spelling",
 ]
 
 ROLE_ALIASES: dict[str, str] = {
@@ -54,7 +57,6 @@ TAGS: dict[str, str] = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
-_MESSAGE_COLUMNS = ("conversations", "messages", "prompt", "chosen", "rejected")
 
 
 def retagged(row: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
@@ -76,8 +78,7 @@ def retagged(row: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
         return {"role": known, "content": message.get(content_key), **rest}
 
     out = dict(row)
-    for column in _MESSAGE_COLUMNS:
-        value = row.get(column)
+    for column, value in row.items():
         if isinstance(value, list):
             out[column] = [usual(message) for message in value]
         elif isinstance(value, Mapping):
@@ -86,19 +87,45 @@ def retagged(row: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def is_dialogue(text: Any) -> bool:
-    r"""Whether `text` is a whole HH-RLHF dialogue.
+    r"""Whether `text` is a whole dialogue in one string, as HH-RLHF spells them or nearly so.
 
     >>> is_dialogue("\n\nHuman: Hi\n\nAssistant: Hello"), is_dialogue("Human: a species.")
     (True, False)
+    >>> is_dialogue("H: Hi\r\nA: Hello")
+    True
     """
-    if not isinstance(text, str):
-        return False
+    return isinstance(text, str) and usual_spelling(text) is not None
+
+
+def usual_spelling(text: str) -> str | None:
+    r"""A dialogue with the marks of HH-RLHF, whatever its line ends and names of speakers; None when it is none.
+
+    >>> usual_spelling("User: Hi\nAssistant: Hello")
+    '\n\nHuman: Hi\n\nAssistant: Hello'
+    """
     head = text.lstrip()
-    return head.startswith(("Human:", "Assistant:")) and "\n\nAssistant:" in text
+    if head.startswith(("Human:", "Assistant:")) and "\n\nAssistant:" in text:
+        return text
+    if not head.startswith(_FIRST_LETTERS) or _VARIANT.match(f"\n{head}") is None:
+        return None
+    head = "\n\n" + head.replace("\r\n", "\n").replace("\r", "\n")
+    # Where turns are set apart by an empty line, a speaker's name after a single line end is part of the text.
+    for mark in (_VARIANT_APART, _VARIANT):
+        speakers = {match[1].lower() in _ASSISTANT_NAMES for match in mark.finditer(head)}
+        if len(speakers) == 2:  # both of them speak
+            return mark.sub(lambda m: f"\n\n{'Assistant' if m[1].lower() in _ASSISTANT_NAMES else 'Human'}:", head)
+    return None
+
+
+_NAMES = r"(Human|User|Assistant|AI|Bot|H|A):"
+_VARIANT = re.compile(rf"\s*\n[ \t]*(?:\#+[ \t]*)?{_NAMES}", re.IGNORECASE)
+_VARIANT_APART = re.compile(rf"\s*\n[ \t]*\n[ \t]*(?:\#+[ \t]*)?{_NAMES}", re.IGNORECASE)
+_ASSISTANT_NAMES = frozenset({"assistant", "ai", "bot", "a"})
+_FIRST_LETTERS = ("H", "h", "U", "u", "A", "a", "B", "b", "#")
 
 
 def dialogue_messages(text: str) -> list[Message]:
-    r"""Turns of an HH-RLHF dialogue; white space around a turn belongs to the markers and is dropped.
+    r"""Turns of a dialogue in one string; white space around a turn belongs to the markers and is dropped.
 
     >>> dialogue_messages("\n\nHuman: Hi\n\nAssistant: Hello")
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
@@ -106,7 +133,7 @@ def dialogue_messages(text: str) -> list[Message]:
     Raises:
         RowFault: text stands before the first marker.
     """
-    parts = _TURN.split("\n\n" + text.lstrip())
+    parts = _TURN.split("\n\n" + (usual_spelling(text) or text).lstrip())
     if parts[0].strip():
         raise RowFault("wrong type", "text before the first '\\n\\nHuman:'")
     return [{"role": _TURN_ROLE[parts[i]], "content": parts[i + 1].strip()} for i in range(1, len(parts), 2)]
@@ -132,7 +159,7 @@ def _message(message: Any, column: str, number: int) -> Message:
     if not isinstance(message, dict):
         raise RowFault("wrong type", f"{column}: message {number} is a {type(message).__name__}, not an object")
     role = message.get("role", message.get("from"))
-    content = message["content"] if "content" in message else message.get("value")
+    content = message["content"] if "content" in message else message.get("value", message.get("text"))
     if type(role) is str and type(content) is str and len(message) == 2:  # the common case, kept short
         known = ROLE_ALIASES.get(role) or ROLE_ALIASES.get(role.strip().lower())
         if known is not None and known != "function_call":
@@ -142,7 +169,12 @@ def _message(message: Any, column: str, number: int) -> Message:
     known = ROLE_ALIASES.get(role.strip().lower())
     if known is None:
         raise RowFault("unknown role", f"{column}: message {number}")
-    extra = {k: v for k, v in message.items() if k not in {"role", "from", "content", "value"} and v is not None}
+    extra = {k: v for k, v in message.items() if k in PRINTED and v is not None}
+    for field in MEDIA:
+        if message.get(field):
+            raise RowFault("wrong type", f"{column}: message {number} has {field}, which are not supported")
+    if message.get("function_call") and not extra.get("tool_calls"):
+        extra["tool_calls"] = _tool_calls(message["function_call"], column, number)
     if known == "function_call":
         return {"role": "assistant", "content": "", "tool_calls": _tool_calls(content, column, number)}
     if isinstance(content, list):
@@ -155,22 +187,46 @@ def _message(message: Any, column: str, number: int) -> Message:
     return {"role": known, "content": content, **extra}
 
 
+# What chat templates know of a message besides its role and content. Everything else (times, ids, scores) is no part
+# of what a model is shown, so it does not decide whether two messages are equal.
+PRINTED = frozenset({"tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking"})
+_READ = PRINTED | {"role", "from", "content", "value", "text", "function_call", *MEDIA}
+
+
+def unprinted_fields(value: Any) -> Iterator[str]:
+    """The fields of messages that hold something and that are not read, one for every message that has it.
+
+    >>> list(unprinted_fields([{"role": "user", "content": "Hi", "timestamp": 1}]))
+    ['timestamp']
+    """
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list):
+        for message in value:
+            if isinstance(message, dict) and (len(message) > 2 and not message.keys().isdisjoint(("role", "from"))):
+                yield from (name for name, held in message.items() if name not in _READ and held is not None)
+
+
 def _joined_parts(parts: list[Any], column: str, number: int) -> str:
     """OpenAI's content parts, when all of them are text."""
     texts = []
     for part in parts:
         if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            raise RowFault("wrong type", f"{column}: message {number} has a part that is not text")
+            what = part.get("type") if isinstance(part, dict) else None
+            named = what if isinstance(what, str) and what.isidentifier() and len(what) < 30 else "not text"
+            raise RowFault("wrong type", f"{column}: message {number} has a part that is not text ({named})")
         texts.append(part["text"])
     return "".join(texts)
 
 
 def _tool_calls(content: Any, column: str, number: int) -> list[dict[str, Any]]:
     """LLaMA-Factory's `function_call` turn: one call or a list of calls, as JSON text."""
-    try:
-        calls = json.loads(content)
-    except (TypeError, ValueError) as error:
-        raise RowFault("wrong type", f"{column}: function_call of message {number} is not JSON") from error
+    calls = content
+    if not isinstance(content, dict | list):
+        try:
+            calls = json.loads(content)
+        except (TypeError, ValueError) as error:
+            raise RowFault("wrong type", f"{column}: function_call of message {number} is not JSON") from error
     calls = calls if isinstance(calls, list) else [calls]
     out = []
     for call in calls:

@@ -26,6 +26,7 @@ from rmx.data.rows.drafts import (
     Draft,
     Row,
     RowOptions,
+    alternating,
     answer,
     finish,
     kind,
@@ -193,6 +194,9 @@ def _two_sides(row: Row) -> tuple[Sides, list[Message], list[list[Message]]]:
     if sides is None:
         raise RowFault("missing column", "no two columns such as response_a and response_b")
     first, second = needed(row, sides.first), needed(row, sides.second)
+    turns = alternating(row.get("prompt"), first, second)
+    if turns is not None:
+        return sides, *turns
     responses = [_response(first, sides.first), _response(second, sides.second)]
     prompt = prompt_of(row)
     if prompt is None and all(response[0]["role"] != "assistant" for response in responses if response):

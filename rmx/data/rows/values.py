@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Looks", "cut", "filled", "from_json", "looks_of", "texts_of"]
+__all__ = ["Looks", "cut", "filled", "from_json", "is_message", "is_python_list", "looks_of", "seems", "texts_of"]
 
-_DEPTH = 6  # objects and lists inside each other that are looked into
+_DEPTH = 20  # objects and lists inside each other that are looked into
 _SPELLED = re.compile(r"[\w.:/@+=#?&%~-]+", re.ASCII)  # an id, a hash, a path, an address: no white space
 _LIST_OF_PYTHON = re.compile(r"\[\s*(\{\s*'|')")
 
@@ -48,6 +48,18 @@ def looks_of(values: Iterable[Any]) -> Looks:
     about = words.get(kind, f"{kind}, about {size} characters of text" if texts else kind)
     prose = kind in {"messages", "media"} or any(map(_is_prose, texts))
     return Looks(kind, about, prose, kind in {"messages", "media"} or any(map(_is_long, texts)))
+
+
+def seems(value: Any, level: str) -> bool:
+    """Whether a value reads like part of a conversation (`prose`), or is longer than a name or a category (`long`).
+
+    >>> seems("en-GB", "prose"), seems("A passage by Ann.", "prose"), seems("Open question answering", "long")
+    (False, True, False)
+    """
+    if isinstance(value, str):
+        return _is_prose(value) if level == "prose" else _is_long(value)
+    looks = looks_of([value])
+    return looks.prose if level == "prose" else looks.long
 
 
 def _kind(value: Any) -> str:
@@ -124,9 +136,21 @@ def from_json(text: str) -> Any:
         return None
     if isinstance(value, dict):
         return value if is_message(value) else None
-    if all(is_message(item) for item in value) or all(item is None or isinstance(item, str) for item in value):
+    if "\\u" in text and not _encodable(value):
+        return None
+    if all(map(is_message, value)) or all(item is None or isinstance(item, str) for item in value):
         return value
-    return None
+    turns = all(isinstance(item, list) and len(item) == 2 and all(isinstance(t, str) for t in item) for item in value)
+    return value if turns else None
+
+
+def _encodable(value: Any) -> bool:
+    """Whether all texts are whole characters, not halves of one."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_python_list(text: str) -> bool:
