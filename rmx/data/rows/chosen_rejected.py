@@ -29,7 +29,7 @@ from rmx.data.rows.drafts import (
     prompt_of,
     split_shared,
 )
-from rmx.data.rows.messages import dialogue_messages, is_dialogue, to_messages, usual_spelling
+from rmx.data.rows.messages import is_dialogue, to_messages, turns_of, usual_spelling
 from rmx.records import Message
 
 __all__ = ["alpaca", "dialogue", "preference", "sharegpt"]
@@ -45,10 +45,11 @@ def preference(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: see `rmx.data.accounting.REASONS`.
     """
-    chosen, rejected, prompt = needed(row, "chosen"), needed(row, "rejected"), prompt_of(row)
+    chosen, rejected = needed(row, "chosen"), needed(row, "rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowFault("wrong type", f"chosen is a {kind(chosen)}, rejected is a {kind(rejected)}")
     if isinstance(chosen, str):
+        prompt = prompt_of(row)
         if prompt is None and is_dialogue(chosen) and is_dialogue(rejected):
             return dialogue(row, options)
         before = prompt_messages(prompt, "prompt")
@@ -60,19 +61,17 @@ def preference(row: Row, options: RowOptions) -> Draft:
     if not sides[0] or not sides[1]:
         raise RowFault("empty response", "chosen" if not sides[0] else "rejected")
     if sides[0][0]["role"] == "assistant" and sides[1][0]["role"] == "assistant":
-        if prompt is None:
-            before, responses = split_shared(sides[0], sides[1])
-            return finish(row, options, before, responses)
-        return finish(row, options, prompt_messages(prompt, "prompt"), list(sides))
-    if isinstance(prompt, list) and "prompt" in row and prompt:
-        before = prompt_messages(prompt, "prompt")
+        prompt = prompt_of(row)
+        if prompt is not None:
+            return finish(row, options, prompt_messages(prompt, "prompt"), list(sides))
+    elif isinstance(row.get("prompt"), list):
+        before = prompt_messages(row["prompt"], "prompt")
         n = len(before)
-        if sides[0][:n] == before and sides[1][:n] == before:
-            return finish(row, options, before, [sides[0][n:], sides[1][n:]])
-        if isinstance(row["prompt"], list):
+        if n and (sides[0][:n] != before or sides[1][:n] != before):
             raise RowFault("prompts differ", "chosen or rejected does not begin with the messages of prompt")
-    # A prompt beside whole conversations (UltraFeedback) repeats what the conversations say; the columns' check
-    # compares them.
+        return finish(row, options, before, [sides[0][n:], sides[1][n:]])
+    # A text or a conversation beside whole conversations (UltraFeedback) repeats what these say; where it does not,
+    # the check of the columns finds it.
     before, responses = split_shared(sides[0], sides[1])
     return finish(row, options, before, responses)
 
@@ -88,14 +87,17 @@ def dialogue(row: Row, options: RowOptions) -> Draft:
     Raises:
         RowFault: no text, text before the first turn, or sides that answer different prompts.
     """
-    chosen, rejected = needed(row, "chosen"), needed(row, "rejected")
-    for side, text in (("chosen", chosen), ("rejected", rejected)):
+    texts = []
+    for side in ("chosen", "rejected"):
+        text = needed(row, side)
         if not isinstance(text, str):
             raise RowFault("wrong type", f"{side} is a {kind(text)}, not a dialogue in one string")
-        if not is_dialogue(text):
+        usual = usual_spelling(text)
+        if usual is None:
             reason = "wrong type" if text.strip() else "empty response"
             raise RowFault(reason, f"{side} is no '\\n\\nHuman:' dialogue")
-    before, responses = _split_dialogues(usual_spelling(chosen) or chosen, usual_spelling(rejected) or rejected)
+        texts.append(usual)
+    before, responses = _split_dialogues(*texts)
     return finish(row, options, before, responses)
 
 
@@ -106,10 +108,10 @@ def _split_dialogues(chosen: str, rejected: str) -> tuple[list[Message], list[li
     if rejected.startswith(_ANSWER, cut) and rejected.startswith(prompt) and "\n\nHuman:" not in first:
         second = rejected[cut + len(_ANSWER) :]
         if _ANSWER not in second and "\n\nHuman:" not in second:
-            turns = dialogue_messages(prompt)
+            turns = turns_of(prompt)
             if turns and turns[-1]["role"] == "user":
                 return turns, [answer(first.strip(), "chosen"), answer(second.strip(), "rejected")]
-    return split_shared(dialogue_messages(chosen), dialogue_messages(rejected))
+    return split_shared(turns_of(chosen), turns_of(rejected))
 
 
 _ANSWER = "\n\nAssistant:"

@@ -69,19 +69,8 @@ def finish(
     """Check the turns, add system message and tools, and read what the row says about the pair."""
     if prompt and prompt[0]["role"] == "system" and not prompt[0]["content"].strip():
         prompt = prompt[1:]  # an empty system turn says nothing
-    system = row.get("system")
-    if isinstance(system, dict | list) and system:
-        said = to_messages(system, "system")
-        if len(said) != 1 or said[0]["role"] != "system":
-            raise RowFault("wrong type", "system is not one system message")
-        system = said[0]["content"]
-    if system is not None and not isinstance(system, str | list | dict):
-        raise RowFault("wrong type", f"system is a {kind(system)}, not text")
-    if isinstance(system, str) and system.strip():
-        if not (prompt and prompt[0]["role"] == "system"):
-            prompt = [{"role": "system", "content": str(system)}, *prompt]
-        elif prompt[0]["content"].strip() != system.strip():
-            raise RowFault("wrong order", "a system column beside another system message")
+    if row.get("system") is not None:
+        prompt = _with_system(row["system"], prompt)
     if options.repeated_roles != "keep":
         prompt = _join_repeated(prompt, options, "prompt")
         responses = [_join_repeated(r, options, f"response {k}") for k, r in enumerate(responses, 1)]
@@ -94,6 +83,26 @@ def finish(
             raise RowFault("identical responses")
         pairs = (_pair(row, options),)
     return Draft(prompt, responses, pairs, _tools(row.get("tools")) if "tools" in row else None)
+
+
+def _with_system(system: Any, prompt: list[Message]) -> list[Message]:
+    """The prompt behind the system message of a column of its own; an empty one is none."""
+    if isinstance(system, dict | list) and system:
+        said = to_messages(system, "system")
+        if len(said) != 1 or said[0]["role"] != "system":
+            raise RowFault("wrong type", "system is not one system message")
+        system = said[0]["content"]
+    if not isinstance(system, str):
+        if system or system == 0:
+            raise RowFault("wrong type", f"system is a {kind(system)}, not text")
+        return prompt
+    if not system.strip():
+        return prompt
+    if prompt and prompt[0]["role"] == "system":
+        if prompt[0]["content"].strip() != system.strip():
+            raise RowFault("wrong order", "a system column beside another system message")
+        return prompt
+    return [{"role": "system", "content": str(system)}, *prompt]
 
 
 def split_shared(a: list[Message], b: list[Message]) -> tuple[list[Message], list[list[Message]]]:

@@ -31,6 +31,7 @@ __all__ = [
     "is_dialogue",
     "retagged",
     "to_messages",
+    "turns_of",
     "unprinted_fields",
     "usual_spelling",
 ]
@@ -103,9 +104,10 @@ def usual_spelling(text: str) -> str | None:
     >>> usual_spelling("User: Hi\nAssistant: Hello")
     '\n\nHuman: Hi\n\nAssistant: Hello'
     """
-    head = text.lstrip()
-    if head.startswith(("Human:", "Assistant:")) and "\n\nAssistant:" in text:
+    head = text if text.startswith("\n\nHuman:") else text.lstrip()
+    if head.startswith(_USUAL) and "\n\nAssistant:" in text:
         return text
+    head = head.lstrip()
     if not head.startswith(_FIRST_LETTERS) or _VARIANT.match(f"\n{head}") is None:
         return None
     head = "\n\n" + head.replace("\r\n", "\n").replace("\r", "\n")
@@ -117,6 +119,7 @@ def usual_spelling(text: str) -> str | None:
     return None
 
 
+_USUAL = ("\n\nHuman:", "Human:", "Assistant:")
 _NAMES = r"(Human|User|Assistant|AI|Bot|H|A):"
 _VARIANT = re.compile(rf"\s*\n[ \t]*(?:\#+[ \t]*)?{_NAMES}", re.IGNORECASE)
 _VARIANT_APART = re.compile(rf"\s*\n[ \t]*\n[ \t]*(?:\#+[ \t]*)?{_NAMES}", re.IGNORECASE)
@@ -133,7 +136,12 @@ def dialogue_messages(text: str) -> list[Message]:
     Raises:
         RowFault: text stands before the first marker.
     """
-    parts = _TURN.split("\n\n" + (usual_spelling(text) or text).lstrip())
+    return turns_of(usual_spelling(text) or text)
+
+
+def turns_of(text: str) -> list[Message]:
+    """Turns of a dialogue whose marks are those of HH-RLHF; see `dialogue_messages`."""
+    parts = _TURN.split("\n\n" + text.lstrip())
     if parts[0].strip():
         raise RowFault("wrong type", "text before the first '\\n\\nHuman:'")
     return [{"role": _TURN_ROLE[parts[i]], "content": parts[i + 1].strip()} for i in range(1, len(parts), 2)]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from rmx.data.accounting import RowFault
 from rmx.data.rows.columns import MEDIA, PARTS_OF, RENAMED, TEXT_PARTS, fact
@@ -42,7 +42,7 @@ class Column:
 
     name: str
     use: str  # a part's name, "fact", "ignored" or "unused"
-    rows: int = 0  # in which it is not empty
+    rows: int = 0  # in which it is not empty, besides those that `Plan.full` counts
     samples: list[Any] = field(default_factory=list)  # its first values
     repeated: int = 0  # rows in which all its texts are in the comparison too
     as_json: bool = False  # whether its cells hold lists as JSON text
@@ -53,7 +53,8 @@ class Column:
         return looks_of(self.samples)
 
 
-class Plan(NamedTuple):
+@dataclass(slots=True)
+class Plan:
     """What is done with rows of one set of columns."""
 
     columns: tuple[Column, ...]  # in the order of the row
@@ -63,6 +64,7 @@ class Plan(NamedTuple):
     checked: tuple[tuple[Column, str, Level], ...]  # column, its part's name in the row, how closely it is looked at
     shadowed: frozenset[str]  # columns whose name data.columns gives to another
     messages: tuple[str, ...]  # columns in which messages may have further fields
+    full: int = 0  # rows without an empty cell, counted here for all columns at once
 
 
 class Columns:
@@ -97,10 +99,16 @@ class Columns:
 
     def forget(self) -> None:
         """Begin to count anew; what the columns are stays known."""
+        for plan in self._plans.values():
+            plan.full = 0
         for column in self.seen.values():
             column.rows = column.repeated = 0
             column.samples.clear()
         self.fields.clear()
+
+    def rows_with(self, column: Column) -> int:
+        """Rows in which a column is not empty."""
+        return column.rows + sum(plan.full for plan in self._plans.values() if column in plan.columns)
 
     def adapt(self, row: Row) -> tuple[Plan, Row]:
         """The row with rmx's names beside the file's, and its plan. Counts the row's columns.
@@ -112,11 +120,10 @@ class Columns:
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans[key] = self._new(row)
-        for column, value in zip(plan.columns, row.values(), strict=True):
-            if value or value == 0:
-                column.rows += 1
-                if column.rows <= _SAMPLES:
-                    column.samples.append(value)
+        if plan.full >= _SAMPLES and all(row.values()):
+            plan.full += 1
+        else:
+            plan.full += _count(plan.columns, row)
         if not (plan.mapped or plan.renamed or plan.json):
             return plan, row
         out = dict(row)
@@ -134,7 +141,7 @@ class Columns:
         Raises:
             TextNotRead: there is some.
         """
-        said: set[str] | None = None
+        turns: set[str] = set()
         for column, name, level in plan.checked:
             value = (raw if name in plan.shadowed else row).get(name)
             if not (value or value == 0) or type(value) in _NUMBERS:
@@ -142,18 +149,19 @@ class Columns:
             if level == "any":
                 raise TextNotRead(column.name)
             if level == "every" and draft.prompt and value == draft.prompt[-1]["content"]:
+                column.repeated += 1
                 continue  # the most frequent case: a prompt that is one text
             if level != "every" and not seems(value, level):
                 continue
-            if said is None:
-                said = {text.strip() for text in texts_of([draft.prompt, draft.responses, draft.tools or ()])}
-            media = not isinstance(value, str) and looks_of([value]).kind == "media"
-            if media or not all(_is_said(text, said) for text in _texts(value, name)):
+            turns = turns or {message["content"] for part in (draft.prompt, *draft.responses) for message in part}
+            if not _only_turns(value, turns) and not _is_said(value, name, draft):
                 raise TextNotRead(column.name)
             column.repeated += 1
         for name in plan.messages:
-            for found in unprinted_fields(row.get(name)):
-                self.fields[f"{name}.{found}"] += 1
+            value = row.get(name)
+            if type(value) is not str:
+                for found in unprinted_fields(value):
+                    self.fields[f"{name}.{found}"] += 1
 
     def _new(self, row: Row) -> Plan:
         """The plan of a row with a set of columns that was not seen before."""
@@ -240,6 +248,19 @@ class Columns:
         return self._json[origin]
 
 
+def _count(columns: Sequence[Column], row: Row) -> int:
+    """Count the cells of a row that are not empty, column by column; 1 when the row is counted as a whole instead."""
+    cells = [value or value == 0 for value in row.values()]
+    for column, value, given in zip(columns, row.values(), cells, strict=True):
+        if given and len(column.samples) < _SAMPLES:
+            column.samples.append(value)
+    if all(cells):
+        return 1
+    for column, given in zip(columns, cells, strict=True):
+        column.rows += bool(given)
+    return 0
+
+
 _NUMBERS = {int, float, bool}
 _PROMPTS = frozenset({"prompt", "input", "history", "context"})
 
@@ -311,11 +332,33 @@ def _texts(value: Any, name: str) -> Iterator[str]:
     return texts_of(value)
 
 
-def _is_said(text: str, said: set[str]) -> bool:
-    """Whether a text is in the comparison: one of its turns, or a part of a turn."""
-    text = text.strip()
-    if text in said:
-        return True
-    if len(text) >= _SHORTEST_PART:
-        return any(text in other for other in said)
-    return any(other.startswith(f"{text}\n") or other.endswith(f"\n{text}") for other in said)
+def _only_turns(value: Any, turns: set[str]) -> bool:
+    """Whether a value is a text or plain messages, all of them turns of the comparison as they are."""
+    if isinstance(value, str):
+        return value in turns
+    if type(value) is not list:
+        return False
+    for message in value:
+        if type(message) is not dict or len(message) != 2 or "content" not in message:
+            return False
+        content = message["content"]
+        if type(content) is not str or content not in turns:
+            return False
+    return True
+
+
+def _is_said(value: Any, name: str, draft: Draft) -> bool:
+    """Whether all texts of a value are in the comparison: as turns of it, or as parts of turns."""
+    if not isinstance(value, str) and looks_of([value]).kind == "media":
+        return False
+    said = {text.strip() for text in texts_of([draft.prompt, draft.responses, draft.tools or ()])}
+    for text in map(str.strip, _texts(value, name)):
+        if text in said:
+            continue
+        if len(text) >= _SHORTEST_PART:
+            inside = any(text in other for other in said)
+        else:
+            inside = any(other.startswith(f"{text}\n") or other.endswith(f"\n{text}") for other in said)
+        if not inside:
+            return False
+    return True

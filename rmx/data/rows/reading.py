@@ -165,13 +165,13 @@ class RowReader:
     def _account(self) -> dict[str, dict[str, Any]]:
         found = {}
         for name, column in self.columns.seen.items():
-            use = column.use
+            use, rows = column.use, self.columns.rows_with(column)
             if use == "unused" and column.repeated:
                 use = "repeats other columns"
             found[name] = {
                 "use": use,
-                "rows": column.rows,
-                "share": round(column.rows / max(self.account.read, 1), 4),
+                "rows": rows,
+                "share": round(rows / max(self.account.read, 1), 4),
                 "looks": column.looks.words + (", as JSON text" if column.as_json else ""),
             }
         return found
