@@ -81,6 +81,15 @@ class Reject:
         }
 
 
+# Uses of a column that are no part of a comparison, and what is said of them.
+_GROUPS = {
+    "fact": "facts",
+    "repeats other columns": "repeat other columns",
+    "ignored": "left out by ignore",
+    "unused": "not read",
+}
+
+
 @dataclass(slots=True)
 class SourceAccount:
     """The row counts of one source."""
@@ -111,6 +120,32 @@ class SourceAccount:
         rows = self.kept + self.merged + self.bad + sum(self.filtered.values()) + self.unused
         return self.read == rows and self.kept + self.repeated == self.train + sum(self.evals.values())
 
+    def columns_in_words(self, trivial: bool = False) -> str:
+        """What the columns are, in one line; empty when each is called what it is, unless `trivial` asks for it.
+
+        >>> lang = {"use": "unused", "share": 0.5, "looks": "text"}
+        >>> SourceAccount(columns={"question": {"use": "prompt"}, "lang": lang}).columns_in_words()
+        'prompt = question; not read: lang (text, in 50% of rows)'
+        """
+        groups: dict[str, list[str]] = {}
+        for name, column in self.columns.items():
+            use = column["use"]
+            if use not in _GROUPS:
+                groups.setdefault("", []).append(name if use == name else f"{use} = {name}")
+            elif use == "unused":
+                groups.setdefault(use, []).append(f"{name} ({column['looks']}, in {column['share']:.0%} of rows)")
+            else:
+                groups.setdefault(use, []).append(name)
+        plain = set(groups) <= {""} and all(name == column["use"] for name, column in self.columns.items())
+        if plain and not self.message_fields and not trivial:
+            return ""
+        words = ["; ".join(groups.get("", []))]
+        words += [f"{said}: {', '.join(groups[use])}" for use, said in _GROUPS.items() if use in groups]
+        if self.message_fields:
+            fields_ = (f"{name} ({count})" for name, count in self.message_fields.most_common(8))
+            words.append(f"not read in messages: {', '.join(fields_)}")
+        return "; ".join(word for word in words if word)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
         return {
@@ -128,6 +163,7 @@ class SourceAccount:
             "train": self.train,
             "evals": dict(self.evals),
             "columns": self.columns,
+            "columns_in_words": self.columns_in_words(),
             "message_fields": dict(self.message_fields.most_common()),
             "adds_up": self.adds_up(),
         }

@@ -11,13 +11,16 @@ An entry says where the rows are and what their columns and roles are called:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rmx.data.accounting import Splits
 from rmx.data.mixing import Mixture
 from rmx.data.preference import PreferenceData
+from rmx.data.rows.asking import Keys, not_ignored
+from rmx.data.rows.columns import close_names
 from rmx.errors import ConfigError, DataError
 
 __all__ = ["LlamaFactoryData"]
@@ -34,6 +37,32 @@ _COMMON: dict[str, tuple[str, str | None]] = {
     "system": ("system", None),
     "tools": ("tools", None),
 }
+# Parts of LLaMA-Factory's entries that hold media, or that ranking datasets do not have.
+_MEDIA = ("images", "videos", "audios")
+_NOT_READ = (*_MEDIA, "response", "kto_tag")
+
+
+@dataclass(frozen=True)
+class _Entry(PreferenceData):
+    """One entry as a spec whose messages speak of dataset_info.json."""
+
+    entry: str | None = None
+
+    @property
+    def say_columns(self) -> Callable[[Mapping[str, str]], str] | None:
+        """The columns as the entry writes them."""
+        return self._in_the_entry if self.entry is not None else None
+
+    def _in_the_entry(self, mapping: Mapping[str, str]) -> str:
+        names = {ours: theirs for theirs, (ours, _) in (_PARTS[self.format] | _COMMON).items()}
+        names |= {"prompt": "prompt", "history": "history"} if self.format == "alpaca" else {"history": "messages"}
+        columns = {names.get(ours, ours): column for ours, column in mapping.items()}
+        return f'dataset_info.json, {self.entry}: "columns": {json.dumps(columns)}'
+
+    def eval_specs(self) -> dict[str, PreferenceData]:
+        """Further evaluation sets are specs of their own."""
+        specs = super().eval_specs()
+        return {name: replace(spec, entry=None) for name, spec in specs.items()}  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)
@@ -82,9 +111,16 @@ class LlamaFactoryData(PreferenceData):
             for name, given in self.eval_sets.items()
         }
         if len(specs) == 1:
-            return PreferenceData(**{**next(iter(specs.values())), "eval_sets": evals}).read(output_dir)
+            (name,) = specs
+            return _Entry(**{**specs[name], "eval_sets": evals, "entry": name}).read(output_dir)
         shared = {item.name: getattr(self, item.name) for item in fields(Mixture) if item.name in _SHARED}
-        return Mixture(sources=specs, **{**shared, "eval_sets": evals}).read(output_dir)
+        sources = {name: _Entry(**keys, entry=name) for name, keys in specs.items()}
+        splits = Mixture(sources=sources, **{**shared, "eval_sets": evals}).read(output_dir)
+        found = [column for account in splits.accounting.sources.values() for column in account.columns]
+        mistake = not_ignored(Keys("data"), self.ignore, found)
+        if mistake is not None:
+            raise mistake
+        return splits
 
     def _entries(self) -> tuple[Path, dict[str, Any]]:
         path = Path(self.paths[0]).expanduser()
@@ -116,11 +152,18 @@ class LlamaFactoryData(PreferenceData):
         if formatting not in _PARTS:
             raise DataError(f"data.dataset: {name!r} has formatting {formatting!r}; known: {', '.join(_PARTS)}")
         given = entry.get("columns") or {}
+        known = [*_PARTS[formatting], *_COMMON, *_NOT_READ]
+        for theirs in given:
+            if theirs not in known:
+                close = close_names(theirs, known)
+                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+                raise DataError(f"dataset_info.json, {name}: columns.{theirs}: no part of this name; {hint}")
         columns = {}
         for theirs, (ours, usual) in (_PARTS[formatting] | _COMMON).items():
             column = given.get(theirs, usual)
             if column is not None and column != ours:
                 columns[ours] = column
+        columns |= {theirs: given[theirs] for theirs in _MEDIA if given.get(theirs)}  # asked about where rows have them
         keys = {item.name: getattr(self, item.name) for item in fields(PreferenceData)}
         keys.update(name=name, format=formatting, columns=columns, tags=dict(entry.get("tags") or {}), eval_sets={})
         if entry.get("num_samples") and self.max_samples is None:

@@ -102,6 +102,8 @@ class Mixture:
         }
         out: dict[str, PreferenceData | SyntheticData] = {}
         for name, given in self.sources.items():
+            if isinstance(given, PreferenceData) and given.streaming:
+                raise ConfigError(f"data.sources.{name}.streaming: a mixture holds its rows in memory; use caps")
             if isinstance(given, PreferenceData | SyntheticData):
                 out[name] = replace(given, name=name, validation_fraction=0.0)
                 continue
@@ -128,8 +130,13 @@ class Mixture:
         rows: list[Comparison] = []
         for name, spec in self.specs().items():
             own = Accounting()
-            key = f"data.sources.{name}"
-            found = collect(spec, own, key=key) if isinstance(spec, PreferenceData) else _generated(spec, own)
+            if isinstance(spec, PreferenceData):
+                # Entries of dataset_info.json share the keys of the data group.
+                shared = spec.say_columns is not None
+                key = "data" if shared else f"data.sources.{name}"
+                found = collect(spec, own, key=key, inherited=shared)
+            else:
+                found = _generated(spec, own)
             accounting.merge(own)
             rows += self._share(name, list(found), accounting)
         if self.max_samples is not None and len(rows) > self.max_samples:

@@ -5,7 +5,7 @@ The file is written by `rmx.data`; parts that an older or newer version does not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class AuditFacts:
 
     findings: list[tuple[str, str]]  # level, text
     sources: list[tuple[str, list[str], str]]  # name, cells of COUNTS, reasons for what is missing
+    columns: list[tuple[str, str, str, str, str]]  # source, column, use, share of rows, what it looks like
     sets: list[tuple[str, list[str]]]  # name, cells
     truncation: list[tuple[str, list[str]]]
     unit: str
@@ -57,6 +58,7 @@ def audit_facts(content: Mapping[str, Any]) -> AuditFacts:
             if isinstance(item, Mapping)
         ],
         sources=[_source(name, account) for name, account in _parts(content, "rows", "sources")],
+        columns=[row for name, account in _parts(content, "rows", "sources") for row in _columns(name, account)],
         sets=[_set(name, sizes, _part(lengths, "sets", name)) for name, sizes in _parts(content, "sets")],
         truncation=[
             (
@@ -81,6 +83,15 @@ def _source(name: str, account: Mapping[str, Any]) -> tuple[str, list[str], str]
     if account.get("adds_up") is False:
         reasons.append("the counts do not add up: this is a bug")
     return name, [number(account.get(key)) for key in COUNTS], "; ".join(reasons) or "nothing left out"
+
+
+def _columns(source: str, account: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
+    """The columns of a source, and what its messages hold besides."""
+    for name, column in _parts(account, "columns"):
+        use, looks = str(column.get("use", "")), str(column.get("looks", ""))
+        yield source, name, "not read" if use == "unused" else use, percent(column.get("share"), 0), looks
+    for name, count in _part(account, "message_fields").items():
+        yield source, str(name), "not read", "–", f"field of {number(count)} messages"
 
 
 def _set(name: str, sizes: Mapping[str, Any], lengths: Mapping[str, Any]) -> tuple[str, list[str]]:

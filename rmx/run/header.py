@@ -42,6 +42,12 @@ def describe_run(run: Run, *, with_model: bool) -> tuple[str, dict[str, Any], Te
             for name, items in sets.items()
         )
     }
+    columns = {name: account.columns_in_words() for name, account in run.splits.accounting.sources.items()}
+    if any(columns.values()):
+        several = len(columns) > 1
+        rows["columns"] = " · ".join(
+            f"{name}: {words}" if several else words for name, words in columns.items() if words
+        )
     sample = None
     if with_model:
         loaded = run.loaded

@@ -246,6 +246,10 @@ class Run:
     def inspect(self) -> None:
         """See `Workflow.inspect`."""
         rows = self.splits.train or next(iter(self.splits.evals.values()))
+        for source in dict.fromkeys(comparison.source for comparison in rows[:3]):
+            account = self.splits.accounting.sources.get(source)
+            if account is not None and account.columns:
+                self.screen.text(f"{source}: columns: {account.columns_in_words(trivial=True)}")
         for comparison in rows[:3]:
             self.screen.text(show_tokens(comparison, self.tokenizer, self.template, max_tokens=self.max_tokens))
 

@@ -176,6 +176,8 @@ def _lines(found: Audit) -> Iterator[str]:
                 parts.append(f"{sum(account[key].values())} {key} ({reasons})")
         parts += [f"{account[key]} {key}" for key in ("merged", "unused", "repeated") if account[key]]
         yield f"{name}: {', '.join(parts)}; {account['detected']}"
+        if account.get("columns_in_words"):
+            yield f"{name}: columns: {account['columns_in_words']}"
     yield ""
     lengths, characters = numbers.get("tokens", numbers["characters"]), numbers["characters"]
     unit = lengths["unit"]

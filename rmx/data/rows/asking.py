@@ -6,10 +6,10 @@ Values are shown cut short, three of them at most. A proposal is never taken by 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rmx.data.rows.columns import MEDIA, PARTS_OF, close_names, fact
+from rmx.data.rows.columns import MEDIA, PARTS_OF, RENAMED, close_names, fact
 from rmx.data.rows.drafts import Row
 from rmx.data.rows.plan import Column
 from rmx.data.rows.values import cut, filled, is_python_list, looks_of
@@ -92,14 +92,14 @@ _EXAMPLE = {"prompt": "question", "chosen": "better", "rejected": "worse"}
 
 def _shown(name: str, rows: Sequence[Row]) -> str:
     values = [row[name] for row in rows if filled(row.get(name))][:_VALUES]
-    return ", ".join(map(cut, values)) or "empty"
+    return ", ".join(dict.fromkeys(map(cut, values))) or "empty"
 
 
 def mapping_mistakes(source: str, keys: Keys, mapping: Mapping[str, str], rows: Sequence[Row]) -> DataError | None:
     """A mapping to a part that does not exist, or from a column that none of the first rows has."""
     found = list(dict.fromkeys(column for row in rows for column in row))
     for ours, theirs in mapping.items():
-        if ours not in PARTS_OF:
+        if ours not in PARTS_OF and ours not in MEDIA:
             close = close_names(ours, PARTS_OF)
             hint = f"did you mean {close[0]}?" if close else f"parts are {', '.join(sorted(set(_parts())))}"
             return DataError(f"{keys.columns({ours: theirs})}: {ours} is not a part of a comparison; {hint}")
@@ -163,7 +163,7 @@ def text_not_read(
     name, looks = column.name, looks_of(values)
     read = {own: part for own, part in uses.items() if own != name and part not in {"fact", "unused", "ignored"}}
     others = [f"{part} = {own}" for own, part in read.items()]
-    shown = ", ".join(map(cut, values[:_VALUES]))
+    shown = ", ".join(dict.fromkeys(map(cut, values[:_VALUES])))
     lines = [f"data {source}: column {name} ({looks.words}) is not read, and may be part of what the annotators saw"]
     lines.append(f"  {where}: {shown}")
     lines.append(f"  Read so far: {', '.join(others) or 'nothing'}")
@@ -172,22 +172,23 @@ def text_not_read(
         return DataError("\n".join(lines))
     if any(isinstance(value, str) and is_python_list(value) for value in values):
         lines.append("  It is a list as Python prints it, not JSON: write it with json.dumps")
-    lines.append(f"  Say what it is: {_suggestion(name, looks.kind, keys, read)}")
-    lines.append(f"  or leave it out: {keys.ignore([name])}")
+    lines += [f"  {words}" for words in _suggestions(name, looks.kind, keys, read)]
+    lines.append(f"  {keys.ignore([name])} leaves it out")
     return DataError("\n".join(lines))
 
 
-def _suggestion(name: str, kind: str, keys: Keys, uses: Mapping[str, str]) -> str:
-    """A mapping that would use the column, beside what is read already."""
-    prompt = next((own for own, part in uses.items() if part == "prompt" and own != name), None)
+def _suggestions(name: str, kind: str, keys: Keys, read: Mapping[str, str]) -> Iterator[str]:
+    """Mappings that would use the column, beside what is read already."""
+    parts = {RENAMED.get(part, part): own for own, part in read.items()}
     if kind == "messages":
-        return keys.columns({"history": name}) + " (the conversation so far)"
-    if prompt is None:
-        return keys.columns({"prompt": name})
-    if kind == "text" and "input" not in uses.values():
-        both = keys.columns({"prompt": name, "input": prompt})
-        return f"{both} (both are the user's turn, in this order), {keys.columns({'system': name})}"
-    return keys.columns({"prompt": name})
+        yield f"{keys.columns({'history': name})} makes it the conversation so far"
+    elif "prompt" not in parts:
+        yield f"{keys.columns({'prompt': name})} makes it the prompt"
+    elif kind == "text" and "input" not in parts:
+        yield f"{keys.columns({'input': name})} puts it behind {parts['prompt']} in the user's turn,"
+        yield f"{keys.columns({'prompt': name, 'input': parts['prompt']})} before it"
+    else:
+        yield f"{keys.columns({'prompt': name})} makes it the prompt instead"
 
 
 def not_ignored(keys: Keys, ignore: Sequence[str], seen: Iterable[str]) -> DataError | None:

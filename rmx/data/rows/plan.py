@@ -108,7 +108,9 @@ class Columns:
 
     def rows_with(self, column: Column) -> int:
         """Rows in which a column is not empty."""
-        return column.rows + sum(plan.full for plan in self._plans.values() if column in plan.columns)
+        return column.rows + sum(
+            plan.full for plan in self._plans.values() if any(own is column for own in plan.columns)
+        )
 
     def adapt(self, row: Row) -> tuple[Plan, Row]:
         """The row with rmx's names beside the file's, and its plan. Counts the row's columns.
@@ -213,13 +215,13 @@ class Columns:
         """What a column is, and how closely it is looked at when the row has become a comparison."""
         if name in self.ignore:
             return "ignored", None
+        if name in MEDIA or (name in sources and any(self.mapping.get(media) == name for media in MEDIA)):
+            return "unused", "any"
         if name in sources:
             return ", ".join(ours for ours, theirs in self.mapping.items() if theirs == name), None
         if name in roots:
             inside = [f"{ours} ({theirs})" for ours, theirs in self.mapping.items() if theirs.split(".")[0] == name]
             return ", ".join(inside), "prose"
-        if name in MEDIA:
-            return "unused", "any"
         part = RENAMED.get(name)
         if name in shadowed or (part is not None and part in given):
             return "unused", "every"
