@@ -59,9 +59,6 @@ def collect(
         rows = stream(spec, account, accounting.rejects, key, inherited)
         kept: Sequence[Comparison] = Spool.of(rows, spool) if spec.streaming else list(rows)
     accounting.notes.append(f"{spec.source}: {account.detected}")
-    words = account.columns_in_words()
-    if words:
-        accounting.notes.append(f"{spec.source}: columns: {words}")
     in_json = [name for name, column in account.columns.items() if column["looks"].endswith("JSON text")]
     if in_json:
         accounting.notes.append(f"{spec.source}: lists written as JSON text are read as lists: {', '.join(in_json)}")

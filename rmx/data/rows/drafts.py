@@ -140,11 +140,15 @@ def prompt_of(row: Row) -> Any:
     {'role': 'user', 'content': 'Add.\\n2+2'}
     """
     turn, more = row.get("prompt"), row.get("input")
-    if more:
+    if more or more == 0:
+        if not isinstance(more, str | list | dict):
+            raise RowFault("wrong type", f"input is a {kind(more)}, neither text nor messages")
         turn = f"{turn}\n{more}" if isinstance(turn, str) and turn and isinstance(more, str) else turn or more
     before = next((value for value in (row.get("history"), row.get("context")) if value), None)
     if before is None:
         return turn
+    if not isinstance(before, str | list | dict):
+        raise RowFault("wrong type", f"the conversation so far is a {kind(before)}, neither text nor messages")
     if turn is None or turn == "":
         return _turns(before)
     if isinstance(before, str) or not isinstance(turn, str):

@@ -61,8 +61,7 @@ class Plan:
     mapped: tuple[tuple[str, str], ...]  # rmx's name, the file's
     renamed: tuple[tuple[str, tuple[str, ...]], ...]  # part, the columns that may be it in order of preference
     json: tuple[str, ...]  # columns whose cells hold lists as JSON text
-    checked: tuple[tuple[Column, str, Level], ...]  # column, its part's name in the row, how closely it is looked at
-    shadowed: frozenset[str]  # columns whose name data.columns gives to another
+    checked: tuple[tuple[Column, str, Level, bool], ...]  # column, its name in the row (as read?), how closely
     messages: tuple[str, ...]  # columns in which messages may have further fields
     full: int = 0  # rows without an empty cell, counted here for all columns at once
 
@@ -144,8 +143,8 @@ class Columns:
             TextNotRead: there is some.
         """
         turns: set[str] = set()
-        for column, name, level in plan.checked:
-            value = (raw if name in plan.shadowed else row).get(name)
+        for column, name, level, as_read in plan.checked:
+            value = (raw if as_read else row).get(name)
             if not (value or value == 0) or type(value) in _NUMBERS:
                 continue
             if level == "any":
@@ -191,11 +190,11 @@ class Columns:
                 column = self.seen[name] = Column(name, use)
             columns.append(column)
             if level is not None:
-                checked.append((column, name, level))
+                checked.append((column, name, level, name in shadowed))
         for ours, theirs in mapped:  # a mapped prompt is looked at like any other
             origin = theirs if theirs in row else theirs.split(".")[0]
             if RENAMED.get(ours, ours) in _PROMPTS and origin in row:
-                checked.append((self.seen[origin], ours, "every"))
+                checked.append((self.seen[origin], ours, "every", False))
         in_json = tuple(name for name in [*names, *(ours for ours, _ in mapped)] if self._holds_json(name, row))
         for name in in_json:
             self.seen.get(self.mapping.get(name, name), Column(name, "")).as_json = True
@@ -203,7 +202,7 @@ class Columns:
             (part, tuple(found)) for part, found in candidates.items() if len(found) > 1 or found[0] != part
         )
         messages = tuple(name for name in (*names, *self.mapping) if TEXT_PARTS & {*PARTS_OF.get(name, ())})
-        return Plan(tuple(columns), mapped, renamed, in_json, tuple(checked), frozenset(shadowed), messages)
+        return Plan(tuple(columns), mapped, renamed, in_json, tuple(checked), messages)
 
     def _is_read(self, name: str) -> bool:
         """Whether the format reads a column of this name."""
