@@ -45,6 +45,7 @@ class Column:
     rows: int = 0  # in which it is not empty, besides those that `Plan.full` counts
     samples: list[Any] = field(default_factory=list)  # its first values
     repeated: int = 0  # rows in which all its texts are in the comparison too
+    short: int = 0  # rows in which it holds something too short to be asked about
     as_json: bool = False  # whether its cells hold lists as JSON text
 
     @property
@@ -101,7 +102,7 @@ class Columns:
         for plan in self._plans.values():
             plan.full = 0
         for column in self.seen.values():
-            column.rows = column.repeated = 0
+            column.rows = column.repeated = column.short = 0
             column.samples.clear()
         self.fields.clear()
 
@@ -153,6 +154,7 @@ class Columns:
                 column.repeated += 1
                 continue  # the most frequent case: a prompt that is one text
             if level != "every" and not seems(value, level):
+                column.short += 1
                 continue
             turns = turns or {message["content"] for part in (draft.prompt, *draft.responses) for message in part}
             if not _only_turns(value, turns) and not _is_said(value, name, draft):

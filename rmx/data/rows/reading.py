@@ -166,7 +166,7 @@ class RowReader:
         found = {}
         for name, column in self.columns.seen.items():
             use, rows = column.use, self.columns.rows_with(column)
-            if use == "unused" and column.repeated:
+            if use == "unused" and column.repeated and not column.short:
                 use = "repeats other columns"
             found[name] = {
                 "use": use,
