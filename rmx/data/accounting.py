@@ -1,9 +1,10 @@
 """Where every row went: kept, rejected for a reason, filtered, or left over. The numbers add up exactly.
 
-    read = kept + merged + sum(rejected by reason) + sum(filtered by reason) + unused     per source
+    read + split = kept + merged + sum(rejected by reason) + sum(filtered by reason) + unused     per source
     kept + repeated = train + sum(evals)                               comparisons, over the sets of that source
 
-`merged` are rows that joined a comparison of another row (one scored response a row), `repeated` are the second and
+`merged` are rows that joined a comparison of another row (one scored response a row), `split` are the second and
+further comparisons of a row (a tree of messages), `repeated` are the second and
 further copies of comparisons that a mixture uses for several epochs.
 
 Reasons are a fixed vocabulary (`REASONS`), so that counts can be compared between runs; the detail of one reject
@@ -23,7 +24,7 @@ from typing import Any
 from rmx.errors import DataError, OutputError
 from rmx.records import Comparison
 
-__all__ = ["REASONS", "Accounting", "Reject", "RowFault", "SourceAccount", "Splits", "write_rejects"]
+__all__ = ["REASONS", "REMARKS", "Accounting", "Reject", "RowFault", "SourceAccount", "Splits", "write_rejects"]
 
 REASONS: dict[str, str] = {
     "broken JSON": "the line is not one complete JSON value",
@@ -46,6 +47,16 @@ REASONS: dict[str, str] = {
     "too few responses": "fewer than two responses",
     "nested too deep": "the JSON nests deeper than any message does",
     "text not read": "a column holds text, messages or media that no part of the comparison says",
+}
+
+
+# What is remarkable about rows that are used all the same.
+REMARKS: dict[str, str] = {
+    "label against scores": "the other response has the better score; the label counts, and scores make no margin",
+    "label between equal scores": "both responses have the same score; the label counts",
+    "margin against the votes": "the votes prefer the response that the margin puts behind; the margin is left out",
+    "no scores": "no score on one side or both, so that they make no margin and are not compared with min_gap",
+    "response without a score": "a response without a rank or score was left out of its comparison",
 }
 
 
@@ -104,6 +115,8 @@ class SourceAccount:
     filtered: Counter[str] = field(default_factory=Counter)  # good rows left out: by `where`, or "no preference"
     unused: int = 0  # good rows beyond max_samples, a cap, or a fraction
     merged: int = 0  # rows that joined another row's comparison
+    split: int = 0  # comparisons of a row beyond its first
+    remarks: Counter[str] = field(default_factory=Counter)  # key of `REMARKS` → rows
     repeated: int = 0  # copies beyond the first
     train: int = 0
     evals: dict[str, int] = field(default_factory=dict)
@@ -118,7 +131,7 @@ class SourceAccount:
     def adds_up(self) -> bool:
         """Whether every row read is kept, rejected, filtered or unused, and every kept row stands in one set."""
         rows = self.kept + self.merged + self.bad + sum(self.filtered.values()) + self.unused
-        return self.read == rows and self.kept + self.repeated == self.train + sum(self.evals.values())
+        return self.read + self.split == rows and self.kept + self.repeated == self.train + sum(self.evals.values())
 
     def columns_in_words(self, trivial: bool = False) -> str:
         """What the columns are, in one line; empty when each is called what it is, unless `trivial` asks for it.
@@ -159,6 +172,8 @@ class SourceAccount:
             "filtered": dict(sorted(self.filtered.items())),
             "unused": self.unused,
             "merged": self.merged,
+            "split": self.split,
+            "remarks": dict(sorted(self.remarks.items())),
             "repeated": self.repeated,
             "train": self.train,
             "evals": dict(self.evals),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import gc
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmx.data.accounting import Accounting, Reject, RowFault, SourceAccount
+from rmx.data.accounting import REMARKS, Accounting, Reject, RowFault, SourceAccount
 from rmx.data.read.files import find_files, is_local, is_saved_dataset
 from rmx.data.read.json_files import BLANK, read_rows
 from rmx.data.rows import asking
+from rmx.data.rows.applying import idle_option
 from rmx.data.rows.drafts import Draft, RowOptions
+from rmx.data.rows.gathering import Joined, Place
 from rmx.data.rows.plan import TextNotRead
-from rmx.data.rows.ranked import gather
 from rmx.data.rows.reading import RowReader, Wishes
 from rmx.data.spool import Spool, take
 from rmx.data.where import compile_where
@@ -43,10 +43,11 @@ def collect(
     *,
     key: str = "data",
     inherited: bool = False,
+    given: Collection[str] | None = None,
 ) -> Sequence[Comparison]:
     """All good rows of a source, at most `max_samples` of them; `accounting` gets the source's counts.
 
-    For `key` and `inherited` see `stream`.
+    For `key`, `inherited` and `given` see `stream`.
 
     With `streaming` the rows stay on disk, in a nameless file in the folder `spool`.
 
@@ -56,12 +57,14 @@ def collect(
     account = SourceAccount()
     accounting.sources[spec.source] = account
     with _garbage_collection_off():
-        rows = stream(spec, account, accounting.rejects, key, inherited)
+        rows = stream(spec, account, accounting.rejects, key, inherited, given)
         kept: Sequence[Comparison] = Spool.of(rows, spool) if spec.streaming else list(rows)
     accounting.notes.append(f"{spec.source}: {account.detected}")
     in_json = [name for name, column in account.columns.items() if column["looks"].endswith("JSON text")]
     if in_json:
         accounting.notes.append(f"{spec.source}: lists written as JSON text are read as lists: {', '.join(in_json)}")
+    for remark, count in sorted(account.remarks.items()):
+        accounting.notes.append(f"{spec.source}: {count} rows with {remark}: {REMARKS[remark]}")
     if spec.max_samples is not None and len(kept) > spec.max_samples:
         chosen = sorted(random.Random(spec.seed).sample(range(len(kept)), spec.max_samples))
         account.unused = len(kept) - len(chosen)
@@ -83,21 +86,31 @@ def _garbage_collection_off() -> Iterator[None]:
 
 
 def stream(
-    spec: PreferenceData, account: SourceAccount, rejects: list[Reject], key: str = "data", inherited: bool = False
+    spec: PreferenceData,
+    account: SourceAccount,
+    rejects: list[Reject],
+    key: str = "data",
+    inherited: bool = False,
+    given: Collection[str] | None = None,
 ) -> Iterator[Comparison]:
     """Good rows one at a time, in file order, in memory that does not grow with the file.
 
+    Two shapes are held until the last row, because any row may belong to an earlier one: single responses, and trees
+    given as one message a row.
+
     `account` counts what is read and not used, `rejects` names the bad rows. `key` is what stands before the names of
-    keys in messages; `inherited` says that `ignore` was said of another source.
+    keys in messages; `inherited` says that `ignore` was said of another source, `given` which options were said of
+    this one (None: all).
 
     Raises:
-        DataError: nothing to read, no known format, or a column that has to be explained first.
+        DataError: nothing to read, no known format, a column that has to be explained first, or an option that has
+            nothing to work on.
     """
     rows = _located(spec, account)
     head = list(islice(rows, _SNIFF))
     reader = _reader(spec, head, account, asking.Keys(key, spec.say_columns), inherited)
-    points = Points(reader.wishes.options, account) if reader.format.name == "pointwise" else None
-    source = spec.source
+    options, source, own_ids = reader.wishes.options, spec.source, not spec.streaming
+    gathering = reader.format.gather(options) if reader.format.gather else None
     for file, label, line, row, fault in chain(head, rows):
         if fault is BLANK:
             account.blank += 1
@@ -109,12 +122,14 @@ def stream(
                 if read is None:
                     account.filtered["where"] += 1
                     continue
+                if gathering is not None:
+                    for found in gathering.add(*read, Place(f"{label}:{line}", f"{file}:{line}")):
+                        yield from _joined(found, account, source, own_ids)
+                    continue
+                if read[1].remarks:
+                    account.remarks.update(read[1].remarks)
                 # Own ids may repeat, and finding that out takes memory for every row.
-                found = _comparison(*read, source, f"{label}:{line}", f"{file}:{line}", not spec.streaming)
-                if points is None:
-                    yield found
-                else:
-                    points.add(found)
+                yield _comparison(*read, source, f"{label}:{line}", f"{file}:{line}", own_ids)
                 continue
             except RowFault as error:
                 fault = error
@@ -128,33 +143,24 @@ def stream(
             account.rejected[fault.reason] += 1
             rejects.append(Reject(file, line, fault.reason, fault.detail))
     reader.finish()
-    if points is not None:
-        yield from points.comparisons()
+    for found in gathering.rest() if gathering is not None else ():
+        yield from _joined(found, account, source, own_ids)
+    mistake = idle_option(source, key, options, account.detected, given)
+    if mistake is not None and account.read > account.bad:
+        raise mistake
 
 
-class Points:
-    """Scored single responses on their way to one comparison per prompt; they are held until the last row."""
-
-    def __init__(self, options: RowOptions, account: SourceAccount) -> None:
-        self.options, self.account = options, account
-        self.groups: dict[str, list[Comparison]] = {}
-
-    def add(self, row: Comparison) -> None:
-        """Take in one row: a comparison of one response, with its score as margin."""
-        self.groups.setdefault(json.dumps([row.prompt, row.tools], sort_keys=True), []).append(row)
-
-    def comparisons(self) -> Iterator[Comparison]:
-        """One comparison per prompt, in the order of first appearance; prompts without a pair are counted."""
-        for rows in self.groups.values():
-            first = rows[0]
-            drafts = [Draft([], [list(row.responses[0])], row.pairs) for row in rows]
-            try:
-                draft = gather(list(first.prompt), drafts, self.options)
-            except RowFault:  # one response, equal ones, or scores too close: good rows, but nothing to compare
-                self.account.filtered["no preference"] += len(rows)
-                continue
-            self.account.merged += len(rows) - 1
-            yield replace(first, responses=tuple(map(tuple, draft.responses)), pairs=draft.pairs)
+def _joined(found: Joined, account: SourceAccount, source: str, own_ids: bool) -> Iterator[Comparison]:
+    """The comparison of several rows, or a further one of the same row; rows that make none are counted."""
+    if found.draft is None:
+        account.filtered["no preference"] += found.rows
+        return
+    if found.rows:
+        account.merged += found.rows - 1
+    else:
+        account.split += 1
+    account.remarks.update(found.draft.remarks)
+    yield _comparison({"id": found.own_id}, found.draft, source, *found.place, own_ids)
 
 
 def _located(spec: PreferenceData, account: SourceAccount) -> Iterator[Located]:

@@ -44,9 +44,13 @@ class PreferenceData:
         max_bad_fraction: with `skip`, the share of bad rows above which the file is refused.
         on_overlap: a pair that stands in training and in an evaluation set: `error`, `drop_train` leaves it out of
             training, `allow` only reports it.
-        ties: rows without a winner: `drop`, or `keep` as a third outcome (target 0.5 for losses without ties).
-        min_gap: the least difference of scores that makes a pair; equal scores never do.
-        margin_from_scores: factor from a score difference to a margin in reward units; 0 for none.
+        ties: rows without a winner (votes and targets at one half, too): `drop`, or `keep` as a third outcome (target
+            0.5 for losses without ties).
+        min_gap: the least difference of scores, the winner's minus the loser's, that makes a pair; a pair that is
+            labelled against its own scores has a negative one.
+        margin_from_scores: factor from a score difference to a margin in reward units; 0 for none. A label that its
+            own scores contradict is counted, and gets no margin from them. When votes turn a pair round, its own
+            `margin` turns with it, and is 0 where it would be negative.
         pair_weighting: K ranked responses give K(K-1)/2 pairs, which weigh 1 `each`, or 1 together `per_prompt`.
         repeated_roles: two turns of one role in a row: `keep`, `merge` into one, or `reject` the row.
         max_tokens: the longest sequence, prompt and response; the tokeniser cuts or drops what is longer.
@@ -64,7 +68,21 @@ class PreferenceData:
     config: str | None = None
     revision: str | None = None
     format: Literal[
-        "auto", "preference", "dialogue", "sharegpt", "alpaca", "ranked", "votes", "strength", "scored", "pointwise"
+        "auto",
+        "preference",
+        "choices",
+        "dialogue",
+        "sharegpt",
+        "alpaca",
+        "last_turn",
+        "ranked",
+        "votes",
+        "strength",
+        "scored",
+        "pointwise",
+        "label_studio",
+        "tree",
+        "messages",
     ] = "auto"
     columns: dict[str, str] = field(default_factory=dict)
     ignore: list[str] = field(default_factory=list)
@@ -147,7 +165,8 @@ class PreferenceData:
         for name, spec in self.eval_specs().items():
             given = self.eval_sets[name]
             own = isinstance(given, dict) and "ignore" in given
-            readers[name] = partial(collect, spec, key=f"data.eval_sets.{name}", inherited=not own)
+            keys = frozenset(given) if isinstance(given, dict) else frozenset()
+            readers[name] = partial(collect, spec, key=f"data.eval_sets.{name}", inherited=not own, given=keys)
         return readers
 
     def eval_specs(self) -> dict[str, PreferenceData]:

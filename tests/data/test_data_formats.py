@@ -226,7 +226,8 @@ def test_row_of_each_format(tmp_path: Path, name: str) -> None:
 
 
 def test_every_format_has_a_row_above() -> None:
-    assert {wanted for _, wanted, _, _ in ROWS.values()} | {"pointwise"} == set(FORMATS)
+    elsewhere = {"pointwise", "choices", "last_turn", "tree", "messages", "label_studio"}  # test_data_shapes.py
+    assert {wanted for _, wanted, _, _ in ROWS.values()} | elsewhere == set(FORMATS)
 
 
 def test_detection_names_the_prompt_column(tmp_path: Path) -> None:
@@ -314,7 +315,8 @@ def test_pointwise_rows_of_one_prompt_are_compared(tmp_path: Path) -> None:
         ({"margin": 0.5}, Pair(0, 1, margin=0.5)),
         ({"margin": -1}, Pair(0, 1, margin=-1.0)),
         ({"target": 0.75}, Pair(0, 1, target=0.75)),
-        ({"target": 0.25, "margin": 0.5}, Pair(1, 0, margin=-0.5, target=0.75)),  # the annotators prefer `rejected`
+        ({"target": 0.25, "margin": 0.5}, Pair(1, 0, margin=0.0, target=0.75)),  # the annotators prefer `rejected`
+        ({"target": 0.25, "margin": -0.5}, Pair(1, 0, margin=0.5, target=0.75)),  # and so does the margin
         ({"votes_chosen": 3, "votes_rejected": 1}, Pair(0, 1, target=0.75)),
         ({"weight": 2}, Pair(0, 1, weight=2.0)),
         ({"tie": False}, Pair(0, 1)),

@@ -52,8 +52,12 @@ _SCORE_CHOSEN, _SCORE_REJECTED = _sides(
 _VOTES_CHOSEN, _VOTES_REJECTED = _sides("votes_{}", "{}_votes", "num_votes_{}", "n_{}")
 
 # The columns of two sides are a stem and an end: response_a and response_b, human_ref_A and human_ref_B.
-STEMS = ("response_", "conversation_", "answer_", "completion_", "output_", "human_ref_", "response")
+STEMS = (
+    "response_", "conversation_", "answer_", "completion_", "output_", "generation_", "human_ref_", "response",
+    "response-", "generation-", "answer-", "answer", "completion", "output",
+)  # fmt: skip
 ENDS = (("a", "b"), ("A", "B"), ("0", "1"), ("1", "2"))
+SCORE_STEMS = ("score_", "rating_", "score-", "rating-")
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -92,7 +96,11 @@ PARTS: tuple[Part, ...] = (
          "rejected_conversations"),
         "the worse response",
     ),
-    Part("responses", ("responses", "answers", "completions", "outputs", "generations"), "a list of responses"),
+    Part(
+        "responses",
+        ("responses", "answers", "completions", "outputs", "generations", "candidates", "summaries"),
+        "a list of responses, as texts, messages or objects, or an object of lists",
+    ),
     Part("ranks", ("ranks", "rank"), "a rank for each of the responses; 1 is best"),
     Part("scores", ("scores", "ratings", "rating"), "a score for each of the responses; more is better"),
     Part(
@@ -102,14 +110,25 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "winner",
-        ("winner", "better_response_id", "preference", "label", "labels", "vote", "chosen_side", "winner_model_a",
-         "winner_model_b", "winner_tie"),
+        ("winner", "better_response_id", "preference", "label", "labels", "vote", "chosen_side", "safer_response_id",
+         "winner_model_a", "winner_model_b", "winner_tie"),
         "which side is better, or a tie",
     ),
     Part("strength", ("preference_strength", "overall_preference"), "negative: the first side is better"),
-    Part("side_scores", tuple(f"score_{end}" for ends in ENDS for end in ends), "a score for each side"),
-    Part("response", ("response",), "the one response of a scored row"),
-    Part("score", ("score", "overall_score", "rating", "reward"), "the score of the one response"),
+    Part(
+        "side_scores",
+        tuple(stem + end for stem in SCORE_STEMS for ends in ENDS for end in ends),
+        "a score for each side",
+    ),
+    Part("response", ("response", "completion", "answer"), "the one response of a row with a score or a label"),
+    Part(
+        "score",
+        ("score", "overall_score", "pm_score", "rating", "reward", "fine-grained_score"),
+        "the score of the one response",
+    ),
+    Part("label", ("label", "kto_tag", "is_safe"), "whether the one response is good: true or false"),
+    Part("choice", ("choice",), "the number, from 0, of the response that was picked from a list"),
+    Part("info", ("info",), "the post or article that was summarised, as an object"),
     Part("score_chosen", _SCORE_CHOSEN, "the chosen response's score; more is better"),
     Part("score_rejected", _SCORE_REJECTED, "the rejected response's score"),
     Part("votes_chosen", _VOTES_CHOSEN, "annotators who preferred the chosen response"),
@@ -127,7 +146,9 @@ PARTS_OF: dict[str, tuple[str, ...]] = {
 }
 
 # Columns of these parts keep their names, because their readers look at several of them together.
-_KEPT = frozenset({"responses", "ranks", "scores", "sides", "winner", "strength", "side_scores", "score"})
+_KEPT = frozenset(
+    {"responses", "ranks", "scores", "sides", "winner", "strength", "side_scores", "score", "label", "response"}
+)
 RENAMED: dict[str, str] = {name: part.name for part in PARTS if part.name not in _KEPT for name in part.names}
 TEXT_PARTS = frozenset(
     {"prompt", "input", "history", "context", "system", "chosen", "rejected", "responses", "sides", "response"}

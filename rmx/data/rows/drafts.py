@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ __all__ = [
     "RowOptions",
     "alternating",
     "answer",
+    "decided",
     "finish",
     "kind",
     "needed",
@@ -46,17 +47,24 @@ class Draft(NamedTuple):
     responses: list[list[Message]]
     pairs: tuple[Pair, ...]
     tools: tuple[dict[str, Any], ...] | None = None
+    remarks: tuple[str, ...] = ()  # keys of `rmx.data.accounting.REMARKS`
 
 
 @dataclass(frozen=True, slots=True)
 class RowOptions:
-    """The choices a conversion leaves to the user; explained at `PreferenceData`."""
+    """The choices a conversion leaves to the user; explained at `PreferenceData`.
+
+    Conversions put into `met` what rows gave these choices to work on, so that one that never had anything to work
+    on can be refused: `scores` (numbers of a size that means something), `ties` (rows that can say "no winner") and
+    `lists` (rows that can make more than one pair).
+    """
 
     ties: Literal["drop", "keep"] = "drop"
     min_gap: float = 0.0
     margin_from_scores: float = 0.0
     pair_weighting: Literal["each", "per_prompt"] = "each"
     repeated_roles: Literal["keep", "merge", "reject"] = "keep"
+    met: set[str] = field(default_factory=set, compare=False, repr=False)
 
 
 def finish(
@@ -65,6 +73,7 @@ def finish(
     prompt: list[Message],
     responses: list[list[Message]],
     pairs: tuple[Pair, ...] | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> Draft:
     """Check the turns, add system message and tools, and read what the row says about the pair."""
     if prompt and prompt[0]["role"] == "system" and not prompt[0]["content"].strip():
@@ -81,8 +90,9 @@ def finish(
     if pairs is None:
         if same(responses[0], responses[1]):
             raise RowFault("identical responses")
-        pairs = (_pair(row, options),)
-    return Draft(prompt, responses, pairs, _tools(row.get("tools")) if "tools" in row else None)
+        pair, remarks = _pair(row, options)
+        pairs = (pair,)
+    return Draft(prompt, responses, pairs, _tools(row.get("tools")) if "tools" in row else None, remarks)
 
 
 def _with_system(system: Any, prompt: list[Message]) -> list[Message]:
@@ -105,11 +115,15 @@ def _with_system(system: Any, prompt: list[Message]) -> list[Message]:
     return [{"role": "system", "content": str(system)}, *prompt]
 
 
-def split_shared(a: list[Message], b: list[Message]) -> tuple[list[Message], list[list[Message]]]:
+def split_shared(
+    a: list[Message], b: list[Message], *, whole: bool = False
+) -> tuple[list[Message], list[list[Message]]]:
     """The shared beginning of two conversations by message, and what follows it on each side.
 
     The cut goes back to a place where the assistant has the word on both sides, so that a response is all that the
-    assistant (and its tools) did from there. When a *user* turn follows the cut, the sides answer different prompts.
+    assistant (and its tools) did from there. When a *user* turn follows the cut, the sides answer different prompts;
+    but annotators who saw `whole` conversations, each going its own way, compared all that follows the cut, the user's
+    turns included.
 
     Raises:
         RowFault: the two sides are the same, or answer different prompts.
@@ -126,7 +140,7 @@ def split_shared(a: list[Message], b: list[Message]) -> tuple[list[Message], lis
         n -= 1
     for side in (a, b):
         for number, message in enumerate(side[n:], n + 1):
-            if message["role"] in {"user", "system"}:
+            if message["role"] in {"user", "system"} and not (whole and number > n + 1):
                 raise RowFault("prompts differ", f"the sides part at message {n + 1}; message {number} is the user's")
     return a[:n], [a[n:], b[n:]]
 
@@ -240,9 +254,16 @@ def prompt_messages(value: Any, column: str) -> list[Message]:
             turns = dialogue_messages(value)
             return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"] else turns
         return [{"role": "user", "content": str(value)}]
+    if isinstance(value, dict) and value.keys().isdisjoint(_ROLES):  # WebGPT's question, an object with its text
+        text = next((value[name] for name in _PROMPT_TEXTS if isinstance(value.get(name), str)), None)
+        if text is not None:
+            return [{"role": "user", "content": text}]
     if isinstance(value, list | dict):
         return to_messages(value, column)
     raise RowFault("wrong type", f"{column} is a {kind(value)}, neither text nor messages")
+
+
+_PROMPT_TEXTS = ("full_text", "text", "content")
 
 
 def number(value: Any, column: str, low: float = -1e6, high: float = 1e6) -> float:
@@ -265,38 +286,119 @@ def number(value: Any, column: str, low: float = -1e6, high: float = 1e6) -> flo
     return float(value)
 
 
-def _pair(row: Row, options: RowOptions) -> Pair:
-    given = row.get("margin"), row.get("weight"), row.get("target")  # null is not given
-    margin = 0.0 if given[0] is None else number(given[0], "margin")
-    weight = 1.0 if given[1] is None else number(given[1], "weight", low=0.0)
-    if options.margin_from_scores and row.get("score_chosen") is not None:
-        gap = number(row["score_chosen"], "score_chosen") - number(row.get("score_rejected"), "score_rejected")
-        margin += options.margin_from_scores * gap
-    tie = False if row.get("tie") is None else row["tie"]
-    if isinstance(tie, Cell):
-        tie = tie.strip().lower() in {"1", "true", "yes"}
-    if not isinstance(tie, bool | int):
-        raise RowFault("number not usable", "tie is neither true nor false")
-    if tie:
+def decided(
+    options: RowOptions,
+    first: float,
+    gap: float | None = None,
+    margin: float = 0.0,
+    weight: float = 1.0,
+) -> tuple[Pair, tuple[str, ...]]:
+    """The pair of responses 0 and 1, and what is remarkable about it.
+
+    Args:
+        options: `ties`, `min_gap` and `margin_from_scores` act here.
+        first: share of annotators who prefer response 0: 1 it wins, 0 the other wins, 1/2 a tie.
+        gap: score of response 0 minus that of response 1, where both have one.
+        margin: what the row itself says about the lead of response 0, in reward units.
+        weight: of the pair.
+
+    The winner is who the annotators prefer, never who has the better score. With `won` = the winner's score minus the
+    loser's, a pair with `won` < `min_gap` is left out, and `margin_from_scores` x max(`won`, 0) joins the margin:
+    scores that contradict the label are counted, but ask for no negative lead. When the annotators prefer response 1,
+    the row's own margin turns round with the pair and is then 0 at least: a lead that the row gives to the losing
+    side is dropped, and counted.
+
+    >>> decided(RowOptions(margin_from_scores=0.5), 1.0, gap=3.0)
+    (Pair(winner=0, loser=1, margin=1.5, target=1.0, weight=1.0, tie=False), ())
+    >>> decided(RowOptions(), 0.25, margin=0.5)  # three of four prefer the other side
+    (Pair(winner=1, loser=0, margin=0.0, target=0.75, weight=1.0, tie=False), ('margin against the votes',))
+
+    Raises:
+        RowFault: a tie with `ties=drop`, or scores closer than `min_gap`.
+    """
+    if gap is not None:
+        options.met.add("scores")
+    if first == 0.5:
         if options.ties == "drop":
             raise RowFault("no preference", "a tie; data.ties=keep uses it")
-        return Pair(0, 1, 0.0, 0.5, weight, True)
-    target = 1.0
-    if given[2] is not None:
-        target = number(given[2], "target", 0.0, 1.0)
-    elif row.get("votes_chosen") is not None and row.get("votes_rejected") is not None:
-        votes = [number(row[key], key, low=0.0) for key in ("votes_chosen", "votes_rejected")]
-        if sum(votes) == 0:
-            raise RowFault("number not usable", "no votes on either side")
-        target = votes[0] / sum(votes)
-    if target < 0.5:  # the annotators prefer the other side
-        return Pair(1, 0, -margin, 1.0 - target, weight)
-    if margin == 0.0 and target == 1.0 and weight == 1.0:
+        return Pair(0, 1, 0.0, 0.5, weight, True), ()
+    remarks: tuple[str, ...] = ()
+    turned = first < 0.5
+    if turned:
+        remarks += ("margin against the votes",) if margin > 0.0 else ()
+        margin = max(-margin, 0.0)
+    if gap is not None:
+        won = -gap if turned else gap
+        if options.min_gap and won < options.min_gap:
+            raise RowFault("no preference", "the winner's score is less than data.min_gap above the other")
+        if won <= 0.0:
+            remarks += ("label against scores" if won < 0.0 else "label between equal scores",)
+        margin += options.margin_from_scores * max(won, 0.0)
+    pair = Pair(1, 0, margin, 1.0 - first, weight) if turned else Pair(0, 1, margin, first, weight)
+    return pair, remarks
+
+
+def _pair(row: Row, options: RowOptions) -> tuple[Pair, tuple[str, ...]]:
+    """The pair of a chosen and a rejected response, from the numbers beside them; null is not given."""
+    if _NUMBERS.isdisjoint(row):
         return _PLAIN
-    return Pair(0, 1, margin, target, weight)
+    first = _share_for_chosen(row, options)
+    margin, weight = row.get("margin"), row.get("weight")
+    scores = row.get("score_chosen"), row.get("score_rejected")
+    if None in scores:
+        scores = _scores_beside(row) or (None, None)
+    gap = None
+    if scores[0] is not None:
+        gap = number(scores[0], "score_chosen") - number(scores[1], "score_rejected")
+    pair, remarks = decided(
+        options,
+        first,
+        gap,
+        0.0 if margin is None else number(margin, "margin"),
+        1.0 if weight is None else number(weight, "weight", low=0.0),
+    )
+    return pair, (*remarks, "no scores") if gap is None and (options.margin_from_scores or options.min_gap) else remarks
 
 
-_PLAIN = Pair(0, 1)
+_PLAIN: tuple[Pair, tuple[str, ...]] = (Pair(0, 1), ())
+_NUMBERS = frozenset(
+    {"margin", "weight", "target", "tie", "votes_chosen", "votes_rejected", "score_chosen", "score_rejected", "rating"}
+)
+
+
+def _share_for_chosen(row: Row, options: RowOptions) -> float:
+    """The share of annotators who prefer the chosen response: from `tie`, `target`, or votes."""
+    tie, target = row.get("tie"), row.get("target")
+    if isinstance(tie, Cell):
+        tie = tie.strip().lower() in {"1", "true", "yes"}
+    if tie is not None and not isinstance(tie, bool | int):
+        raise RowFault("number not usable", "tie is neither true nor false")
+    given = row.get("votes_chosen"), row.get("votes_rejected")
+    if tie is not None or target is not None or None not in given:
+        options.met.add("ties")
+    if tie:
+        return 0.5
+    if target is not None:
+        return number(target, "target", 0.0, 1.0)
+    if None in given:
+        return 1.0
+    votes = number(given[0], "votes_chosen", low=0.0), number(given[1], "votes_rejected", low=0.0)
+    if sum(votes) == 0:
+        raise RowFault("number not usable", "no votes on either side")
+    return votes[0] / sum(votes)
+
+
+def _scores_beside(row: Row) -> tuple[Any, Any] | None:
+    """Scores in a list `rating` beside the list `generations`, whose texts or `order` say which side each is."""
+    ratings, order, texts = row.get("rating"), row.get("order"), row.get("generations")
+    if not isinstance(ratings, list):
+        return None
+    names = order if isinstance(order, list) and {"chosen", "rejected"} <= {*map(str, order)} else None
+    if names is None and isinstance(texts, list):
+        names = ["chosen" if text == row.get("chosen") else "rejected" for text in texts]
+    if names is None or sorted(map(str, names)) != ["chosen", "rejected"] or len(ratings) != 2:
+        return None
+    return ratings[names.index("chosen")], ratings[names.index("rejected")]
 
 
 def _tools(value: Any) -> tuple[dict[str, Any], ...] | None:

@@ -126,9 +126,10 @@ class RowReader:
             return None
         draft = self.format.convert(row, wishes.options)
         self.columns.check(plan, raw, row, draft)
-        self.rows += 1
-        if not draft.prompt or (len(draft.prompt) == 1 and draft.prompt[0]["role"] == "system"):
-            self.without_prompt += 1
+        if draft.pairs:  # a row that is only a part of comparisons has no prompt of its own
+            self.rows += 1
+            if not draft.prompt or (len(draft.prompt) == 1 and draft.prompt[0]["role"] == "system"):
+                self.without_prompt += 1
         return row, draft
 
     def judge(self, fault: TextNotRead, raw: Row, place: str) -> None:
