@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rmx.data import PreferenceData, Splits
+from rmx.data import PreferenceData, Splits, audit
 from rmx.data.accounting import SourceAccount
 from rmx.errors import DataError
 from rmx.records import Comparison, Pair
@@ -364,6 +364,8 @@ def test_a_label_against_its_own_scores_is_counted_and_makes_no_negative_margin(
     account = splits.accounting.sources["rows"]
     assert dict(account.remarks) == {"label against scores": 1, "label between equal scores": 1}
     assert any("1 rows with label against scores" in note for note in splits.accounting.notes)
+    findings = [(found.level, found.text) for found in audit(splits).findings]
+    assert any(level == "warning" and "label against scores" in text for level, text in findings)
     shp = {"history": "?", "human_ref_A": "a", "human_ref_B": "b", "labels": 1, "score_A": 2, "score_B": 9}
     (found,), account = read(tmp_path, shp, margin_from_scores=1.0)
     assert (found.pairs, dict(account.remarks)) == ((Pair(0, 1),), {"label against scores": 1})

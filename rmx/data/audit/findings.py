@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from rmx.data.accounting import Splits
+from rmx.data.accounting import REMARKS, Splits
 from rmx.data.audit import checks
 from rmx.data.audit.lengths import character_lengths, token_lengths
 from rmx.data.spool import Spool
@@ -129,6 +129,10 @@ def _findings(numbers: Mapping[str, Any], splits: Splits) -> Iterator[Finding]:
         elif found["with_prompt_in_train_normalised"]:
             text = f"{found['with_prompt_in_train_normalised']} of {found['comparisons']} prompts stand in training too"
             yield Finding("warning", f"{name}: {text}")
+    for name, account in numbers["rows"]["sources"].items():
+        for remark, count in account["remarks"].items():
+            level: Literal["warning", "note"] = "warning" if " against " in remark else "note"
+            yield Finding(level, f"{name}: {count} rows with {remark}: {REMARKS[remark]}")
     repeats, roles = numbers["repeats"], numbers["roles"]
     pairs = sum(found["pairs"] for found in numbers["sets"].values())
     if repeats["contradictions"]:
@@ -174,7 +178,7 @@ def _lines(found: Audit) -> Iterator[str]:
             if account[key]:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in account[key].items())
                 parts.append(f"{sum(account[key].values())} {key} ({reasons})")
-        parts += [f"{account[key]} {key}" for key in ("merged", "unused", "repeated") if account[key]]
+        parts += [f"{account[key]} {key}" for key in ("merged", "split", "unused", "repeated") if account[key]]
         yield f"{name}: {', '.join(parts)}; {account['detected']}"
         if account.get("columns_in_words"):
             yield f"{name}: columns: {account['columns_in_words']}"

@@ -326,14 +326,14 @@ def decided(
     turned = first < 0.5
     if turned:
         remarks += ("margin against the votes",) if margin > 0.0 else ()
-        margin = max(-margin, 0.0)
+        margin = max(0.0, -margin)
     if gap is not None:
         won = -gap if turned else gap
         if options.min_gap and won < options.min_gap:
             raise RowFault("no preference", "the winner's score is less than data.min_gap above the other")
         if won <= 0.0:
             remarks += ("label against scores" if won < 0.0 else "label between equal scores",)
-        margin += options.margin_from_scores * max(won, 0.0)
+        margin += options.margin_from_scores * max(0.0, won)
     pair = Pair(1, 0, margin, 1.0 - first, weight) if turned else Pair(0, 1, margin, first, weight)
     return pair, remarks
 
