@@ -63,6 +63,11 @@ def collect(
     in_json = [name for name, column in account.columns.items() if column["looks"].endswith("JSON text")]
     if in_json:
         accounting.notes.append(f"{spec.source}: lists written as JSON text are read as lists: {', '.join(in_json)}")
+    if spec.streaming and account.format in _HELD:
+        accounting.notes.append(
+            f"{spec.source}: all rows were held in memory until the last one was read, although data.streaming is on: "
+            f"only then is it known which {_HELD[account.format]} belong together"
+        )
     for remark, count in sorted(account.remarks.items()):
         accounting.notes.append(f"{spec.source}: {count} rows with {remark}: {REMARKS[remark]}")
     if spec.max_samples is not None and len(kept) > spec.max_samples:
@@ -71,6 +76,9 @@ def collect(
         kept = take(kept, chosen)
     account.kept = len(kept)
     return kept
+
+
+_HELD = {"pointwise": "single responses", "messages": "messages of a tree"}
 
 
 @contextmanager
@@ -146,6 +154,12 @@ def stream(
     for found in gathering.rest() if gathering is not None else ():
         yield from _joined(found, account, source, own_ids)
     mistake = idle_option(source, key, options, account.detected, given)
+    if not reader.tagged and (given is None or "tags" in given):
+        named = ", ".join(f"{tag}: {name}" for tag, name in spec.tags.items())
+        mistake = DataError(
+            f"{key}.tags={{{named}}}: does nothing for {source}: no message has such a key and role. "
+            "Look at the keys of one message, or leave the tags out"
+        )
     if mistake is not None and account.read > account.bad:
         raise mistake
 

@@ -400,6 +400,30 @@ def test_an_evaluation_set_may_inherit_an_option_that_it_has_no_use_for(tmp_path
         load(tmp_path, [row], min_gap=1.0, eval_sets={"plain": {"path": str(plain), "min_gap": 2.0}})
 
 
+def test_tags_that_no_message_has_are_a_mistake(tmp_path: Path) -> None:
+    row = {"prompt": [user("Hi")], "chosen": [bot("a")], "rejected": [bot("b")]}
+    with pytest.raises(DataError, match=r"data\.tags=\{role_tag: speaker\}: does nothing for rows"):
+        read(tmp_path, row, tags={"role_tag": "speaker"})
+    said = {"prompt": [{"speaker": "user", "text": "Hi"}], "chosen": "a", "rejected": "b"}
+    (found,), _ = read(tmp_path, said, tags={"role_tag": "speaker", "content_tag": "text"})
+    assert texts(found)[0] == ["Hi"]
+
+
+def test_quotes_that_annotators_saw_beside_an_answer_are_asked_about(tmp_path: Path) -> None:
+    quotes = {"title": ["Sums"], "extract": ["Two and two make four, as every child has learned at school."]}
+    row = {**SHAPES["WebGPT"][0], "quotes_0": quotes, "quotes_1": quotes}
+    with pytest.raises(DataError, match="quotes_0"):
+        read(tmp_path, row)
+    assert len(read(tmp_path, row, ignore=["quotes_0", "quotes_1"])[0]) == 1
+
+
+def test_what_streaming_cannot_keep_on_disk_is_said(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "response": text, "score": score} for score, text in enumerate("AB")]
+    notes = load(tmp_path, rows, streaming=True).accounting.notes
+    assert any("held in memory" in note for note in notes)
+    assert not any("held in memory" in note for note in load(tmp_path, [CHOSEN], streaming=True).accounting.notes)
+
+
 def test_every_source_of_a_mixture_answers_for_its_own_options(tmp_path: Path) -> None:
     from rmx.data import Mixture
 

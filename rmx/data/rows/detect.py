@@ -45,7 +45,7 @@ class Format:
 COMMON = ("prompt", "input", "history", "context", "system", "tools", "weight", "id")
 _PAIR = (
     *("chosen", "rejected", "margin", "target", "tie"),
-    *("score_chosen", "score_rejected", "votes_chosen", "votes_rejected", "rating", "order"),
+    *("score_chosen", "score_rejected", "votes_chosen", "votes_rejected", "rating"),
 )
 
 

@@ -50,6 +50,7 @@ class RowReader:
         self.format = self._format(head)
         self.companions: set[str] = set()  # columns that say what other columns say, in most rows
         self.rows = self.without_prompt = 0
+        self.tagged = not wishes.tags  # whether `tags` have named a key or a role of any message
         self._look(head)
 
     def _format(self, head: Sequence[Row]) -> Format:
@@ -121,7 +122,9 @@ class RowReader:
                 return None
             raise
         if wishes.tags:
-            row = retagged(row, wishes.tags)
+            usual = retagged(row, wishes.tags)
+            self.tagged = self.tagged or usual != row
+            row = usual
         if wishes.keep is not None and not wishes.keep(row):
             return None
         draft = self.format.convert(row, wishes.options)
