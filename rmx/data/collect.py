@@ -78,6 +78,11 @@ def collect(
     return kept
 
 
+def _tags_of(spec: PreferenceData, key: str) -> str:
+    """Where the tags of a source were said: in the config, or in dataset_info.json."""
+    return f"{key}.tags" if spec.say_columns is None else f"{spec.source}: tags of dataset_info.json"
+
+
 _HELD = {"pointwise": "single responses", "messages": "messages of a tree"}
 
 
@@ -157,7 +162,7 @@ def stream(
     if not reader.tagged and (given is None or "tags" in given):
         named = ", ".join(f"{tag}: {name}" for tag, name in spec.tags.items())
         mistake = DataError(
-            f"{key}.tags={{{named}}}: does nothing for {source}: no message has such a key and role. "
+            f"{_tags_of(spec, key)}={{{named}}}: does nothing for {source}: no message has such a key and role. "
             "Look at the keys of one message, or leave the tags out"
         )
     if mistake is not None and account.read > account.bad:
