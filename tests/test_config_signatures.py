@@ -11,7 +11,8 @@ import pytest
 
 from rmx.config import library
 from rmx.config.checking import mistakes_in
-from rmx.config.library import TARGETS, describe, stored_signature
+from rmx.config.describe import describe
+from rmx.config.library import TARGETS, stored_signature
 from rmx.config.signatures import import_name, read_signature
 from rmx.errors import ConfigError
 
@@ -112,7 +113,7 @@ def test_builtins_take_anything_and_missing_names_are_told() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_library_json_describes_the_installed_classes(target: str) -> None:
-    """After an update: `python -m rmx.config.library`, and see what the difference means for rmx.training.ranges."""
+    """After an update: `python -m rmx.config.describe`, and see what the difference means for rmx.training.ranges."""
     stored = stored_signature(target)
     assert stored is not None and not stored.pop("of_other_version")
     assert stored == describe(target)

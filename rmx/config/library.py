@@ -1,9 +1,7 @@
 """Library classes that a configuration may name and that take seconds to import, described beforehand.
 
-library.json holds, for each of TARGETS, the JSON Schema of its parameters and the version that they were read from.
-After an update of a library:
-
-    python -m rmx.config.library        import the classes and write library.json again
+library.json holds, for each of TARGETS, the JSON Schema of its parameters and the version that they were read from;
+`python -m rmx.config.describe` writes it again after an update of a library.
 
 Where another version is installed, the stored description is believed when it finds no mistake; what it calls a
 mistake is put to the installed class before the user hears of it (`rmx.config.checking`).
@@ -17,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LIBRARY_TARGETS", "TARGETS", "describe", "stored_signature"]
+__all__ = ["LIBRARY_FILE", "LIBRARY_TARGETS", "TARGETS", "stored_signature"]
 
 # Library calls that a configuration may make with any arguments: they store their arguments and open nothing.
 LIBRARY_TARGETS = frozenset(
@@ -30,12 +28,12 @@ LIBRARY_TARGETS = frozenset(
     }
 )
 TARGETS = sorted(LIBRARY_TARGETS | {"transformers.training_args.TrainingArguments"})
-_FILE = Path(__file__).with_name("library.json")
+LIBRARY_FILE = Path(__file__).with_name("library.json")
 
 
 @functools.cache
 def _stored() -> dict[str, Any]:
-    return dict(json.loads(_FILE.read_text(encoding="utf-8")))
+    return dict(json.loads(LIBRARY_FILE.read_text(encoding="utf-8")))
 
 
 @functools.cache
@@ -56,28 +54,3 @@ def stored_signature(target: str) -> dict[str, Any] | None:
     if entry is None:
         return None
     return entry | {"of_other_version": not _is_installed(target.partition(".")[0], entry["version"])}
-
-
-def describe(target: str) -> dict[str, Any]:
-    """Import a target and return its entry of library.json."""
-    from rmx.config.signatures import signature_as_json
-
-    return {"version": version(target.partition(".")[0]), **dict(signature_as_json(target))}
-
-
-def main() -> None:
-    """Write library.json again, a parameter a line."""
-    entries = []
-    for target in TARGETS:
-        entry = describe(target)
-        lines = [
-            f"   {json.dumps(name)}: {json.dumps(entry['parameters'][name])}" for name in sorted(entry["parameters"])
-        ]
-        head = ", ".join(f"{json.dumps(key)}: {json.dumps(entry[key])}" for key in ("version", "required", "is_open"))
-        body = ",\n".join(lines)
-        entries.append(f' {json.dumps(target)}: {{{head}, "parameters": {{\n{body}}}}}')
-    _FILE.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rmx.models.adapters import Adapter, check_trainable
-from rmx.models.source import LoadedModel, RewardModelSource
+from rmx.models.loaded import LoadedModel
+from rmx.models.source import RewardModelSource
 from rmx.models.tiny import tiny_config, tiny_tokenizer
 
 if TYPE_CHECKING:

@@ -13,12 +13,14 @@ from rmx.errors import ConfigError, ModelError
 from rmx.models.adapters import Adapter, attach
 from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
 from rmx.models.head import backbone_of, head_of, head_parts, in_float32, linear_of, text_backbone, unwrap
+from rmx.models.loaded import LoadedModel
 from rmx.models.resolve import Resolved
-from rmx.models.source import LoadedModel, RewardModelSource
 from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rmx.models.source import RewardModelSource
 
 __all__ = ["load"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
@@ -12,8 +12,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from rmx.errors import ModelError
 from rmx.models.head import ScoredPosition, scored_position
 from rmx.models.resolve import resolve, trust_remote_code
-from rmx.models.source import RewardModelSource
 from rmx.models.tiny import tiny_tokenizer
+
+if TYPE_CHECKING:
+    from rmx.models.source import RewardModelSource
 
 __all__ = ["Padding", "check_vocabulary", "choose_padding", "load_tokenizer", "scored_position_of", "tokenizer_of"]
 

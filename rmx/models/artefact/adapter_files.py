@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from rmx.errors import ModelError
 from rmx.models.head import unwrap
-from rmx.models.source import LoadedModel
+from rmx.models.loaded import LoadedModel
 from rmx.models.stored import BASE
 from rmx.models.tiny import TINY
 

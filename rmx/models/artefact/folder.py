@@ -27,8 +27,9 @@ from rmx.errors import ModelError, OutputError
 from rmx.files import new_folder
 from rmx.models.artefact.adapter_files import write_adapter
 from rmx.models.head import head_of, linear_of, unwrap
+from rmx.models.loaded import LoadedModel
 from rmx.models.quiet import quiet
-from rmx.models.source import LoadedModel, RewardModelSource
+from rmx.models.source import RewardModelSource
 from rmx.models.stored import BASE
 from rmx.models.weights import read_json
 

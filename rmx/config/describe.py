@@ -1,0 +1,35 @@
+"""Write library.json again after an update of a library: `python -m rmx.config.describe`."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+from rmx.config.library import LIBRARY_FILE, TARGETS
+from rmx.config.signatures import signature_as_json
+
+__all__ = ["describe"]
+
+
+def describe(target: str) -> dict[str, Any]:
+    """Import a target and return its entry of library.json."""
+    return {"version": version(target.partition(".")[0]), **dict(signature_as_json(target))}
+
+
+def main() -> None:
+    """Write library.json again, a parameter a line."""
+    entries = []
+    for target in TARGETS:
+        entry = describe(target)
+        lines = [
+            f"   {json.dumps(name)}: {json.dumps(entry['parameters'][name])}" for name in sorted(entry["parameters"])
+        ]
+        head = ", ".join(f"{json.dumps(key)}: {json.dumps(entry[key])}" for key in ("version", "required", "is_open"))
+        body = ",\n".join(lines)
+        entries.append(f' {json.dumps(target)}: {{{head}, "parameters": {{\n{body}}}}}')
+    LIBRARY_FILE.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
