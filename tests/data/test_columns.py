@@ -505,6 +505,12 @@ def test_the_table_of_names_is_one_and_complete() -> None:
     assert all(f"| `{part.name}` | `" in markdown() for part in PARTS)
 
 
+def test_the_page_about_columns_is_what_the_code_says() -> None:
+    """After a change of the table: `make columns` writes the page again."""
+    page = Path(__file__).parents[2] / "docs" / "columns.md"
+    assert page.read_text(encoding="utf-8") == f"{markdown()}\n"
+
+
 # --- The invariant: every text of a row is read, or named as not read, or asked about, or its row is rejected ---
 
 WORDS = st.sampled_from(["Who wrote it?", "Ann wrote it.", "a long text of many words", "no", "en", "x1"])
@@ -540,6 +546,17 @@ ROW = st.dictionaries(NAMES, VALUES, max_size=4).map(
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(ROW, min_size=1, max_size=4))
 def test_no_text_is_lost_in_silence(rows: list[dict[str, Any]]) -> None:
+    check_that_every_text_is_used_or_named(rows)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(ROW, min_size=1, max_size=4))
+def test_no_text_is_lost_in_three_thousand_files(rows: list[dict[str, Any]]) -> None:
+    check_that_every_text_is_used_or_named(rows)
+
+
+def check_that_every_text_is_used_or_named(rows: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         spec = PreferenceData(
             path=write(Path(folder) / "rows.jsonl", *rows),

@@ -6,6 +6,7 @@ Values are shown cut short, three of them at most. A proposal is never taken by 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -138,8 +139,12 @@ def _paths(rows: Sequence[Row]) -> list[str]:
 
 
 def damaged_header(source: str, rows: Sequence[Row]) -> DataError | None:
-    """The name of a column that was read with a wrong encoding, or that begins with a byte order mark."""
-    for name in dict.fromkeys(column for row in rows for column in row):
+    """The name of a column that was read with a wrong encoding, or that begins with a byte order mark.
+
+    A name that most rows have: one of a single row of JSON is a fault of that row, like any column that others lack.
+    """
+    counts = Counter(column for row in rows for column in row)
+    for name in (name for name, rows_with in counts.items() if rows_with * 2 > len(rows)):
         if any(sign in name for sign in ("\ufeff", "\ufffd", "\x00", "ï»¿")) or _is_mojibake(name):
             return DataError(
                 f"data {source}: the name of column {cut(name)} is damaged: the file was written or read in a wrong "

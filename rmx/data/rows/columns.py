@@ -5,7 +5,7 @@ and of other loaders, in order of preference. A *fact* describes the row (an id,
 written afterwards by an annotator or a judge (a rationale, a critique): the annotators did not see it, so nothing is
 lost when it is not read. `data.columns` gives a column any part by name, whatever the column is called.
 
-`python -m rmx.data.rows.columns` prints the table as Markdown.
+`markdown()` is the table for people: docs/columns.md.
 """
 
 from __future__ import annotations
@@ -253,20 +253,33 @@ def close_names(name: str, known: Iterable[str], count: int = 1) -> list[str]:
 
 
 def markdown() -> str:
-    """The table of names, for the documentation.
+    """The page about columns of the documentation, docs/columns.md.
 
-    >>> markdown().splitlines()[2][:40]
+    >>> markdown().splitlines()[7][:40]
     '| `prompt` | `prompt`, `instruction`, `q'
     """
-    lines = ["| part | columns that are it, in order of preference | what it is |", "|---|---|---|"]
+    lines = [
+        "# Columns",
+        "",
+        "What rmx takes the columns of a file for. `data.columns={part: column}` names any other column. What is",
+        "neither a part nor a fact is named as unused, and asked about where annotators may have seen it.",
+        "",
+        "| part | columns that are it, in order of preference | what it is |",
+        "|---|---|---|",
+    ]
     for part in PARTS:
-        lines.append(f"| `{part.name}` | {', '.join(f'`{name}`' for name in part.names)} | {part.meaning} |")
+        stems = {"sides": STEMS, "side_scores": SCORE_STEMS}.get(part.name)
+        names = _listed(part.names) if stems is None else f"{_listed(stems)}, each with {_ends()}"
+        lines.append(f"| `{part.name}` | {names} | {part.meaning} |")
     lines += ["", "| facts | columns (`*` stands for anything) |", "|---|---|"]
-    for kind, names in FACTS.items():
-        lines.append(f"| {kind} | {', '.join(f'`{name}`' for name in names)} |")
-    lines += ["", f"Images, sound and film are not supported: {', '.join(f'`{name}`' for name in MEDIA)}."]
+    lines += [f"| {kind} | {_listed(names)} |" for kind, names in FACTS.items()]
+    lines += ["", f"Images, sound and film are not supported: {_listed(MEDIA)}."]
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    print(markdown())  # noqa: T201
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _ends() -> str:
+    return ", ".join(f"{first} and {second}" for first, second in ENDS)
