@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmx.errors import ConfigError, ModelError
+from rmx.errors import ConfigError, ModelError, did_you_mean
+from rmx.values import Share, refuse_wrong_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,18 +89,17 @@ class Template:
     'chatml'
     >>> Template("chatlm")
     Traceback (most recent call last):
-    rmx.errors.ConfigError: template.name: 'chatlm' is not a template; did you mean 'chatml'? ...
+    rmx.errors.ConfigError: template.name: 'chatlm' is not a template; did you mean chatml? ...
     """
 
     name: str = "auto"
     jinja: str | None = None
     path: str | None = None
     date: str = PINNED_DATE
-    max_unprinted_fraction: float = 0.05
+    max_unprinted_fraction: Share = 0.05
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.max_unprinted_fraction <= 1.0:
-            raise ConfigError(f"template.max_unprinted_fraction: {self.max_unprinted_fraction} is not in [0, 1]")
+        refuse_wrong_fields(self, "template")
         if self.jinja is not None and self.path is not None:
             raise ConfigError("template.jinja and template.path are both given; keep one of them")
         try:
@@ -114,10 +113,9 @@ class Template:
         known = template_names()
         if self.name in known or self.name in _trl_names():
             return
-        close = difflib.get_close_matches(self.name, known + _trl_names(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        hint = did_you_mean(self.name, known + _trl_names())
         raise ConfigError(
-            f"template.name: {self.name!r} is not a template{hint} allowed: {', '.join(known)}, "
+            f"template.name: {self.name!r} is not a template; {hint}{' ' * bool(hint)}allowed: {', '.join(known)}, "
             "trl/<file> for a template file of trl, or template.path=<a Jinja file>"
         )
 
