@@ -175,6 +175,7 @@ class LlamaFactoryData(PreferenceData):
 _SHARED = frozenset(
     [
         "validation_fraction",
+        "validation_by",
         "on_bad_row",
         "max_bad_fraction",
         "on_overlap",

@@ -12,6 +12,7 @@ from annotated_types import Interval, MinLen
 
 from rmx.data.accounting import Accounting, Splits
 from rmx.data.collect import collect
+from rmx.data.holdout import SplitBy
 from rmx.data.names import renamings, safe_names
 from rmx.data.preference import PreferenceData
 from rmx.data.splits import assemble
@@ -41,6 +42,7 @@ class Mixture:
         stop: with weights, `first_exhausted` stops at the end of the first source to end, `all_exhausted` starts
             the others again until all rows were used.
         validation_fraction: share put aside as evaluation set `eval`, by prompt, over all sources together.
+        validation_by: see `PreferenceData`.
         eval_sets: further evaluation sets: name → path, or name → keys of `PreferenceData`.
         max_samples: comparisons in all, drawn by `seed`, before the split.
         on_bad_row: for sources that do not say it themselves.
@@ -63,6 +65,7 @@ class Mixture:
     order: Literal["concat", "interleave"] = "concat"
     stop: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
     validation_fraction: Share = 0.1
+    validation_by: SplitBy = "prompt_hash"
     eval_sets: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     max_samples: Count | None = None
     on_bad_row: Literal["error", "skip"] = "error"

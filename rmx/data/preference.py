@@ -12,6 +12,7 @@ from annotated_types import MinLen
 
 from rmx.data.accounting import Accounting, Splits
 from rmx.data.collect import collect
+from rmx.data.holdout import SplitBy
 from rmx.data.names import renamings, safe_names
 from rmx.data.rows.messages import TAGS
 from rmx.data.splits import assemble
@@ -42,6 +43,8 @@ class PreferenceData:
             content_tag: text, user_tag: client, assistant_tag: agent}`.
         where: rows to use, as column → condition or as an expression; see `rmx.data.where`.
         validation_fraction: share of rows put aside as evaluation set `eval`, by prompt; 0 for none.
+        validation_by: `prompt_hash`: a row's side depends on its prompt and the seed alone, so rows that are added
+            later move none, and the share is met on average; `count`: exactly the share of these rows.
         eval_sets: further evaluation sets: name → path, or name → keys of this spec that differ.
         max_samples: at most this many rows, drawn at random by `seed`, before the split.
         on_bad_row: `error` stops with the list of bad rows, `skip` leaves them out.
@@ -94,6 +97,7 @@ class PreferenceData:
     tags: dict[str, str] = field(default_factory=dict)
     where: str | dict[str, Any] | None = None
     validation_fraction: Share = 0.1
+    validation_by: SplitBy = "prompt_hash"
     eval_sets: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     max_samples: Count | None = None
     on_bad_row: Literal["error", "skip"] = "error"

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from rmx.data.accounting import Accounting, Splits, judge, write_rejects
 from rmx.data.collect import make_ids_unique
 from rmx.data.fingerprints import sides
-from rmx.data.holdout import split_by_prompt
+from rmx.data.holdout import SplitBy, split_by_prompt
 from rmx.data.spool import take
 from rmx.errors import DataError
 from rmx.records import Comparison
@@ -29,6 +29,10 @@ class Policy(Protocol):
     @property
     def validation_fraction(self) -> float:
         """Share of rows put aside, by prompt."""
+
+    @property
+    def validation_by(self) -> SplitBy:
+        """How they are chosen; see `rmx.data.holdout.held_out`."""
 
     @property
     def seed(self) -> int:
@@ -68,7 +72,7 @@ def assemble(
             account.evals = {name: account.kept}
         accounting.merge(own)
     judge(accounting, policy.on_bad_row, policy.max_bad_fraction, write_rejects(accounting.rejects, output_dir))
-    train, aside = split_by_prompt(rows, policy.validation_fraction, policy.seed)
+    train, aside = split_by_prompt(rows, policy.validation_fraction, policy.seed, policy.validation_by)
     if policy.on_overlap == "drop_train":
         train = _without(train, evals, accounting)
         if not train:

@@ -97,7 +97,7 @@ class SyntheticData:
         """Generate and split; nothing is written."""
         draw = random.Random(f"rmx synthetic {self.seed}")
         rows = [self._comparison(draw, number) for number in range(1, self.size + 1)]
-        train, aside = split_by_prompt(rows, self.validation_fraction, self.seed)
+        train, aside = split_by_prompt(rows, self.validation_fraction, self.seed, "count")
         evals = {"eval": aside} if aside else {}
         account = SourceAccount([], "synthetic", "generated rows with known true reward", self.size, 0, self.size)
         account.train, account.evals = len(train), {name: len(kept) for name, kept in evals.items()}

@@ -134,7 +134,10 @@ def test_too_many_bad_rows_stop_skip_too(tmp_path: Path) -> None:
     path.write_bytes(lines(*GOOD, *[row(chosen="")] * 8))
     with pytest.raises(DataError, match=r"max_bad_fraction=0\.05"):
         PreferenceData(path=str(path), on_bad_row="skip").read()
-    assert len(PreferenceData(path=str(path), on_bad_row="skip", max_bad_fraction=0.3).read().train) == 27
+    assert (
+        len(PreferenceData(path=str(path), on_bad_row="skip", max_bad_fraction=0.3, validation_by="count").read().train)
+        == 27
+    )
 
 
 def test_truncated_last_line(tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ def test_a_prompt_of_two_sources_stands_on_one_side(tmp_path: Path) -> None:
     for name in ("a", "b"):
         changed = [{**row, "chosen": f"yes from {name}"} for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
-    splits = Mixture(sources={n: {"path": str(tmp_path / f"{n}.jsonl")} for n in ("a", "b")}).read()
+    sources = {n: {"path": str(tmp_path / f"{n}.jsonl")} for n in ("a", "b")}
+    splits = Mixture(sources=sources, validation_by="count").read()
     assert len(splits.evals["eval"]) == 20
     assert audit(splits).numbers["overlap"]["eval"]["with_prompt_in_train"] == 0
 

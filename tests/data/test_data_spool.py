@@ -84,7 +84,7 @@ def test_the_audit_of_a_large_spool_looks_at_a_part(path: str, monkeypatch: pyte
     from rmx.data import audit as module_function
 
     monkeypatch.setitem(module_function.__globals__, "_PART_OF_SPOOL", 40)
-    found = audit(PreferenceData(path=path, on_bad_row="skip", streaming=True).read())
+    found = audit(PreferenceData(path=path, on_bad_row="skip", streaming=True, validation_by="count").read())
     assert found.numbers["looked_at"] == {"train": 40, "eval": 20}
     assert any("40 of its 180 comparisons" in finding.text for finding in found.findings)
 
