@@ -51,7 +51,7 @@ def rmx(case: Case, encoding: str = "auto", layout: str | None = None) -> Result
     from rmx.scoring.scorer import Scorer
     from rmx.trackers import Recorder
     from rmx.training.arguments import trainer_settings
-    from rmx.training.trainer import RewardTrainer
+    from rmx.training.loop import Loop
 
     encoded = comparisons(case.rows)
     model = build_model(case.size, case.vocabulary)
@@ -78,19 +78,19 @@ def rmx(case: Case, encoding: str = "auto", layout: str | None = None) -> Result
         save_strategy="no",
     )
     with tempfile.TemporaryDirectory() as folder:
-        args = settings.training_arguments(Path(folder), 0, evaluates=False, verbose=False)
-        trainer = RewardTrainer(
+        args = settings.training_arguments(Path(folder), 0, evaluates=False)
+        loop = Loop(
             scorer,
             args,
             loss=bradley_terry,
-            train=encoded,
+            rows=encoded,
             evals={},
             settings=settings,
             recorder=Recorder(),
-            callbacks=[meter],
+            own=[meter],
         )
-        trainer.train()
-    return meter.measured | {"losses": meter.losses, "encoding": trainer.train_engine.encoding}
+        loop.train()
+    return meter.measured | {"losses": meter.losses, "encoding": loop.engine.encoding}
 
 
 # --- TRL ----------------------------------------------------------------------------------------------------

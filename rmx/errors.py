@@ -9,6 +9,8 @@
     │   └── CheckpointError  2    a checkpoint that cannot be resumed, or not with this config
     ├── NonFiniteError       1    a loss, gradient or reward is NaN or infinite
     ├── ArtefactError        1    the saved model does not give the scores that it was saved with
+    ├── CallbackError        1    a callback of the user's raised an exception
+    ├── RankError            1    another process of a distributed run has ended
     ├── Interrupted     143/130   a signal stopped the run after its checkpoint was saved
     └── Pruned              75    a sweep stopped this run early
 
@@ -24,6 +26,7 @@ from collections.abc import Iterable, Mapping
 
 __all__ = [
     "ArtefactError",
+    "CallbackError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -33,6 +36,7 @@ __all__ = [
     "NonFiniteError",
     "OutputError",
     "Pruned",
+    "RankError",
     "RmxError",
     "did_you_mean",
 ]
@@ -76,6 +80,14 @@ class NonFiniteError(RmxError):
 
 class ArtefactError(RmxError):
     """The saved model, loaded afresh, does not reproduce its scores, or its head was not trained."""
+
+
+class CallbackError(RmxError):
+    """A callback of the user's raised; the message names it, the event and the exception."""
+
+
+class RankError(RmxError):
+    """Another process of a distributed run has ended or does not answer; its own output says why."""
 
 
 class Interrupted(RmxError):

@@ -128,14 +128,24 @@ class Workflow:
         """Do these phases. What is made on the way is a value, handed on; what is opened is closed at the end."""
         from rmx.run import end, header
         from rmx.run import phases as phase
-        from rmx.run.inputs import prepare
+        from rmx.run.inputs import prepare, read
         from rmx.run.open_run import OpenRun
         from rmx.training.phase import train
+        from rmx.training.preflight import check_before_data, check_before_model
+        from rmx.training.strategies import join_ranks
 
+        join_ranks(self.trainer.arguments)
         with OpenRun(self, self._folder) as run:
             done = Done(run.folder)
             self._folder = str(run.folder)
-            inputs = prepare(self, run, phases, trained=self._trained)
+            if "train" in phases:
+                check_before_data(self.trainer, self.callbacks, output_dir=run.folder, seed=self.seed)
+            splits = read(self, run, phases, self._trained)
+            args = self.trainer.training_arguments(run.folder, self.seed, evaluates=bool(splits.evals))
+            if "train" in phases:
+                rows, sets = len(splits.train), list(splits.evals)
+                check_before_model(self.trainer, args, self.callbacks, comparisons=rows, sets=sets, ranks=run.ranks)
+            inputs = prepare(self, splits, args, phases, self._trained)
             header.show(self, run, inputs, phases)
             if inputs.model is not None:
                 run.start_trackers(self, inputs.args)
@@ -152,7 +162,7 @@ class Workflow:
                     done.results |= done.trained.metrics
                     done.scores = None  # of the model as it was before
                 elif name in ("eval", "predict") and model is not None:
-                    done.scores = done.scores or phase.score(self, inputs, model)
+                    done.scores = done.scores or phase.score(self, run, inputs, model)
                     if name == "eval":
                         done.results |= phase.evaluate(run, done.scores, model)
                     else:

@@ -14,12 +14,12 @@ import torch
 import xxhash
 
 from rmx.checkpoints import CheckpointFolder, read_manifest, verify
-from rmx.checkpoints.drift import content_hash, describe, differences, flat, refuse_drift, rows_facts
 from rmx.checkpoints.folder import STATE
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import CheckpointError, ModelError, OutputError
 from rmx.losses import bradley_terry
 from rmx.records import EncodedComparison, Pair
+from rmx.training.drift import content_hash, describe, differences, flat, refuse_drift, rows_facts
 
 
 def make(folder: CheckpointFolder, step: int, content: str = "x", best: int | None = None) -> None:
@@ -219,25 +219,25 @@ def facts(rows: int = 3, ranks: int = 1, threads: int = 1, **config: Any) -> dic
 
 def test_refused_and_allowed(tmp_path: Path) -> None:
     there = facts()
-    assert refuse_drift(tmp_path, there, facts(), []) == []
+    assert refuse_drift(tmp_path, there, facts(), []) == ([], True)
     with pytest.raises(CheckpointError, match=r"seed: 1 there, 2 here"):
         refuse_drift(tmp_path, there, facts(seed=2), ["trainer"])
-    assert refuse_drift(tmp_path, there, facts(seed=2), ["seed"]) == []
+    assert refuse_drift(tmp_path, there, facts(seed=2), ["seed"]) == ([], True)
     other_rate = facts(trainer={"arguments": {"learning_rate": 0.2, "logging_steps": 3}})
     with pytest.raises(CheckpointError, match=r"resume_allow=\[trainer.learning_rate\]"):
         refuse_drift(tmp_path, there, other_rate, [])
-    assert refuse_drift(tmp_path, there, other_rate, ["trainer"]) == []
+    assert refuse_drift(tmp_path, there, other_rate, ["trainer"]) == ([], True)
     with pytest.raises(CheckpointError, match=r"rows.train.comparisons: 3 there, 4 here"):
         refuse_drift(tmp_path, there, facts(rows=4), [])
-    assert refuse_drift(tmp_path, there, facts(rows=4), ["data"]) == []
+    assert refuse_drift(tmp_path, there, facts(rows=4), ["data"]) == ([], True)
     with pytest.raises(CheckpointError, match=r"ranks: 1 there, 2 here"):
         refuse_drift(tmp_path, there, facts(ranks=2), [])
 
 
 def test_a_moved_file_and_another_machine(tmp_path: Path) -> None:
     """The same rows from another path are the same; another thread count is a note."""
-    assert refuse_drift(tmp_path, facts(), facts(data={"path": "/b.jsonl"}), []) == []
-    assert refuse_drift(tmp_path, facts(), facts(threads=2), []) == ["threads was 1 and is 2"]
+    assert refuse_drift(tmp_path, facts(), facts(data={"path": "/b.jsonl"}), []) == ([], True)
+    assert refuse_drift(tmp_path, facts(), facts(threads=2), []) == (["threads was 1 and is 2"], True)
     assert differences({"a": 1}, {"b": 1}) == {"b": ("(not set)", 1), "a": (1, "(not set)")}
 
 

@@ -128,6 +128,6 @@ def test_trackio_and_mlflow_hold_the_same_numbers(tmp_path: Path) -> None:
 
 def test_an_unknown_tracker_names_the_known_ones(tmp_path: Path) -> None:
     workflow = make_workflow(tmp_path, trackers=["wand"])
-    args = workflow.trainer.training_arguments(tmp_path, 1, evaluates=False, verbose=False)
+    args = workflow.trainer.training_arguments(tmp_path, 1, evaluates=False)
     with pytest.raises(ConfigError, match=r"trackers: 'wand' cannot be used .*tensorboard"):
         HfTracker("wand", args)

@@ -14,7 +14,7 @@ from training_bench import make_trainer
 from rmx.errors import ModelError, NonFiniteError
 from rmx.losses import bradley_terry
 from rmx.records import Pair
-from rmx.training.sums import SUMS, Totals, step_sums
+from rmx.training.sums import SUMS, Totals, share_of_totals, step_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 
@@ -29,9 +29,11 @@ def logged(folder: Path, phase: str = "train") -> list[dict]:
 
 
 def gradients(trainer, max_tokens: int) -> dict[str, torch.Tensor]:
-    trainer.max_tokens = max_tokens
+    if not hasattr(trainer, "module"):
+        trainer.begin(None)
+    trainer.use_budget(max_tokens)
     trainer.model.zero_grad()
-    trainer.training_step(trainer.model, trainer.steps[(0, 0)])
+    trainer.gradients(trainer.steps[(0, 0)])
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
@@ -106,7 +108,7 @@ def test_reads_from_the_device_per_step(tmp_path: Path, monkeypatch: pytest.Monk
 
     for name in ("item", "tolist", "__float__", "__bool__", "__int__", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, counting(name))
-    original_step, original_log = trainer.training_step, trainer._maybe_log_save_evaluate
+    original_step, original_log = trainer.gradients, trainer.end_step
 
     def step(*args, **kwargs):
         nonlocal inside
@@ -118,8 +120,8 @@ def test_reads_from_the_device_per_step(tmp_path: Path, monkeypatch: pytest.Monk
         original_log(*args, **kwargs)
         inside = False
 
-    monkeypatch.setattr(trainer, "training_step", step)
-    monkeypatch.setattr(trainer, "_maybe_log_save_evaluate", after)
+    monkeypatch.setattr(trainer, "gradients", step)
+    monkeypatch.setattr(trainer, "end_step", after)
     trainer.train()
     # The optimizer's own step counters live on the CPU; what counts is what reads a result of the model.
     assert reads.count("tolist") == 6
@@ -156,7 +158,7 @@ def test_running_out_of_gpu_memory_halves_the_budget_and_repeats_the_step(
     """Two attempts fail; the third, at a quarter of the budget, gives the gradients of one that never failed."""
     trainer = make_trainer(tmp_path)
     expected = gradients(trainer, 4096)
-    rewards, failures = trainer.train_engine.rewards, 2
+    rewards, failures = trainer.engine.rewards, 2
 
     def failing(batch, model=None):
         nonlocal failures
@@ -165,9 +167,9 @@ def test_running_out_of_gpu_memory_halves_the_budget_and_repeats_the_step(
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
         return rewards(batch, model)
 
-    monkeypatch.setattr(trainer.train_engine, "rewards", failing)
+    monkeypatch.setattr(trainer.engine, "rewards", failing)
     got = gradients(trainer, 4096)
-    assert failures == 0 and trainer.max_tokens == 1024
+    assert failures == 0 and trainer.layout.max_tokens == 1024
     for name, gradient in expected.items():
         assert torch.allclose(got[name], gradient, atol=1e-7, rtol=1e-5), name
 
@@ -180,7 +182,7 @@ def test_when_nothing_is_left_to_halve_the_error_says_what_to_set(
     def failing(batch, model=None):
         raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
 
-    monkeypatch.setattr(trainer.train_engine, "rewards", failing)
+    monkeypatch.setattr(trainer.engine, "rewards", failing)
     with pytest.raises(ModelError, match=r"trainer.max_tokens_per_micro_batch=\d+ .*gradient_checkpointing"):
         gradients(trainer, 4096)
 
@@ -197,7 +199,7 @@ def test_evaluating_more_often_does_not_change_the_weights(tmp_path: Path) -> No
         )  # fmt: skip
         trainer.train()
         ends.append(weights(trainer))
-        assert len(logged(tmp_path / name, "eval")) == (1 if every == 100 else 3)  # transformers evaluates at the end
+        assert len(logged(tmp_path / name, "eval")) == (1 if every == 100 else 3)  # the end is evaluated, too
     assert all(torch.equal(ends[1][name], tensor) for name, tensor in ends[0].items())
 
 
@@ -223,7 +225,8 @@ def make_table(n: int):
 def test_totals_survive_being_stored(tmp_path: Path) -> None:
     totals = Totals()
     totals.add([1.0] * len(SUMS))
-    again = Totals.from_state(json.loads(json.dumps(totals.state())))
+    stored = json.loads(json.dumps([totals.values()]))
+    again = Totals(share_of_totals(stored, 0, 1))
     assert again.window == totals.window and again.run == totals.run
 
 

@@ -63,7 +63,8 @@ def both(tmp_path_factory: pytest.TempPathFactory):
 
 
 def first_gradients(ours, theirs) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    ours.training_step(ours.model, ours.steps[(0, 0)])
+    ours.begin(None)
+    ours.gradients(ours.steps[(0, 0)])
     mine = {name: p.grad.clone() for name, p in ours.model.named_parameters()}
     ours.model.zero_grad()
     batch = theirs._prepare_inputs(next(iter(theirs.get_train_dataloader())))

@@ -15,7 +15,7 @@ from rmx.templates import Template
 from rmx.tokens import encode
 from rmx.trackers import MetricsFile, Recorder
 from rmx.training.arguments import trainer_settings
-from rmx.training.trainer import RewardTrainer
+from rmx.training.loop import Loop
 
 
 def make_trainer(
@@ -25,11 +25,11 @@ def make_trainer(
     rows: Sequence[EncodedComparison] | None = None,
     adapter: Adapter | None = None,
     loss: Any = bradley_terry,
-    callbacks: Sequence[Any] = (),
+    callbacks: dict[str, Any] | None = None,
     responses: int = 2,
     evaluate: bool = False,
     **arguments: Any,
-) -> RewardTrainer:
+) -> Loop:
     splits = SyntheticData(size=size, responses=responses, validation_fraction=0.25 if evaluate else 0.0).read()
     loaded = RewardModelSource(name="tiny").load(adapter=adapter, seed=3)
     template = Template("auto").bind(loaded.tokenizer)
@@ -47,11 +47,11 @@ def make_trainer(
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    return RewardTrainer(
+    return Loop(
         Scorer(loaded.model, loaded.tokenizer, template, max_tokens=512),
-        settings.training_arguments(folder, 5, evaluates=bool(evals), verbose=False),
+        settings.training_arguments(folder, 5, evaluates=bool(evals)),
         loss=loss,
-        train=train,
+        rows=train,
         evals=evals,
         settings=settings,
         recorder=Recorder([MetricsFile(folder / "metrics.jsonl")]),

@@ -66,9 +66,7 @@ def shared_folder(asked: str | None, model: str, data: str, rank: int, ranks: in
     if ranks == 1:
         return open_folder(asked, model, data)
     import torch.distributed as dist
-    from accelerate import PartialState
 
-    PartialState()  # starts torch.distributed
     named = [str(open_folder(asked, model, data)) if rank == 0 else None]
     dist.broadcast_object_list(named)
     return Path(str(named[0]))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rmx.templates import BoundTemplate
     from rmx.workflow import Workflow
 
-__all__ = ["Inputs", "Model", "prepare"]
+__all__ = ["Inputs", "Model", "prepare", "read"]
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +66,18 @@ class Inputs:
         return ({"train": self.train} if len(self.train) else {}) | dict(self.evals)
 
 
-def prepare(w: Workflow, run: OpenRun, phases: Collection[str], trained: Model | None = None) -> Inputs:
-    """Make what these phases need, and nothing else; `trained` is the model of an earlier phase, used as it is.
+def read(w: Workflow, run: OpenRun, phases: Collection[str], trained: Model | None = None) -> Splits:
+    """Read the data, once it is known that there is a model for the phases that need one.
 
     Raises:
-        InputError: data, model or template cannot be used, or a phase has no rows to work on.
+        InputError: data or model cannot be had, or a phase has no rows to work on.
     """
     scores, trains = bool({"eval", "predict"} & set(phases)), "train" in phases
-    needs_model = scores or trains
-    if needs_model and trained is None:
+    if (scores or trains) and trained is None:
         w.model.locate()  # a model that cannot be had is said before data is read
-    splits = _read(w, run)
+    splits = w.data.read(run.folder)
+    for note in splits.accounting.notes:
+        log.info("data: %s", note)
     if trains and not splits.train:
         raise DataError("phases: train: there are no training rows; look at data.path and validation_fraction")
     if scores and not any(len(rows) for rows in splits.evals.values()):
@@ -84,7 +85,19 @@ def prepare(w: Workflow, run: OpenRun, phases: Collection[str], trained: Model |
             "phases: eval and predict need an evaluation set; set data.validation_fraction above 0, "
             "or name one: data.eval_sets={test: <path>}"
         )
-    args = w.trainer.training_arguments(run.folder, w.seed, evaluates=bool(splits.evals), verbose=w.verbose)
+    return splits
+
+
+def prepare(
+    w: Workflow, splits: Splits, args: TrainingArguments, phases: Collection[str], trained: Model | None = None
+) -> Inputs:
+    """Make what these phases need, and nothing else; `trained` is the model of an earlier phase, used as it is.
+
+    Raises:
+        InputError: model or template cannot be used.
+    """
+    trains = "train" in phases
+    needs_model = trains or bool({"eval", "predict"} & set(phases))
     use_trained = trained is not None and not trains
     loaded = trained.loaded if use_trained and trained else _load(w, args, trains) if needs_model else None
     tokenizer = tokenizer_of(w.model) if loaded is None else loaded.tokenizer
@@ -95,13 +108,6 @@ def prepare(w: Workflow, run: OpenRun, phases: Collection[str], trained: Model |
     evals = {name: encode(name, rows) for name, rows in splits.evals.items()} if set(phases) - {"inspect"} else {}
     model = trained if use_trained else None if loaded is None else Model(loaded, _scorer(w, args, loaded, template))
     return Inputs(splits, args, tokenizer, template, max_tokens, train, evals, encode.reports, model)
-
-
-def _read(w: Workflow, run: OpenRun) -> Splits:
-    splits = w.data.read(run.folder)
-    for note in splits.accounting.notes:
-        log.info("data: %s", note)
-    return splits
 
 
 def _load(w: Workflow, args: TrainingArguments, trains: bool) -> LoadedModel:

@@ -10,6 +10,7 @@ from rmx.data import Audit, audit
 from rmx.files import write_json
 from rmx.models import scored_position_of
 from rmx.run.folder import flat_results
+from rmx.run.progress import EvaluationProgress
 from rmx.scoring.evaluation import Evaluations, evaluate_pairs, predictions_paths, write_predictions
 from rmx.tokens import show_tokens
 
@@ -57,9 +58,10 @@ def inspect(w: Workflow, run: OpenRun, inputs: Inputs) -> None:
         )
 
 
-def score(w: Workflow, inputs: Inputs, model: Model) -> Evaluations:
+def score(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> Evaluations:
     """Score every evaluation set with the model as it is now; all ranks take part."""
-    return evaluate_pairs(model.scorer, inputs.evals, w.loss)
+    progress = EvaluationProgress(run.screen) if run.is_main else None
+    return evaluate_pairs(model.scorer, inputs.evals, w.loss, progress=progress)
 
 
 def evaluate(run: OpenRun, scores: Evaluations, model: Model) -> dict[str, float]:

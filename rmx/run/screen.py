@@ -154,6 +154,11 @@ class Screen:
             shown = task.fields["numbers"] if numbers is None else numbers
             self.progress.update(task.id, completed=completed, numbers=shown)
 
+    def note(self, numbers: str) -> None:
+        """Show `numbers` behind the bar, where it is."""
+        if self.progress is not None:
+            self.progress.update(self.progress.tasks[0].id, numbers=numbers)
+
     def stop_bar(self) -> None:
         """Remove the bar."""
         if self.progress is not None:

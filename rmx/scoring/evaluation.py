@@ -20,6 +20,10 @@ from rmx.records import EncodedComparison, PairTable
 from rmx.results.predictions import prediction_row, predictions_name
 from rmx.scoring.scorer import Scorer
 
+PAIRS_AT_ONCE = 512  # of a loss; plackett_luce compares every pair with every other
+
+Progress = Callable[[int, int], None]
+
 __all__ = ["Evaluation", "Evaluations", "evaluate_pairs", "predictions_paths", "write_predictions"]
 
 
@@ -60,8 +64,16 @@ def evaluate_pairs(
     loss: Callable[[Tensor, Tensor, PairTable], Tensor],
     *,
     phase: str = "eval",
+    progress: Progress | None = None,
 ) -> Evaluations:
     """Score every set. Several sets are logged as `eval_<name>`, and all their pairs together as `eval`.
+
+    Args:
+        scorer: the model.
+        sets: encoded comparisons by the name of their set.
+        loss: (winner [M], loser [M], pairs) → loss per pair [M].
+        phase: prefix of the names.
+        progress: told (comparisons scored, all of them) after every micro-batch.
 
     Returns:
         The evaluations, with metrics such as {"eval": {"accuracy": 0.71, "loss": 0.55, ...}}.
@@ -69,7 +81,7 @@ def evaluate_pairs(
     done, metrics = {}, {}
     for name, comparisons in sets.items():
         started = time.perf_counter()
-        done[name] = evaluation = evaluate_set(scorer, comparisons, loss)
+        done[name] = evaluation = evaluate_set(scorer, comparisons, loss, progress)
         seconds = time.perf_counter() - started
         if len(sets) > 1:
             metrics[f"{phase}_{name}"] = measure([evaluation], seconds)
@@ -94,42 +106,74 @@ def evaluate_set(
     scorer: Scorer,
     comparisons: Sequence[EncodedComparison],
     loss: Callable[[Tensor, Tensor, PairTable], Tensor],
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score one set and compute the loss of every pair, from rows gathered over all ranks."""
-    rewards = gathered_rewards(scorer, comparisons)
-    index = [(c, m) for c, comparison in enumerate(comparisons) for m in range(len(comparison.pairs))]
-    pairs = [comparisons[c].pairs[m] for c, m in index]
-    starts = np.cumsum([0] + [len(r) for r in rewards])
-    table = PairTable(
-        winner=torch.tensor([int(starts[c]) + p.winner for (c, _), p in zip(index, pairs, strict=True)]),
-        loser=torch.tensor([int(starts[c]) + p.loser for (c, _), p in zip(index, pairs, strict=True)]),
-        margin=torch.tensor([p.margin for p in pairs]),
-        target=torch.tensor([p.target for p in pairs]),
-        weight=torch.tensor([p.weight for p in pairs]),
-        tie=torch.tensor([p.tie for p in pairs]),
-    )
-    flat = torch.from_numpy(np.concatenate(rewards))
-    winner, loser = flat[table.winner], flat[table.loser]
+    rewards = gathered_rewards(scorer, comparisons, progress)
+    counts = [len(comparison.pairs) for comparison in comparisons]
+    pieces = [piece_of(comparisons, rewards, part, loss) for part in pieces_of(counts)]
+    chosen, rejected, terms, weight, tie = (np.concatenate(column) for column in zip(*pieces, strict=True))
     return Evaluation(
         comparisons=comparisons,
-        comparison_M=np.array([c for c, _ in index]),
-        pair_M=np.array([m for _, m in index]),
-        chosen_M=winner.numpy(),
-        rejected_M=loser.numpy(),
-        loss_M=loss(winner, loser, table).double().numpy(),
-        weight_M=table.weight.numpy(),
-        tie_M=table.tie.numpy(),
+        comparison_M=np.repeat(np.arange(len(counts)), counts),
+        pair_M=np.concatenate([np.arange(count) for count in counts]),
+        chosen_M=chosen,
+        rejected_M=rejected,
+        loss_M=terms,
+        weight_M=weight,
+        tie_M=tie,
     )
 
 
-def gathered_rewards(scorer: Scorer, comparisons: Sequence[EncodedComparison]) -> list[np.ndarray]:
+def pieces_of(counts: Sequence[int]) -> Iterator[range]:
+    """Cut a set into runs of whole comparisons of at most PAIRS_AT_ONCE pairs: a loss may need the square of them.
+
+    >>> list(pieces_of([300, 200, 100, 600, 1]))
+    [range(0, 2), range(2, 3), range(3, 4), range(4, 5)]
+    """
+    start, pairs = 0, 0
+    for index, count in enumerate(counts):
+        if pairs + count > PAIRS_AT_ONCE and index > start:
+            yield range(start, index)
+            start, pairs = index, 0
+        pairs += count
+    if start < len(counts):
+        yield range(start, len(counts))
+
+
+def piece_of(
+    comparisons: Sequence[EncodedComparison],
+    rewards: Sequence[np.ndarray],
+    part: range,
+    loss: Callable[[Tensor, Tensor, PairTable], Tensor],
+) -> tuple[np.ndarray, ...]:
+    """Return (winner, loser, loss, weight, tie), each [M], of some comparisons' pairs."""
+    starts = dict(zip(part, np.cumsum([0] + [len(rewards[c]) for c in part]).tolist(), strict=False))
+    pairs = [(starts[c], pair) for c in part for pair in comparisons[c].pairs]
+    table = PairTable(
+        winner=torch.tensor([start + p.winner for start, p in pairs]),
+        loser=torch.tensor([start + p.loser for start, p in pairs]),
+        margin=torch.tensor([p.margin for _, p in pairs]),
+        target=torch.tensor([p.target for _, p in pairs]),
+        weight=torch.tensor([p.weight for _, p in pairs]),
+        tie=torch.tensor([p.tie for _, p in pairs]),
+    )
+    flat = torch.from_numpy(np.concatenate([rewards[c] for c in part]))
+    winner, loser = flat[table.winner], flat[table.loser]
+    terms = loss(winner, loser, table).double()
+    return winner.numpy(), loser.numpy(), terms.numpy(), table.weight.numpy(), table.tie.numpy()
+
+
+def gathered_rewards(
+    scorer: Scorer, comparisons: Sequence[EncodedComparison], progress: Progress | None = None
+) -> list[np.ndarray]:
     """Return the rewards of all comparisons on every rank; each rank scores its share."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return scorer.rewards(comparisons)
+        return scorer.rewards(comparisons, progress)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     # Dealing out the length-sorted order gives every rank the same mix of lengths.
     order = sorted(range(len(comparisons)), key=lambda i: (-comparisons[i].shared_tokens, i))
-    mine = scorer.rewards([comparisons[i] for i in order[rank::ranks]])
+    mine = scorer.rewards([comparisons[i] for i in order[rank::ranks]], progress)
     shares: list[Any] = [None] * ranks
     dist.all_gather_object(shares, mine)
     rewards: list[np.ndarray] = [np.empty(0, np.float32)] * len(comparisons)

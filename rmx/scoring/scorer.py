@@ -8,7 +8,7 @@ Nothing here imports a trainer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -90,11 +90,18 @@ class Scorer:
         scores = self.score([[*prompt, {"role": "assistant", "content": response}] for response in responses])
         return sorted(zip(scores, responses, strict=True), key=lambda pair: -pair[0])
 
-    def rewards(self, comparisons: Sequence[EncodedComparison]) -> list[np.ndarray]:
+    def rewards(
+        self, comparisons: Sequence[EncodedComparison], progress: Callable[[int, int], None] | None = None
+    ) -> list[np.ndarray]:
         """Return the K float32 rewards of each comparison, in input order, without gradients.
 
         Rows run longest first, so that the memory peak comes at once and padding (where a model needs it) is least.
+
+        Args:
+            comparisons: encoded comparisons.
+            progress: told (comparisons scored, all of them) after every micro-batch.
         """
+        done = 0
         order = sorted(range(len(comparisons)), key=lambda i: -comparisons[i].shared_tokens)
         ordered = [comparisons[i] for i in order]
         results: list[np.ndarray] = [np.empty(0, np.float32)] * len(comparisons)
@@ -108,6 +115,9 @@ class Scorer:
                     sizes = np.cumsum([len(row.suffix_ids) for row in rows])[:-1]
                     for i, scores in zip(part, np.split(flat, sizes), strict=True):
                         results[order[i]] = scores
+                    done += len(part)
+                    if progress is not None:
+                        progress(done, len(ordered))
         finally:
             self.model.train(was_training)
         return results

@@ -6,43 +6,39 @@ This module imports nothing heavy: a configuration can be built and checked with
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rmx.errors import ConfigError
+from rmx.training.keys import ELSEWHERE, refused
 from rmx.training.ranges import RANGES
 from rmx.values import Count, Mistake, raise_all, refuse_wrong_fields, schema_of, wrong_values
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["FORWARDS", "OWNED", "RANGES", "TrainerSettings", "trainer_settings"]
+__all__ = [
+    "BEST",
+    "FORWARDS",
+    "OWNED",
+    "RANGES",
+    "TrainerSettings",
+    "greater_is_better",
+    "trainer_settings",
+    "wrong_metric",
+]
 
 # Keys that `trainer_settings` does not name itself are arguments of this class; the config check reads its signature.
 FORWARDS = {"trainer_settings": "transformers.training_args.TrainingArguments"}
+OWNED = ELSEWHERE
 
-# Arguments of TrainingArguments that rmx decides, with the place where the user says it instead.
-OWNED = {
-    "output_dir": "the root key output_dir",
-    "seed": "the root key seed",
-    "report_to": "the root key trackers",
-    "run_name": "the root key output_dir",
-    "logging_nan_inf_filter": "nothing: a non-finite loss always stops the run",
-    "remove_unused_columns": "nothing: rmx collates whole comparisons",
-    "do_train": "the root key phases",
-    "do_eval": "the root key phases",
-    "do_predict": "the root key phases",
-    "push_to_hub": "the root key push_to_hub",
-    "resume_from_checkpoint": "the root key resume",
-    "fp16": "trainer.precision (bf16 or fp32: rewards and their loss stay in float32)",
-    "fp16_full_eval": "trainer.eval_precision",
-    "bf16_full_eval": "trainer.eval_precision",
-    "auto_find_batch_size": "trainer.max_tokens_per_micro_batch=auto",
-    "label_smoothing_factor": "loss.label_smoothing",
-    "data_seed": "the root key seed",
-    "group_by_length": "nothing: padding-free rows make it needless",
-}
+# What a checkpoint can be the best by, and whether more is better.
+BEST = {
+    "loss": False, "accuracy": True, "accuracy_low": True, "accuracy_high": True, "accuracy_ties_half": True,
+    "margin": True, "tie_rate": False, "truth_correlation": True,
+}  # fmt: skip
 
 
 @functools.cache
@@ -63,12 +59,34 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         refuse_wrong_fields(self, "trainer")
         mistakes = wrong_values(self.arguments, _schemas(), "trainer")
-        mistakes += [
-            Mistake(f"trainer.{name}", f"rmx sets this itself; use {instead}")
-            for name, instead in OWNED.items()
-            if name in self.arguments
-        ]
+        mistakes += refused(self.arguments)
+        mistakes += self._contradictions()
         raise_all(mistakes)
+
+    def _contradictions(self) -> list[Mistake]:
+        """Two keys that name one decision, and do not agree."""
+        mistakes = []
+        asked, bf16 = self.precision, self.arguments.get("bf16")
+        if bf16 is not None and asked != "auto" and (asked == "bf16") != bf16:
+            mistakes.append(Mistake("trainer.bf16", f"{bf16} contradicts trainer.precision={asked}; give one of them"))
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+            new = old.replace("gradient", "activation")
+            both = self.arguments.get(old), self.arguments.get(new)
+            if None not in both and both[0] != both[1]:
+                text = f"{both[0]} contradicts trainer.{new}={both[1]}; give one of them"
+                mistakes.append(Mistake(f"trainer.{old}", text))
+        metric = self.arguments.get("metric_for_best_model")
+        if isinstance(metric, str):
+            if problem := wrong_metric(metric):
+                return [*mistakes, problem]
+            more = greater_is_better(metric)
+            if self.arguments.get("greater_is_better") not in (None, more):
+                text = (
+                    f"{not more} contradicts trainer.metric_for_best_model={metric}, of which "
+                    f"{'more' if more else 'less'} is better; leave it out: it follows from the metric"
+                )
+                mistakes.append(Mistake("trainer.greater_is_better", text))
+        return mistakes
 
     @property
     def comparisons_per_step(self) -> int:
@@ -77,28 +95,34 @@ class TrainerSettings:
             self.arguments.get("gradient_accumulation_steps", 1)
         )
 
-    def training_arguments(self, output_dir: Path, seed: int, *, evaluates: bool, verbose: bool) -> TrainingArguments:
+    def training_arguments(self, output_dir: Path, seed: int, *, evaluates: bool) -> TrainingArguments:
         """Build the real `TrainingArguments` of one run (this imports transformers and may start torch.distributed).
 
-        One dataloader item is a whole optimizer step, so the device batch handed to transformers is the
-        product with gradient accumulation, and accumulation itself happens inside the step (`rmx.training.trainer`).
+        Args:
+            output_dir: the run folder.
+            seed: of data order and dropout.
+            evaluates: whether there is an evaluation set; without one, nothing is evaluated or chosen as the best.
+
+        Raises:
+            ConfigError: transformers refuses a value.
         """
         from transformers import TrainingArguments
 
-        arguments = dict(self.arguments)
-        arguments["per_device_train_batch_size"] = self.comparisons_per_step
-        arguments["gradient_accumulation_steps"] = 1
-        arguments.pop("bf16", None)  # the engine autocasts by itself: one precision path for training and scoring
+        arguments = {name: value for name, value in self.arguments.items() if name != "bf16"}  # the engine autocasts
         known = {item.name for item in fields(TrainingArguments)}
         for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
             new = old.replace("gradient", "activation")  # its name from transformers 5.2x on; the old one warns
             if old in arguments and new in known:
-                arguments[new] = arguments.pop(old)
+                arguments.setdefault(new, arguments.pop(old))
+        for name in ("logging_nan_inf_filter", "remove_unused_columns", "group_by_length"):
+            arguments.pop(name, None)
         if not evaluates:  # nothing to evaluate on: no best checkpoint either
             arguments.update(eval_strategy="no", load_best_model_at_end=False, metric_for_best_model=None)
-            arguments.update(greater_is_better=None)
+            arguments.update(greater_is_better=None, eval_on_start=False)
             if arguments.get("save_strategy") == "best":
                 arguments["save_strategy"] = "steps"
+        elif (metric := arguments.get("metric_for_best_model")) is not None:
+            arguments["greater_is_better"] = greater_is_better(metric)
         try:
             return TrainingArguments(
                 output_dir=str(output_dir / "checkpoints"),
@@ -121,8 +145,8 @@ class TrainerSettings:
         there the scores are compared with those of other programs; on a GPU it follows training.
         """
         asked = self.precision if training else self.eval_precision
-        if training and self.arguments.get("bf16") is True:
-            asked = "bf16"
+        if training and asked == "auto" and self.arguments.get("bf16") is not None:
+            asked = "bf16" if self.arguments["bf16"] else "fp32"
         if asked != "auto":
             return asked
         import torch
@@ -133,6 +157,46 @@ class TrainerSettings:
             native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
             return "bf16" if native else "fp32"
         return "fp32"
+
+
+def wrong_metric(metric: str, sets: Sequence[str] | None = None) -> Mistake | None:
+    """Return what is wrong with `trainer.metric_for_best_model`, if anything is.
+
+    Args:
+        metric: `eval_loss`, `accuracy`, `eval_<set>_loss`, `accuracy_<source>`, ...
+        sets: the evaluation sets, where they are known.
+    """
+    name = metric.removeprefix("eval_")
+    known = _ending(name)
+    several = sets is not None and len(sets) > 1
+    of_set = "" if known is None else name.removesuffix(known).rstrip("_")
+    fits = known is not None or _of_a_source(name)
+    if fits and (sets is None or not of_set or (several and of_set in sets)):
+        return None
+    names = [f"eval_{m}" for m in BEST] + [f"eval_{s}_{m}" for s in sets or [] if several for m in ("loss", "accuracy")]
+    more = "" if sets is not None else ", or eval_<set>_<one of these> with several evaluation sets"
+    text = f"{metric!r} is not a metric of this run; give one of {', '.join(names)}{more}"
+    return Mistake("trainer.metric_for_best_model", text)
+
+
+def greater_is_better(metric: str) -> bool:
+    """Return whether more of a metric is better.
+
+    >>> greater_is_better("eval_loss"), greater_is_better("eval_hard_accuracy"), greater_is_better("accuracy_books")
+    (False, True, True)
+    """
+    known = _ending(metric.removeprefix("eval_"))
+    return True if known is None else BEST[known]
+
+
+def _ending(name: str) -> str | None:
+    """The known metric that a name is, or ends with; the longest of several."""
+    return max((m for m in BEST if name == m or name.endswith(f"_{m}")), key=len, default=None)
+
+
+def _of_a_source(name: str) -> bool:
+    """Whether it is the accuracy of one source."""
+    return name.startswith("accuracy_") or "_accuracy_" in name
 
 
 def trainer_settings(
@@ -152,7 +216,7 @@ def trainer_settings(
             where the model allows it exactly.
         precision: of the backbone while training; head and loss are float32 always.
         eval_precision: of the backbone while evaluating, predicting and scoring.
-        **arguments: learning_rate, num_train_epochs, max_steps, ...
+        **arguments: learning_rate, num_train_epochs, max_steps, ...; `rmx.training.keys` lists what each does here.
 
     >>> trainer_settings(per_device_train_batch_size=4, gradient_accumulation_steps=8).comparisons_per_step
     32

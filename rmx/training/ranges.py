@@ -25,7 +25,6 @@ RANGES: dict[str, Any] = {
     "dataloader_prefetch_factor": Count | None,
     "ddp_bucket_cap_mb": Count | None,
     "ddp_timeout": Count,
-    "eval_accumulation_steps": Count | None,
     "eval_delay": AtLeastZero,
     "eval_steps": _Fraction | Count | None,
     "gradient_accumulation_steps": Count,
@@ -35,7 +34,6 @@ RANGES: dict[str, Any] = {
     "max_steps": Count | Literal[-1],  # -1 trains by epochs
     "neftune_noise_alpha": Positive | None,
     "num_train_epochs": Positive,
-    "per_device_eval_batch_size": Count,
     "per_device_train_batch_size": Count,
     "save_steps": _Fraction | Count,
     "save_total_limit": Count | None,

@@ -4,51 +4,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch.distributed as dist
-
-from rmx.checkpoints.drift import refuse_drift
 from rmx.checkpoints.folder import CheckpointFolder, read_state
-from rmx.errors import CheckpointError, RmxError
+from rmx.errors import CheckpointError
 from rmx.trackers import Recorder
+from rmx.training.drift import refuse_drift
 
-__all__ = ["choose", "rewind"]
+__all__ = ["Start", "choose", "rewind"]
 
 log = logging.getLogger(__name__)
 
 
-def choose(
-    checkpoints: CheckpointFolder, resume: str, allow: Sequence[str], *, rank: int = 0, ranks: int = 1
-) -> Path | None:
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint to continue from."""
+
+    checkpoint: Path
+    best_holds: bool = True  # the best checkpoint so far was chosen by this run's metric, on this run's rows
+
+
+def choose(checkpoints: CheckpointFolder, resume: str, allow: Sequence[str]) -> Start | None:
     """Return the checkpoint to continue from, verified and made with the same settings; None to start at step 0.
 
     Args:
         checkpoints: the run's folder; its `facts` say what this run is made with.
         resume: `auto` for the newest valid one, `never`, or the path or name of one.
         allow: keys that may differ.
-        rank: the first rank decides for all.
-        ranks: how many there are.
 
     Raises:
-        CheckpointError: none can be used, or the one to use was made with other settings.
+        CheckpointError: none can be used, or the one to use was made with other settings, or holds weights alone.
     """
-    if ranks == 1:
-        return _choose(checkpoints, resume, allow)
-    answer: list[Any] = [None]
-    if rank == 0:
-        try:
-            answer = [_choose(checkpoints, resume, allow)]
-        except RmxError as error:
-            answer = [error]
-    dist.broadcast_object_list(answer)
-    if isinstance(answer[0], RmxError):
-        raise answer[0]
-    return answer[0]
-
-
-def _choose(checkpoints: CheckpointFolder, resume: str, allow: Sequence[str]) -> Path | None:
     if resume == "never":
         checkpoints.tidy()
         checkpoints.start_anew()
@@ -61,7 +48,15 @@ def _choose(checkpoints: CheckpointFolder, resume: str, allow: Sequence[str]) ->
     else:
         path = named(checkpoints, resume)
         manifest = checkpoints.usable(path)
-    notes = refuse_drift(path, manifest.facts, checkpoints.facts, allow)
+    if "optimizer.json" not in manifest.files:
+        raise CheckpointError(
+            f"{path}: it was made with trainer.save_only_model=true and holds no optimizer, so it cannot be continued; "
+            "start from the beginning with resume=never, or from its weights with resume=never and model.path="
+            f"{path}"
+        )
+    notes, best_holds = refuse_drift(path, manifest.facts, checkpoints.facts, allow)
+    if not best_holds:
+        log.warning("The metric or the evaluation rows are others than before: the best so far counts no more")
     if notes:
         log.warning("Continuing on another setup, so results may differ in the last bits: %s", "; ".join(notes))
     if path.parent == checkpoints.folder:
@@ -69,7 +64,7 @@ def _choose(checkpoints: CheckpointFolder, resume: str, allow: Sequence[str]) ->
             moved = checkpoints.set_aside(newer, "superseded")
             log.warning("checkpoint-%d is newer than the one to continue from; set aside as %s", newer, moved.name)
     log.info("Continuing from %s", path)
-    return path
+    return Start(path, best_holds)
 
 
 def named(checkpoints: CheckpointFolder, resume: str) -> Path:
@@ -88,6 +83,6 @@ def named(checkpoints: CheckpointFolder, resume: str) -> Path:
     )
 
 
-def rewind(recorder: Recorder, checkpoint: Path | None) -> None:
+def rewind(recorder: Recorder, start: Start | None) -> None:
     """Cut metrics.jsonl back to where it was at the checkpoint, so that no step is logged twice."""
-    recorder.rewind(0 if checkpoint is None else int(read_state(checkpoint)["metrics_bytes"]))
+    recorder.rewind(0 if start is None else int(read_state(start.checkpoint)["metrics_bytes"]))

@@ -9,6 +9,7 @@ continues at any step without replaying anything.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,25 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rmx.engine.layout import Collator, plan
 from rmx.records import Batch, EncodedComparison
 
-__all__ = ["Step", "StepDataset", "StepLoader", "StepSampler"]
+__all__ = ["MicroBatches", "Step", "StepDataset", "StepLoader"]
 
 Key = tuple[int, int]  # (epoch, step within the epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatches:
+    """Lays comparisons out as micro-batches of at most `max_tokens` token positions. Needs no model, and pickles."""
+
+    collator: Collator
+    max_tokens: int
+
+    def __call__(self, comparisons: Sequence[EncodedComparison]) -> list[Batch]:
+        """Return the micro-batches, which together hold every comparison once."""
+        parts = plan(self.collator, comparisons, self.max_tokens)
+        return [self.collator([comparisons[i] for i in part]) for part in parts]
 
 
 @dataclass(slots=True)
@@ -32,6 +47,29 @@ class Step:
     pair_weight: float  # sum of pair weights over the GLOBAL step, all ranks: the loss is divided by it
     index: int  # epoch × steps per epoch + step: seeds the step's randomness
     is_filler: bool = False  # this rank had nothing to do; its gradient counts zero
+    collate: Callable[[Sequence[EncodedComparison]], list[Batch]] | None = None  # what made `batches`
+
+    def pin_memory(self) -> Step:
+        """Return the step with its token rows in page-locked memory; DataLoader calls it."""
+        return dataclasses.replace(self, batches=[pinned(batch) for batch in self.batches])
+
+
+def pinned(batch: Batch) -> Batch:
+    """Return a batch whose tensors are in page-locked memory, from where a GPU fetches them while it computes."""
+    tensors: dict[str, Any] = {name: value.pin_memory() for name, value in fields_with_tensors(batch).items()}
+    pairs = type(batch.pairs)(**{name: getattr(batch.pairs, name).pin_memory() for name in batch.pairs.__slots__})
+    layout = batch.layout
+    if layout is not None:
+        layout = dataclasses.replace(
+            layout, **{name: value.pin_memory() for name, value in fields_with_tensors(layout).items()}
+        )
+    return dataclasses.replace(batch, **tensors, pairs=pairs, layout=layout)
+
+
+def fields_with_tensors(value: Any) -> dict[str, torch.Tensor]:
+    """Return the fields of a dataclass that hold a tensor."""
+    held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: item for name, item in held.items() if isinstance(item, torch.Tensor)}
 
 
 class StepDataset(Dataset):
@@ -93,44 +131,43 @@ class StepDataset(Dataset):
         indices = self.order(epoch)[step * self.per_step : (step + 1) * self.per_step]
         weight = sum(pair.weight for i in indices for pair in self.comparisons[i].pairs)
         mine = self.share(indices)[self.rank]
-        filler = not mine
         comparisons = [self.comparisons[i] for i in (mine or indices[:1])]
-        return Step(comparisons, self.collate(comparisons), weight, epoch * self.steps_per_epoch + step, filler)
+        return Step(
+            comparisons,
+            self.collate(comparisons),
+            weight,
+            index=epoch * self.steps_per_epoch + step,
+            is_filler=not mine,
+            collate=self.collate,
+        )
 
 
 class StepSampler(Sampler[list[Key]]):
-    """Yields the keys of one epoch, a list of one key at a time (the shape of a batch sampler)."""
+    """Yields the keys of one epoch from a step on, a list of one key at a time (the shape of a batch sampler)."""
 
     def __init__(self, steps_per_epoch: int) -> None:
         self.steps_per_epoch = steps_per_epoch
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is."""
-        self.epoch = epoch
+        self.epoch, self.first = 0, 0
 
     def __len__(self) -> int:
-        return self.steps_per_epoch
+        return self.steps_per_epoch - self.first
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.steps_per_epoch):
+        for step in range(self.first, self.steps_per_epoch):
             yield [(self.epoch, step)]
 
 
 class StepLoader(DataLoader):
-    """A DataLoader over steps whose epoch can be set.
-
-    `accelerate.skip_first_batches` rebuilds it on resume as a plain DataLoader around the same sampler, which
-    transformers then reaches by itself.
-    """
+    """A DataLoader over steps, one epoch at a time."""
 
     def __init__(self, dataset: StepDataset, **options: Any) -> None:
-        self.steps = StepSampler(len(dataset))
-        super().__init__(dataset, batch_sampler=self.steps, collate_fn=only, **options)
+        self.keys = StepSampler(len(dataset))
+        super().__init__(dataset, batch_sampler=self.keys, collate_fn=only, **options)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is."""
-        self.steps.set_epoch(epoch)
+    def epoch(self, number: int, first: int = 0) -> Iterator[Step]:
+        """Iterate over the steps of an epoch, from step `first` on."""
+        self.keys.epoch, self.keys.first = number, first
+        return iter(self)
 
 
 def only(items: list[Step]) -> Step:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from rmx.records import PairTable
 
-__all__ = ["SUMS", "Totals", "share_of_totals"]
+__all__ = ["SUMS", "Totals", "means", "share_of_totals", "step_sums", "sum_dtype"]
 
 # What every step adds up over its pairs; the order is that of the vector read from the device.
 SUMS = (
@@ -24,34 +20,25 @@ SUMS = (
 )  # fmt: skip
 
 
-class Totals(TrainerCallback, ExportableState):
-    """Sums since the last log (the window) and since step 0 (the run); both travel with the checkpoint."""
+class Totals:
+    """This rank's sums since the last log (the window) and since step 0 (the run); both go into the checkpoint."""
 
-    def __init__(self, window: Sequence[float] | None = None, run: Sequence[float] | None = None) -> None:
-        self.window = list(window or [0.0] * len(SUMS))
-        self.run = list(run or [0.0] * len(SUMS))
+    def __init__(self, values: Sequence[float] | None = None) -> None:
+        values = values or [0.0] * (2 * len(SUMS))
+        self.window, self.run = list(values[: len(SUMS)]), list(values[len(SUMS) :])
 
-    def state(self) -> dict[str, Any]:
-        """Return what transformers stores in trainer_state.json and restores on resume."""
-        return {"args": {}, "attributes": {"window": list(self.window), "run": list(self.run)}}
+    def values(self) -> list[float]:
+        """Return both, one after the other."""
+        return [*self.window, *self.run]
 
     def add(self, sums: Sequence[float]) -> None:
         """Add one step's sums (this rank's share)."""
         self.window = [a + b for a, b in zip(self.window, sums, strict=True)]
         self.run = [a + b for a, b in zip(self.run, sums, strict=True)]
 
-    def close_window(self, seconds: float, accelerator: Accelerator) -> dict[str, float]:
-        """Return the window's metrics over all ranks (one all-reduce) and start a new window."""
-        sums = _summed(self.window, accelerator)
+    def start_window(self) -> None:
+        """Forget the window."""
         self.window = [0.0] * len(SUMS)
-        metrics = means(sums)
-        metrics["pairs_per_second"] = metrics["pairs"] / seconds if seconds > 0 else math.nan
-        metrics["tokens_per_second"] = sums[SUMS.index("tokens")] / seconds if seconds > 0 else math.nan
-        return metrics
-
-    def over_run(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return the metrics over all pairs that this run has trained on so far, over all ranks."""
-        return means(_summed(self.run, accelerator))
 
 
 def share_of_totals(totals: Sequence[Sequence[float]], rank: int, ranks: int) -> list[float]:
@@ -63,14 +50,6 @@ def share_of_totals(totals: Sequence[Sequence[float]], rank: int, ranks: int) ->
     if len(totals) == ranks:
         return list(totals[rank])
     return [math.fsum(column) if rank == 0 else 0.0 for column in zip(*totals, strict=True)]
-
-
-def _summed(sums: Sequence[float], accelerator: Accelerator) -> list[float]:
-    """Add up a vector over all ranks."""
-    if accelerator.num_processes == 1:
-        return list(sums)
-    vector = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
-    return accelerator.reduce(vector, reduction="sum").tolist()
 
 
 def means(sums: Sequence[float]) -> dict[str, float]:

@@ -29,7 +29,9 @@ from rmx.losses import bradley_terry
 from rmx.models import Adapter, RewardModelSource
 from rmx.templates import Template
 from rmx.training.arguments import trainer_settings
-from rmx.training.trainer import RewardTrainer
+from rmx.training.loop import Loop
+from rmx.training.position import Position
+from rmx.training.steps import StepLoader
 from rmx.workflow import Workflow
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of the test process")
@@ -180,41 +182,50 @@ def at(where: str, step: int, act: Callable[[], None]) -> None:
             state["done"] = True
             act()
 
-    def before(name: str, offset: int) -> None:
-        original = getattr(RewardTrainer, name)
+    def before(owner: Any, name: str, offset: int) -> None:
+        original = getattr(owner, name)
 
         @functools.wraps(original)
         def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
             once(self.state.global_step + offset)
             return original(self, *args, **kwargs)
 
-        setattr(RewardTrainer, name, patched)
+        setattr(owner, name, patched)
 
     if where == "evaluating":
-        import rmx.training.trainer
+        import rmx.training.loop
 
         current = [0]
-        evaluate, evaluate_pairs = RewardTrainer.evaluate, rmx.training.trainer.evaluate_pairs
+        evaluate, evaluate_pairs = Loop.evaluate, rmx.training.loop.evaluate_pairs
 
-        def noting(self: RewardTrainer, *args: Any, **kwargs: Any) -> Any:
+        def noting(self: Loop) -> None:
             current[0] = self.state.global_step
-            return evaluate(self, *args, **kwargs)
+            evaluate(self)
 
         def patched(*args: Any, **kwargs: Any) -> Any:
             result = evaluate_pairs(*args, **kwargs)
             once(current[0])
             return result
 
-        RewardTrainer.evaluate, rmx.training.trainer.evaluate_pairs = noting, patched  # type: ignore[method-assign]
+        Loop.evaluate, rmx.training.loop.evaluate_pairs = noting, patched  # type: ignore[method-assign]
+    elif where == "loading":  # before a step is fetched
+        epoch = StepLoader.epoch
+
+        def loading(self: StepLoader, number: int, first: int = 0) -> Any:
+            steps = epoch(self, number, first)
+            for index in range(number * len(self.dataset) + first, (number + 1) * len(self.dataset)):
+                once(index + 1)
+                yield next(steps)
+
+        StepLoader.epoch = loading  # type: ignore[method-assign,assignment]
     else:
-        names = {
-            "begin": ("training_step", 1),
-            "backward": ("_get_grad_norm", 1),
-            "end": ("_maybe_log_save_evaluate", 0),
-            "saving": ("_write_trainer_state", 0),
-            "loading": ("get_batch_samples", 1),
+        places = {
+            "begin": (Loop, "gradients", 1),
+            "backward": (Loop, "check_finite", 1),
+            "end": (Loop, "end_step", 0),
+            "saving": (Position, "write", 0),
         }
-        before(*names[where])
+        before(*places[where])
 
 
 def crash_at_event(number: int, folder: Path, *, count: Path | None = None) -> None:

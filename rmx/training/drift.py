@@ -27,9 +27,12 @@ __all__ = ["describe", "differences", "environment_facts", "refuse_drift", "rows
 # Keys that decide nothing about weights, optimizer state or the order of rows.
 FREE = (
     "trainer.logging_", "trainer.eval_", "trainer.save_", "trainer.dataloader_", "trainer.log_level",
-    "trainer.disable_tqdm", "trainer.load_best_model_at_end", "trainer.metric_for_best_model",
-    "trainer.greater_is_better", "trainer.batch_eval_metrics", "trainer.include_", "trainer.hub_",
+    "trainer.disable_tqdm", "trainer.load_best_model_at_end", "trainer.greater_is_better", "trainer.include_",
+    "trainer.per_device_eval_batch_size", "trainer.torch_empty_cache_steps", "trainer.ddp_", "trainer.trackio_",
+    "trainer.restore_callback_states_from_checkpoint",
 )  # fmt: skip
+NOT_FREE = ("trainer.dataloader_drop_last",)  # decides which rows every later step sees
+COMPARED = ("trainer.metric_for_best_model", "rows.")  # what the best checkpoint so far is the best by
 # What these keys do to the run is in its rows, whose content is compared: a file may have moved.
 SEEN_IN_ROWS = ("data.", "template.")
 
@@ -109,34 +112,48 @@ def environment_facts(device: torch.device) -> dict[str, Any]:
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return key → (value there, value here) for every flat key that differs.
 
+    Where a class or function of rmx stands does not count: it may move from version to version.
+
     >>> differences({"a": {"x": 1}, "b": 2}, {"a": {"x": 3}, "b": 2})
     {'a.x': (1, 3)}
+    >>> differences({"loss": {"_target_": "rmx.old.hinge"}}, {"loss": {"_target_": "rmx.losses.hinge"}})
+    {}
     """
     old, new = flat(there), flat(here)
     absent = "(not set)"
     keys = [*new, *(key for key in old if key not in new)]
-    return {k: (old.get(k, absent), new.get(k, absent)) for k in keys if old.get(k, absent) != new.get(k, absent)}
+    pairs = {k: (old.get(k, absent), new.get(k, absent)) for k in keys}
+    return {key: pair for key, pair in pairs.items() if _name(key, pair[0]) != _name(key, pair[1])}
+
+
+def _name(key: str, value: Any) -> Any:
+    moved = key.endswith("_target_") and isinstance(value, str) and value.startswith("rmx.")
+    return value.rsplit(".", 1)[-1] if moved else value
 
 
 def refuse_drift(
     checkpoint: Path, there: Mapping[str, Any], here: Mapping[str, Any], allow: Sequence[str]
-) -> list[str]:
-    """Compare a manifest's facts with this run's; return notes about a changed environment.
+) -> tuple[list[str], bool]:
+    """Compare a manifest's facts with this run's.
+
+    Returns:
+        Notes about a changed environment; and whether the best checkpoint so far can still be compared with: not if
+        it was chosen by another metric, or on other evaluation rows.
 
     Raises:
         CheckpointError: configuration, rows or ranks differ in a key that `allow` does not name; with the diff.
     """
     rows = differences({"rows": there.get("rows", {})}, {"rows": here["rows"]})
     config = differences(redact(there.get("config", {})), redact(here["config"]))
-    config = {key: pair for key, pair in config.items() if not key.startswith(FREE)}
-    if not any(key.startswith("rows.") for key in rows):
+    config = {key: pair for key, pair in config.items() if key in NOT_FREE or not key.startswith(FREE)}
+    if not any(key.startswith("rows.train") for key in rows):
         config = {key: pair for key, pair in config.items() if not key.startswith(SEEN_IN_ROWS)}
-    found = config | {key: pair for key, pair in rows.items() if not key.startswith("rows.eval")}
+    found = config | rows
     found |= differences({"ranks": there.get("ranks", 1)}, {"ranks": here["ranks"]})
     refused = {key: pair for key, pair in found.items() if not _allowed(key, allow)}
     if refused:
         lines = "\n".join(f"  {key}: {_short(old)} there, {_short(new)} here" for key, (old, new) in refused.items())
-        names = list(dict.fromkeys("data" if key.startswith("rows.") else key for key in refused))
+        names = list(dict.fromkeys(_allowing(key) for key in refused))
         names = [name for name in names if "data" not in names or not name.startswith("data.")]
         allowed = ",".join(names)
         raise CheckpointError(
@@ -145,13 +162,18 @@ def refuse_drift(
             "or start from the beginning: resume=never"
         )
     notes = differences(there.get("environment", {}), here["environment"])
-    return [f"{key} was {old} and is {new}" for key, (old, new) in notes.items()]
+    comparable = not any(key.startswith(COMPARED) and not key.startswith("rows.train.") for key in found)
+    return [f"{key} was {old} and is {new}" for key, (old, new) in notes.items()], comparable
+
+
+def _allowing(key: str) -> str:
+    """The key to name in `resume_allow`: rows come from `data`, evaluation rows from `data.eval_sets` and its kin."""
+    return key if not key.startswith("rows.") else "data" if key.startswith("rows.train.") else "data.eval_sets"
 
 
 def _allowed(key: str, allow: Sequence[str]) -> bool:
-    """Whether a key or one of its parents is named; `data` stands for the rows too."""
-    names = [*allow, *(["rows"] if "data" in allow else [])]
-    return any(key == name or key.startswith(f"{name}.") for name in names)
+    """Whether a key, what stands for it, or one of their parents is named; `data` stands for the rows too."""
+    return any(k == name or k.startswith(f"{name}.") for name in allow for k in (key, _allowing(key)))
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,176 @@
+"""Every argument of `transformers.TrainingArguments`: what it does here, or why it is refused and what to use instead.
+
+No argument is accepted and ignored. A test compares the three tables with the installed class, so that an argument
+of a new version fails the test until someone has decided about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rmx.values import Mistake, shown
+
+__all__ = ["ACTS", "ELSEWHERE", "NOT_HERE", "refused"]
+
+# Said elsewhere in the configuration: refused whatever the value, because the other place would win.
+ELSEWHERE = {
+    "output_dir": "the root key output_dir",
+    "seed": "the root key seed",
+    "data_seed": "the root key seed",
+    "report_to": "the root key trackers",
+    "run_name": "the root key output_dir",
+    "project": "the root key project",
+    "do_train": "the root key phases",
+    "do_eval": "the root key phases",
+    "do_predict": "the root key phases",
+    "push_to_hub": "the root key push_to_hub",
+    "hub_model_id": "the root key push_to_hub",
+    "resume_from_checkpoint": "the root key resume",
+    "disable_tqdm": "the root key verbose",
+    "per_device_eval_batch_size": "trainer.max_tokens_per_micro_batch: evaluation, too, is laid out by tokens",
+}
+
+# Name → (value that says nothing, why no other value is taken and what to use instead).
+NOT_HERE: dict[str, tuple[Any, str]] = {
+    "logging_nan_inf_filter": (None, "a loss that is not finite always stops the run"),
+    "remove_unused_columns": (None, "there are no columns: rmx lays out whole comparisons"),
+    "fp16": (False, "rewards and their loss need more range than float16 has; use trainer.precision=bf16 or fp32"),
+    "fp16_full_eval": (False, "use trainer.eval_precision=bf16 or fp32"),
+    "bf16_full_eval": (False, "use trainer.eval_precision=bf16"),
+    "auto_find_batch_size": (
+        False,
+        "running out of memory halves trainer.max_tokens_per_micro_batch and keeps the batch; set that to auto",
+    ),
+    "label_smoothing_factor": (0.0, "use loss.label_smoothing"),
+    "group_by_length": (False, "rows without padding make it needless; leave it out"),
+    "length_column_name": ("length", "rmx counts tokens itself; leave it out"),
+    "average_tokens_across_devices": (
+        True,
+        "the loss is divided by the pairs of the step on all devices; leave it out",
+    ),
+    "use_liger_kernel": (
+        False,
+        "its kernels replace layers that the pair engine calls, and its loss is for vocabulary logits, which are not "
+        "computed here; use trainer.torch_compile=true",
+    ),
+    "liger_kernel_config": (None, "use_liger_kernel is not supported; use trainer.torch_compile=true"),
+    "use_cache": (False, "nothing is generated, so there is nothing to cache; leave it out"),
+    "log_on_each_node": (True, "the first rank writes the log; leave it out"),
+    "prediction_loss_only": (False, "evaluation keeps every reward; use phases without predict to write none"),
+    "eval_do_concat_batches": (True, "evaluation keeps one row per pair; leave it out"),
+    "eval_use_gather_object": (False, "rewards are gathered from all ranks anyway; leave it out"),
+    "eval_accumulation_steps": (None, "rewards go to the CPU after every micro-batch; leave it out"),
+    "include_for_metrics": ([], "metrics are made from the rewards; add your own with a callback (on_evaluate)"),
+    "batch_eval_metrics": (False, "metrics are exact over all pairs, not means of batches; leave it out"),
+    "label_names": (None, "pairs carry their own labels; see data.columns"),
+    "save_on_each_node": (False, "checkpoints are written by the first rank into output_dir; share that folder"),
+    "enable_jit_checkpoint": (False, "SIGTERM, SIGUSR1 and Ctrl-C always save a checkpoint first; leave it out"),
+    "hub_token": (None, "use the environment variable HF_TOKEN"),
+    "hub_private_repo": (None, "make the repository before, and give its name as the root key push_to_hub"),
+    "hub_strategy": ("every_save", "the finished model is uploaded once; use the root key push_to_hub"),
+    "hub_always_push": (False, "the finished model is uploaded once; use the root key push_to_hub"),
+    "hub_revision": (None, "the finished model is uploaded to the main branch; use the root key push_to_hub"),
+    "ignore_data_skip": (False, "a resumed run goes on at its step without reading what came before; leave it out"),
+    "accelerator_config": (None, "training does not use accelerate's data loading; see trainer.dataloader_*"),
+    "parallelism_config": (None, "several devices each hold the whole model here: start rmx with torchrun"),
+    "fsdp": (None, "sharding is not supported; use torchrun with the whole model per GPU, or peft=qlora"),
+    "fsdp_config": (None, "sharding is not supported; use torchrun with the whole model per GPU, or peft=qlora"),
+    "deepspeed": (None, "DeepSpeed is not supported; use torchrun with the whole model per GPU, or peft=qlora"),
+    "dataloader_in_order": (True, "the order of steps is fixed, so that a run can be repeated; leave it out"),
+    "debug": ("", "a gradient that is not finite stops the run and names the rows; leave it out"),
+    "skip_memory_metrics": (True, "use a callback that reads torch.cuda.max_memory_allocated()"),
+    "local_rank": (-1, "torchrun says it in the environment"),
+}  # fmt: skip
+
+# What it does here, where that is not plain from its name; everything in this table is shown to act by a test.
+ACTS = {
+    "per_device_train_batch_size": "comparisons, not rows",
+    "gradient_accumulation_steps": "times the device batch: the comparisons of a step; how they are split is up to "
+    "max_tokens_per_micro_batch",
+    "num_train_epochs": "",
+    "max_steps": "",
+    "learning_rate": "",
+    "lr_scheduler_type": "",
+    "lr_scheduler_kwargs": "",
+    "warmup_steps": "below 1 a fraction of all steps",
+    "optim": "all but those that move weights during the backward pass (*_layerwise, lomo, adalomo)",
+    "optim_args": "",
+    "optim_target_modules": "for galore_* and apollo_*",
+    "weight_decay": "",
+    "adam_beta1": "",
+    "adam_beta2": "",
+    "adam_epsilon": "",
+    "max_grad_norm": "0 does not clip",
+    "bf16": "true is precision=bf16, false is precision=fp32",
+    "tf32": "",
+    "activation_checkpointing": "",
+    "activation_checkpointing_kwargs": "",
+    "gradient_checkpointing": "the older name of activation_checkpointing",
+    "gradient_checkpointing_kwargs": "the older name of activation_checkpointing_kwargs",
+    "torch_compile": "",
+    "torch_compile_backend": "",
+    "torch_compile_mode": "",
+    "neftune_noise_alpha": "scaled by each sequence's own length",
+    "torch_empty_cache_steps": "on a GPU",
+    "logging_strategy": "the last step is logged whatever it says",
+    "logging_steps": "below 1 a fraction of all steps",
+    "logging_first_step": "",
+    "include_num_input_tokens_seen": "true or all; rows have no padding to leave out",
+    "log_level": "of transformers' own messages",
+    "log_level_replica": "of transformers' own messages, on other ranks than the first",
+    "trackio_space_id": "with trackers=[trackio]",
+    "trackio_bucket_id": "with trackers=[trackio]",
+    "trackio_static_space_id": "with trackers=[trackio]",
+    "eval_strategy": "",
+    "eval_steps": "below 1 a fraction of all steps",
+    "eval_delay": "",
+    "eval_on_start": "",
+    "save_strategy": "",
+    "save_steps": "below 1 a fraction of all steps",
+    "save_total_limit": "newest and best are always kept",
+    "save_only_model": "a checkpoint made for a signal is whole all the same",
+    "load_best_model_at_end": "",
+    "metric_for_best_model": "",
+    "greater_is_better": "follows from the metric; a contradiction is refused",
+    "restore_callback_states_from_checkpoint": "always done",
+    "full_determinism": "",
+    "use_cpu": "",
+    "dataloader_drop_last": "leaves the last, smaller step of an epoch out",
+    "dataloader_num_workers": "",
+    "dataloader_pin_memory": "on a GPU",
+    "dataloader_persistent_workers": "",
+    "dataloader_prefetch_factor": "",
+    "dataloader_multiprocessing_context": "",
+    "train_sampling_strategy": "random or sequential",
+    "ddp_find_unused_parameters": "unset: looked at once, before training",
+    "ddp_bucket_cap_mb": "",
+    "ddp_broadcast_buffers": "",
+    "ddp_static_graph": "",
+    "ddp_backend": "",
+    "ddp_timeout": "",
+}
+
+# Values of acting arguments that rmx does not take.
+VALUES = {
+    ("train_sampling_strategy", "group_by_length"): "rows without padding make it needless; use random",
+    ("include_num_input_tokens_seen", "non_padding"): "rows have no padding to leave out; use true",
+}
+
+
+def refused(arguments: Mapping[str, Any]) -> list[Mistake]:
+    """Return what rmx does not take, and why.
+
+    >>> [str(mistake) for mistake in refused({"seed": 1, "use_cache": False})]
+    ['trainer.seed: rmx sets this itself; use the root key seed']
+    """
+    mistakes = []
+    for name, value in arguments.items():
+        key = f"trainer.{name}"
+        if name in ELSEWHERE:
+            mistakes.append(Mistake(key, f"rmx sets this itself; use {ELSEWHERE[name]}"))
+        elif name in NOT_HERE and value != NOT_HERE[name][0] and value not in (None, "", {}):
+            mistakes.append(Mistake(key, f"{shown(key, value)} is not supported: {NOT_HERE[name][1]}"))
+        elif isinstance(value, str) and (name, value) in VALUES:
+            mistakes.append(Mistake(key, f"{value!r} is not supported: {VALUES[name, value]}"))
+    return mistakes

@@ -1,0 +1,246 @@
+"""One process or several: everything about training that depends on how many there are, behind one object.
+
+The loop asks its strategy to place the model, to keep gradients local until the last micro-batch, to clip, to add
+up numbers and agree on flags, and to write and read state. It never asks how many processes there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainingArguments
+
+from rmx.errors import ModelError, RankError, RmxError
+from rmx.run.signals import StopSignals
+from rmx.training.weights import load_weights, save_weights
+
+__all__ = ["DataParallel", "OneProcess", "join_ranks", "strategy_for"]
+
+T = TypeVar("T")
+
+
+def join_ranks(arguments: dict[str, Any]) -> None:
+    """Start torch.distributed as `trainer.ddp_timeout`, `ddp_backend` and `use_cpu` say; once, before all else.
+
+    A process that is alone has nobody to join.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    from accelerate import PartialState
+
+    timeout = timedelta(seconds=arguments.get("ddp_timeout", 1800))
+    on_cpu = bool(arguments.get("use_cpu")) or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    PartialState(cpu=on_cpu, backend=arguments.get("ddp_backend"), timeout=timeout)
+
+
+def strategy_for(args: TrainingArguments) -> OneProcess:
+    """Return the strategy of this process."""
+    return DataParallel(args) if args.world_size > 1 else OneProcess(args)
+
+
+class OneProcess:
+    """One process: nothing to share, nobody to wait for."""
+
+    rank, ranks = 0, 1
+    can_repeat = True  # a step may be computed again, because nobody takes part in it
+
+    def __init__(self, args: TrainingArguments) -> None:
+        self.args = args
+
+    # --- The model and its gradients ----------------------------------------------------------------------------------
+
+    def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
+        """Put the model where it trains and return what is called in training.
+
+        Args:
+            model: the model, possibly with an adapter.
+            trial: runs one forward and backward pass of it, to see which parameters get a gradient.
+        """
+        self.to_device(model)
+        return self.compiled(model)
+
+    def to_device(self, model: nn.Module) -> None:
+        """Move the model to this process's device; quantised ones are there since they were loaded."""
+        if getattr(model, "quantization_method", None) is None:
+            model.to(self.args.device)
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """Compile the model where `trainer.torch_compile` asks for it."""
+        if not self.args.torch_compile:
+            return model
+        backend = self.args.torch_compile_backend or "inductor"
+        return cast(nn.Module, torch.compile(model, backend=backend, mode=self.args.torch_compile_mode))
+
+    def local_gradients(self) -> AbstractContextManager[Any]:
+        """A block whose backward passes add to this process's gradients only."""
+        return contextlib.nullcontext()
+
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """Scale the gradients down to `max_norm` (0: leave them) and return the norm they had."""
+        if max_norm > 0:
+            return nn.utils.clip_grad_norm_(parameters, max_norm)
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    # --- Agreement ----------------------------------------------------------------------------------------------------
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Add up a vector over all processes, in float64."""
+        return list(values)
+
+    def largest(self, values: Sequence[int]) -> list[int]:
+        """Return the largest of each number over all processes."""
+        return list(values)
+
+    def gathered(self, value: T) -> list[T]:
+        """Return every process's value, in the order of ranks."""
+        return [value]
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Let the first process do something for all; what it returns or raises, every process returns or raises."""
+        return work()
+
+    def interruptible(self, signals: StopSignals) -> AbstractContextManager[None]:
+        """A block that a signal may break off at once."""
+        return signals.prompt()
+
+    def together(self) -> AbstractContextManager[None]:
+        """A block in which the end of another process is reported as that, and not as this one's error."""
+        return contextlib.nullcontext()
+
+    # --- State --------------------------------------------------------------------------------------------------------
+
+    def model_state(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """Return the weights of the whole model, for the first process to write; None where it has them anyway."""
+        return None
+
+    def save_model(self, model: nn.Module, folder: Path, state: dict[str, Tensor] | None) -> None:
+        """Write the weights that a checkpoint holds; called in the first process."""
+        save_weights(model, folder, state)
+
+    def load_model(self, model: nn.Module, folder: Path) -> None:
+        """Read them back into the same model."""
+        load_weights(model, folder)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Return the optimizer's whole state, as one process writes it."""
+        return optimizer.state_dict()
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Give the optimizer the state that `optimizer_state` returned."""
+        optimizer.load_state_dict(state)
+
+
+class DataParallel(OneProcess):
+    """Several processes with the whole model each (DistributedDataParallel); gradients are averaged.
+
+    The loss of a step is scaled by the number of ranks, so that the average is the gradient of the global step.
+    """
+
+    can_repeat = False
+
+    def __init__(self, args: TrainingArguments) -> None:
+        super().__init__(args)
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+
+    def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
+        """Wrap the model; parameters without a gradient are looked for in every step only where there are some."""
+        self.to_device(model)
+        unused = self.args.ddp_find_unused_parameters
+        if unused is None:
+            unused = self._leaves_parameters_out(model, trial)
+        options: dict[str, Any] = {
+            "bucket_cap_mb": self.args.ddp_bucket_cap_mb,
+            "broadcast_buffers": self.args.ddp_broadcast_buffers,
+            "static_graph": self.args.ddp_static_graph,
+        }
+        device = self.args.device
+        self.wrapped = DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type != "cpu" else None,
+            find_unused_parameters=unused,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        return self.compiled(self.wrapped)
+
+    def _leaves_parameters_out(self, model: nn.Module, trial: Callable[[], None]) -> bool:
+        """Whether some step may leave a trained parameter without a gradient; the same answer on every rank."""
+        trial()
+        without = any(p.grad is None for p in model.parameters() if p.requires_grad)
+        model.zero_grad()
+        routed = any(isinstance(m, nn.ModuleList) and "expert" in name for name, m in model.named_modules())
+        return self.largest([int(without or routed)]) == [1]
+
+    def local_gradients(self) -> AbstractContextManager[Any]:
+        """Gradients are averaged in the backward pass after this block."""
+        return self.wrapped.no_sync()
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """One all-reduce."""
+        return self._reduced(values, torch.float64, dist.ReduceOp.SUM)
+
+    def largest(self, values: Sequence[int]) -> list[int]:
+        """One all-reduce."""
+        return self._reduced(values, torch.int64, dist.ReduceOp.MAX)
+
+    def _reduced(self, values: Sequence[Any], dtype: torch.dtype, operation: Any) -> list[Any]:
+        vector = torch.tensor(values, dtype=dtype, device=self.args.device)
+        dist.all_reduce(vector, operation)
+        return vector.tolist()
+
+    def gathered(self, value: T) -> list[T]:
+        """One gather of objects."""
+        everyone: list[Any] = [None] * self.ranks
+        dist.all_gather_object(everyone, value)
+        return everyone
+
+    def first(self, work: Callable[[], T]) -> T:
+        """The others wait; an error of the first rank is an error of all, so that nobody waits for ever."""
+        answer: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                answer = [work()]
+            except RmxError as error:
+                answer = [error]
+        dist.broadcast_object_list(answer)
+        if isinstance(answer[0], RmxError):
+            raise answer[0]
+        return answer[0]
+
+    def interruptible(self, signals: StopSignals) -> AbstractContextManager[None]:
+        """Others wait for this rank: the signal is seen at the end of the step."""
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Name the two errors of torch.distributed that a user can do something about.
+
+        Raises:
+            RankError: another rank has ended, or did not answer for `trainer.ddp_timeout` seconds.
+            ModelError: a parameter that usually has a gradient had none in a step.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            if "finished reduction in the prior iteration" in text:
+                raise ModelError(
+                    "a parameter of the model got no gradient in a step, which several ranks have to know beforehand; "
+                    "set trainer.ddp_find_unused_parameters=true"
+                ) from error
+            if isinstance(error, dist.DistError) or re.search(r"(?i)gloo|nccl|closed by peer|reset by peer", text):
+                raise RankError(
+                    f"rank {self.rank}: another rank has ended, or did not answer for "
+                    f"{self.args.ddp_timeout} s (trainer.ddp_timeout); the reason is in that rank's output"
+                ) from error
+            raise

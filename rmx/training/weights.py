@@ -1,0 +1,70 @@
+"""The weights of a checkpoint: written in the format of transformers or PEFT, read back into the model in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from peft.utils import load_peft_weights, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rmx.errors import CheckpointError
+from rmx.models.quiet import quiet
+
+__all__ = ["load_weights", "save_weights", "saved_bytes"]
+
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def save_weights(model: Any, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+    """Write a model, or the adapter alone of one that has an adapter, with its config.
+
+    Args:
+        model: the model, without any wrapper.
+        folder: where to.
+        state: its weights, where the model itself holds a share of them only.
+    """
+    # The names that the model has in memory, where transformers would store others (experts, fused layers).
+    names = {} if isinstance(model, PeftModel) else {"save_original_format": False}
+    with quiet():
+        model.save_pretrained(str(folder), state_dict=state, **names)
+
+
+def saved_bytes(model: nn.Module) -> int:
+    """Return how many bytes of weights `save_weights` writes."""
+    only_trained = isinstance(model, PeftModel)
+    saved = (p for p in model.parameters() if p.requires_grad or not only_trained)
+    return sum(p.numel() * p.element_size() for p in saved)
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Give a model the weights that it had when `save_weights` wrote them.
+
+    Raises:
+        CheckpointError: the files are those of another model.
+    """
+    with quiet():
+        if isinstance(model, PeftModel):
+            result: Any = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+            unknown = result.unexpected_keys
+            lacking: list[str] = []  # the base's are not written
+        else:
+            files = [_WHOLE]
+            if (folder / _INDEX).exists():
+                files = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            unknown, read = [], set()
+            memory = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+            for file in files:  # one at a time: the largest is all that is held besides the model
+                weights = load_file(folder / file)
+                unknown += model.load_state_dict(weights, strict=False).unexpected_keys
+                read |= {memory[name] for name in weights if name in memory}  # tied weights have several names
+            lacking = [name for name, parameter in model.named_parameters() if parameter.data_ptr() not in read]
+    if unknown or lacking:
+        what = f"{unknown[0]} is not a weight of this model" if unknown else f"{lacking[0]} is missing"
+        raise CheckpointError(
+            f"{folder}: its weights are those of another model ({what}); take model and peft back, or start anew "
+            "with resume=never"
+        )
