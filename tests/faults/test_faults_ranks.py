@@ -30,6 +30,7 @@ def both(models: Path, folder: Path, before: Callable[[int], None] = lambda rank
         os.environ |= {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         before(rank)
         train(workflow(folder / "run", models, **SETTINGS))
@@ -52,7 +53,8 @@ def signalled(rank: int) -> None:
 @pytest.mark.parametrize(("fault", "code"), [(killed_at, -9), pytest.param(signalled, 143, marks=pytest.mark.slow)])
 def test_two_ranks(fault: Callable[[int], None], code: int, models: Path, tmp_path: Path) -> None:
     """Both end with the code; the continuation leaves what an undisturbed run of two leaves."""
-    assert [child.code for child in both(models, tmp_path / "whole")] == [0, 0]
+    whole = both(models, tmp_path / "whole")
+    assert [child.code for child in whole] == [0, 0], [child.text[-1500:] for child in whole]
     stopped = both(models, tmp_path, fault)
     assert [child.code for child in stopped] == [code, code], [child.text[-1500:] for child in stopped]
     done = both(models, tmp_path)
