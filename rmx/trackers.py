@@ -168,7 +168,7 @@ class HfTracker:
         self.state.global_step, self.state.epoch = step, epoch or 0.0
         logs = dict(values)
         if self.name != "mlflow":  # the others write train/loss for loss and eval/loss for eval_loss; mlflow nothing
-            logs = {key.removeprefix("train/").replace("eval/", "eval_"): value for key, value in values.items()}
+            logs = {_transformers_name(key): value for key, value in values.items()}
         self.callback.on_log(self.args, self.state, self.control, logs=logs, model=None)
 
     def summary(self, values: Mapping[str, Any], plots: Sequence[Path]) -> None:
@@ -177,6 +177,15 @@ class HfTracker:
     def close(self, exit_code: int) -> None:
         """Close the tracker's run."""
         self.callback.on_train_end(self.args, self.state, self.control)
+
+
+def _transformers_name(key: str) -> str:
+    """What transformers' callbacks make the key from again: they put train/ before a name, or eval/ for eval_.
+
+    >>> _transformers_name("train/loss"), _transformers_name("eval/source/re-eval/x/accuracy")
+    ('loss', 'eval_source/re-eval/x/accuracy')
+    """
+    return "eval_" + key.removeprefix("eval/") if key.startswith("eval/") else key.removeprefix("train/")
 
 
 class Recorder:

@@ -7,7 +7,7 @@ A number that is not defined (an accuracy of no pairs) is absent or None, never 
 from __future__ import annotations
 
 from rmx.metrics.calibration import calibration
-from rmx.metrics.comparing import holm, paired_comparison
+from rmx.metrics.comparing import compare_with_selected, holm, paired_comparison
 from rmx.metrics.curves import smooth
 from rmx.metrics.length import length_bias
 from rmx.metrics.pairs import by_source, pair_metrics, wilson_interval
@@ -17,6 +17,7 @@ __all__ = [
     "by_source",
     "calibration",
     "ceiling",
+    "compare_with_selected",
     "correlation",
     "holm",
     "length_bias",

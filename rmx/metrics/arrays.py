@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rmx.errors import DataError, NonFiniteError
 
-__all__ = ["column", "columns", "sigmoid", "softplus"]
+__all__ = ["column", "columns", "group_sums", "sigmoid", "softplus"]
 
 Floats = NDArray[np.float64]
 
@@ -50,6 +50,18 @@ def columns(**named: ArrayLike) -> list[Floats]:
     if arrays[0].size == 0:
         raise DataError(f"no pairs: {', '.join(named)} are empty, so no metric is defined")
     return arrays
+
+
+def group_sums(values: Floats, labels: ArrayLike) -> Floats:
+    """Sums of the last axis over entries with the same label, in the order of the sorted labels.
+
+    >>> group_sums(np.array([1.0, 2.0, 4.0]), ["a", "b", "a"]).tolist()
+    [5.0, 2.0]
+    """
+    _, group = np.unique(np.asarray(labels), return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(group[order]) > 0])
+    return np.add.reduceat(values[..., order], starts, axis=-1)
 
 
 def sigmoid(x: Floats) -> Floats:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rmx.errors import DataError
-from rmx.metrics.arrays import columns, softplus
+from rmx.metrics.arrays import Floats, columns, group_sums, softplus
 
-__all__ = ["by_source", "pair_metrics", "wilson_interval"]
+__all__ = ["by_source", "effective_pairs", "pair_metrics", "wilson_interval"]
 
 
 def wilson_interval(successes: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -22,7 +22,7 @@ def wilson_interval(successes: float, total: float, confidence: float = 0.95) ->
 
     Args:
         successes: how many succeeded; half counts and weighted counts are fine.
-        total: out of how many, above 0; for weighted pairs the effective number (Σw)² / Σw².
+        total: out of how many, above 0; for weighted or dependent pairs their effective number (`effective_pairs`).
         confidence: coverage, between 0 and 1.
 
     Returns:
@@ -52,6 +52,7 @@ def pair_metrics(
     tie: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     loss: ArrayLike | None = None,
+    comparison: Sequence[object] | np.ndarray | None = None,
 ) -> dict[str, float]:
     """The numbers of one evaluation set, from one row per pair.
 
@@ -62,12 +63,14 @@ def pair_metrics(
             and nowhere else: there is no right answer to be accurate about.
         weight: how much each pair counts in every mean, ≥ 0; default 1.
         loss: the loss term of each pair; default: `softplus(rejected - chosen)`, Bradley–Terry in nats.
+        comparison: what names the comparison of each pair. Pairs of one comparison share a prompt and responses, so
+            they say less than as many independent ones, and the interval widens; default: every pair is its own.
 
     Returns:
         `pairs` (all rows), `labelled_ties` (rows flagged by annotators), `loss`, `reward_std` (of all rewards, chosen
         and rejected pooled, population form); and over the pairs with a winner: `accuracy` (chosen strictly above
-        rejected), its 95 % Wilson interval `accuracy_low` and `accuracy_high`, `accuracy_ties_half` (equal rewards
-        count half), `tie_rate` (share of exactly equal rewards), `margin`, `chosen_reward`, `rejected_reward`. When
+        rejected), its 95 % Wilson interval `accuracy_low` and `accuracy_high` (for other evaluation data like this;
+        not for other training seeds), `accuracy_ties_half` (equal rewards count half), `tie_rate` (share of exactly equal rewards), `margin`, `chosen_reward`, `rejected_reward`. When
         every pair is a labelled tie, the keys of this second list are absent.
 
     Raises:
@@ -97,14 +100,56 @@ def pair_metrics(
     }
     decided = weights * ~tied
     if decided.sum() > 0:
-        numbers |= _decided_metrics(won, lost, decided)
+        numbers |= _decided_metrics(won, lost, decided, comparison)
     return numbers
 
 
-def _decided_metrics(won: np.ndarray, lost: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+def effective_pairs(right: ArrayLike, weight: ArrayLike, comparison: Sequence[object] | np.ndarray | None) -> float:
+    """How many independent, equally weighted pairs would pin the accuracy down as well as these.
+
+    Unequal weights leave (Σw)² / Σw² pairs (Kish 1965). That number is divided by the design effect of the
+    comparisons, the variance of the accuracy p with pairs summed within their comparison over the variance without:
+
+        Σ_g (Σ_{i in g} w_i (x_i - p))² G / (G - 1)  /  Σ_i w_i² p (1 - p),    x_i = 1 where right, G comparisons
+
+    never below 1. Wilson's interval with the effective number keeps its level on such data (Dean & Pagano 2015).
+    Where every pair is right, or every one wrong, the effect cannot be seen: then a comparison counts as one pair.
+
+    Args:
+        right: whether each pair is the right way round.
+        weight: how much each pair counts; pairs of weight 0 are left out.
+        comparison: see `pair_metrics`.
+
+    Two comparisons, one wholly right and one wholly wrong, tell next to nothing about others.
+
+    >>> effective_pairs([1, 1, 0, 0], [1, 1, 1, 1], None), effective_pairs([1, 1, 0, 0], [1, 1, 1, 1], ["a", "a", "b", "b"])
+    (4.0, 1.0)
+    """
+    weights = np.asarray(weight, dtype=np.float64)
+    counts = weights > 0
+    weights, x = weights[counts], np.asarray(right, dtype=np.float64)[counts]
+    kish = float(weights.sum() ** 2 / (weights**2).sum())
+    if comparison is None:
+        return kish
+    labels = np.asarray(comparison)[counts]
+    p = np.average(x, weights=weights)
+    if p in (0.0, 1.0):
+        sums = group_sums(weights, labels)
+        return float(sums.sum() ** 2 / (sums**2).sum())
+    sums = group_sums(weights * (x - p), labels)
+    if sums.size == weights.size:
+        return kish
+    correction = sums.size / (sums.size - 1) if sums.size > 1 else math.inf
+    effect = float((sums**2).sum()) * correction / float((weights**2).sum() * p * (1 - p))
+    return max(1.0, kish / max(1.0, effect)) if math.isfinite(effect) else 1.0
+
+
+def _decided_metrics(
+    won: Floats, lost: Floats, weights: Floats, comparison: Sequence[object] | np.ndarray | None
+) -> dict[str, float]:
     accuracy = float(np.average(won > lost, weights=weights))
     equal = float(np.average(won == lost, weights=weights))
-    effective = float(weights.sum() ** 2 / (weights**2).sum())  # Kish: the count of equal weights as informative
+    effective = effective_pairs(won > lost, weights, comparison)
     low, high = wilson_interval(accuracy * effective, effective)
     return {
         "accuracy": accuracy,
@@ -126,6 +171,7 @@ def by_source(
     tie: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     loss: ArrayLike | None = None,
+    comparison: Sequence[object] | np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
     """`pair_metrics` of each source, in alphabetical order.
 
@@ -139,7 +185,8 @@ def by_source(
     """
     names = np.asarray(source, dtype=object)
     rows: dict[str, np.ndarray] = {"chosen": np.asarray(chosen), "rejected": np.asarray(rejected)}
-    rows |= {k: np.asarray(v) for k, v in (("tie", tie), ("weight", weight), ("loss", loss)) if v is not None}
+    optional = {"tie": tie, "weight": weight, "loss": loss, "comparison": comparison}
+    rows |= {key: np.asarray(values) for key, values in optional.items() if values is not None}
     sizes = {"source": names.size} | {key: values.size for key, values in rows.items()}
     if len(set(sizes.values())) > 1:
         raise DataError(f"columns of different lengths: {sizes}")

@@ -189,12 +189,16 @@ def measure(evaluations: Sequence[Evaluation], seconds: float) -> dict[str, floa
         name: np.concatenate([getattr(e, f"{name}_M") for e in evaluations])
         for name in ("chosen", "rejected", "loss", "weight", "tie")
     }
+    sizes = np.cumsum([0] + [len(e.comparisons) for e in evaluations])
+    column["comparison"] = np.concatenate(
+        [e.comparison_M + start for e, start in zip(evaluations, sizes, strict=False)]
+    )
     metrics = pair_metrics(**column)
     sources = [e.comparisons[c].source for e in evaluations for c in e.comparison_M]
     if len(set(sources)) > 1:
         for source, values in by_source(sources, **column).items():
             if "accuracy" in values:  # a source of labelled ties alone has none
-                metrics[f"accuracy_{source}"] = values["accuracy"]
+                metrics[f"source/{source}/accuracy"] = values["accuracy"]
     metrics |= measure_truth(evaluations, column["chosen"], column["rejected"])
     tokens = sum(c.shared_tokens for e in evaluations for c in e.comparisons)
     metrics["seconds"] = seconds
