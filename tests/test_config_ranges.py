@@ -16,7 +16,7 @@ from rmx.config.composing import Composer
 from rmx.config.shipped import option_files
 from rmx.config.signatures import read_signature
 from rmx.errors import ConfigError
-from rmx.sweep.choices import SweepSettings
+from rmx.sweep.strategy import SweepSettings
 from rmx.values import Schema, hints_of, schema_of
 
 ODD_NUMBERS = [0, -1, 2**63, math.nan, math.inf, "many", 0.5, 1]

@@ -22,17 +22,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.rmx_sweeper.overrides import quoted, split_overrides
 from rmx import __version__
-from rmx.errors import RmxError
+from rmx.errors import ConfigError, RmxError
 from rmx.redact import redact_command
 from rmx.run.screen import Screen
 from rmx.sweep.batches import BatchJobs, run_guarded
-from rmx.sweep.books import SweepResult
-from rmx.sweep.choices import SweepSettings
 from rmx.sweep.confirm import Confirmation, read_confirmation, seeds_table
-from rmx.sweep.jobs import Job, JobRunner, LocalJobs, job_program
-from rmx.sweep.output import show
-from rmx.sweep.runner import Sweep
+from rmx.sweep.jobs import Job, JobRunner, LocalJobs, gpu_groups, job_program
+from rmx.sweep.runner import Sweep, SweepResult
 from rmx.sweep.space import SearchSpace
+from rmx.sweep.strategy import SweepSettings
+from rmx.sweep.tables import show
 from rmx.sweep.trials import SweepFolder
 
 __all__ = ["NodeTask", "SweepFailed", "run_sweep"]
@@ -162,6 +161,11 @@ def job_runner(
     argv = [*job_program(settings.processes_per_job), *flags]
     basic = ConfigStore.instance().load("hydra/launcher/basic.yaml").node
     if config.hydra.launcher.get("_target_") == basic.get("_target_"):
+        if settings.gpus_per_job and settings.processes_per_job > settings.gpus_per_job and gpu_groups(1):
+            raise ConfigError(
+                f"hydra.sweeper.processes_per_job: {settings.processes_per_job} processes, but gpus_per_job="
+                f"{settings.gpus_per_job}; every process needs a GPU of its own"
+            )
         return LocalJobs(
             folder,
             lambda job: [*argv, *job.overrides],

@@ -13,7 +13,7 @@ from rmx.errors import InputError
 
 __all__ = ["FORWARDS", "RmxSweeper"]
 
-FORWARDS = {"RmxSweeper": "rmx.sweep.choices.SweepSettings"}  # who takes the settings; read by the config check
+FORWARDS = {"RmxSweeper": "rmx.sweep.strategy.SweepSettings"}  # who takes the settings; read by the config check
 
 
 class RmxSweeper(Sweeper):
@@ -39,7 +39,7 @@ class RmxSweeper(Sweeper):
         """Run the sweep that the command line describes.
 
         Returns:
-            `rmx.sweep.books.SweepResult`, when every trial finished or was pruned.
+            `rmx.sweep.runner.SweepResult`, when every trial finished or was pruned.
 
         Raises:
             ConfigError: the command line does not describe a sweep.

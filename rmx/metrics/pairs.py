@@ -70,8 +70,9 @@ def pair_metrics(
         `pairs` (all rows), `labelled_ties` (rows flagged by annotators), `loss`, `reward_std` (of all rewards, chosen
         and rejected pooled, population form); and over the pairs with a winner: `accuracy` (chosen strictly above
         rejected), its 95 % Wilson interval `accuracy_low` and `accuracy_high` (for other evaluation data like this;
-        not for other training seeds), `accuracy_ties_half` (equal rewards count half), `tie_rate` (share of exactly equal rewards), `margin`, `chosen_reward`, `rejected_reward`. When
-        every pair is a labelled tie, the keys of this second list are absent.
+        not for other training seeds), `accuracy_ties_half` (equal rewards count half), `tie_rate` (share of exactly
+        equal rewards), `margin`, `chosen_reward`, `rejected_reward`. When every pair is a labelled tie, the keys of
+        this second list are absent.
 
     Raises:
         DataError: no pairs, columns of different lengths, negative or all-zero weights.
@@ -122,7 +123,8 @@ def effective_pairs(right: ArrayLike, weight: ArrayLike, comparison: Sequence[ob
 
     Two comparisons, one wholly right and one wholly wrong, tell next to nothing about others.
 
-    >>> effective_pairs([1, 1, 0, 0], [1, 1, 1, 1], None), effective_pairs([1, 1, 0, 0], [1, 1, 1, 1], ["a", "a", "b", "b"])
+    >>> right, weight = [1, 1, 0, 0], [1, 1, 1, 1]
+    >>> effective_pairs(right, weight, None), effective_pairs(right, weight, ["a", "a", "b", "b"])
     (4.0, 1.0)
     """
     weights = np.asarray(weight, dtype=np.float64)

@@ -15,7 +15,7 @@ from rmx.plots import Line, inline_svg, overlay_figure
 from rmx.plots.style import PALETTE
 from rmx.report.facts import SetFacts, set_facts
 from rmx.report.render import write_page
-from rmx.results import RunRecord, eval_sets, read_run
+from rmx.results import DecidedPair, RunRecord, decided_pairs, eval_sets, read_run
 
 __all__ = ["write_comparison"]
 
@@ -79,25 +79,31 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 
 def _compare(name: str, records: Mapping[str, RunRecord]) -> SetComparison:
-    margins = {}
-    rows = []
-    for label, record in records.items():
-        predictions = record.predictions.get(name)
-        rows.append((label, set_facts(predictions) if predictions else None))
-        ids = [i for i, tie in zip(predictions.ids, predictions.tie, strict=True) if not tie] if predictions else []
-        margins[label] = dict(zip(ids, predictions.margin.tolist() if predictions else [], strict=True))
-    first, *others = margins
-    results: list[dict[str, float] | None] = []
-    for label in others:
-        common = [key for key in margins[first] if key in margins[label]]
-        pair = [margins[first][key] for key in common], [margins[label][key] for key in common]
-        results.append(paired_comparison(*pair) if common else None)
-    tested = [result["p_value"] for result in results if result]
-    adjusted = iter(holm(tested))
+    scored = {label: record.predictions.get(name) for label, record in records.items()}
+    rows = [(label, set_facts(predictions) if predictions else None) for label, predictions in scored.items()]
+    first, *others = (decided_pairs([predictions] if predictions else []) for predictions in scored.values())
+    results = [_paired(first, other) for other in others]
+    adjusted = iter(holm([result["p_value"] for result in results if result]))
+    labels = list(records)[1:]
     paired = [
-        Paired(label, result, next(adjusted) if result else None) for label, result in zip(others, results, strict=True)
+        Paired(label, result, next(adjusted) if result else None) for label, result in zip(labels, results, strict=True)
     ]
     return SetComparison(name, rows, paired)
+
+
+def _paired(
+    first: Mapping[tuple[str, str], DecidedPair], second: Mapping[tuple[str, str], DecidedPair]
+) -> dict[str, float] | None:
+    """The test on the pairs that both runs scored; None without one."""
+    common = [key for key in first if key in second]
+    if not common:
+        return None
+    return paired_comparison(
+        [first[key].margin for key in common],
+        [second[key].margin for key in common],
+        weight=[first[key].weight for key in common],
+        comparison=[first[key].comparison[1] for key in common],
+    )
 
 
 def _curves(records: Mapping[str, RunRecord]) -> list[Markup]:

@@ -53,8 +53,12 @@ def set_facts(predictions: Predictions, texts: Mapping[str, Mapping[str, str]] |
     won = ~predictions.tie
     decided = bool(won.any())
     chosen, rejected = predictions.chosen, predictions.rejected
-    columns = {"tie": predictions.tie, "weight": predictions.weight, "loss": predictions.loss}
-    columns["comparison"] = predictions.comparisons
+    columns: dict[str, Any] = {
+        "tie": predictions.tie,
+        "weight": predictions.weight,
+        "loss": predictions.loss,
+        "comparison": predictions.comparisons,
+    }
     sizes = (predictions.chosen_tokens, predictions.rejected_tokens)
     truth = (predictions.truth_chosen, predictions.truth_rejected)
     return SetFacts(

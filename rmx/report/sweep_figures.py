@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from rmx.plots import Line, overlay_figure
 from rmx.plots.style import BLUE, GREY, INK, PALETTE, PAPER, VERMILION, figure, legend
-from rmx.report.sweep_facts import Axis, Sweep, SweepTrial
-from rmx.results import Curve, read_metrics
+from rmx.results import Curve, Parameter, SweepRecord, SweepRow, read_metrics
 
 __all__ = ["sweep_figures"]
 
@@ -23,7 +22,7 @@ STYLE = {"finished": (BLUE, "-", "o"), "pruned": (VERMILION, (0, (4, 2)), "x")}
 OTHER = (GREY, (0, (1, 2)), "s")
 
 
-def sweep_figures(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
+def sweep_figures(sweep: SweepRecord) -> dict[str, tuple[Figure, str]]:
     """Each figure that the sweep allows, with a sentence for readers who do not see it."""
     drawn: dict[str, tuple[Figure, str] | None] = {
         "parallel_coordinates": _parallel(sweep),
@@ -37,23 +36,23 @@ def sweep_figures(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
     return {name: item for name, item in drawn.items() if item is not None}
 
 
-def _reached(sweep: Sweep, trial: SweepTrial) -> float | None:
+def _reached(sweep: SweepRecord, trial: SweepRow) -> float | None:
     """The first objective of a trial: its result, or where it stood when it was stopped."""
     metric = sweep.objectives[0][0]
     value = trial.objective(metric)
     if value is None and trial.steps and sweep.facts.get("pruner_metric") == metric:
-        value = trial.steps[-1][1]
+        value = trial.steps[max(trial.steps)]
     return value
 
 
-def _groups(trials: Sequence[SweepTrial]) -> list[tuple[str, tuple[str, Any, str], list[SweepTrial]]]:
+def _groups(trials: Sequence[SweepRow]) -> list[tuple[str, tuple[str, Any, str], list[SweepRow]]]:
     """The trials by how they ended, with the look of each kind; kinds without a trial are left out."""
     kinds = [(status, look, [t for t in trials if t.status == status]) for status, look in STYLE.items()]
     kinds.append(("failed or running", OTHER, [t for t in trials if t.status not in STYLE]))
     return [kind for kind in kinds if kind[2]]
 
 
-def _parallel(sweep: Sweep) -> tuple[Figure, str] | None:
+def _parallel(sweep: SweepRecord) -> tuple[Figure, str] | None:
     metric, more = sweep.objectives[0]
     shown = [(trial, value) for trial in sweep.trials if (value := _reached(sweep, trial)) is not None]
     axes_of = [axis for axis in sweep.varying if any(axis.name in trial.params for trial, _ in shown)]
@@ -107,7 +106,7 @@ def _parallel(sweep: Sweep) -> tuple[Figure, str] | None:
     return drawn, f"Parallel coordinates of {len(shown)} trials over {len(axes_of)} parameters and {metric}."
 
 
-def _importance(sweep: Sweep) -> tuple[Figure, str] | None:
+def _importance(sweep: SweepRecord) -> tuple[Figure, str] | None:
     if not sweep.importance:
         return None
     shares = sorted(sweep.importance.items(), key=lambda item: item[1])
@@ -121,14 +120,13 @@ def _importance(sweep: Sweep) -> tuple[Figure, str] | None:
     return drawn, f"Bars of parameter importance: {words}."
 
 
-def _curves(sweep: Sweep) -> tuple[Figure, str] | None:
+def _curves(sweep: SweepRecord) -> tuple[Figure, str] | None:
     metric = str(sweep.facts.get("pruner_metric") or sweep.objectives[0][0])
     lines = []
     for trial in reversed(sweep.trials):
         curve = read_metrics(sweep.folder / trial.folder).curve(metric) if trial.folder else None
         if curve is None or not curve.drawable:
-            steps = np.array(trial.steps, dtype=np.float64).reshape(-1, 2)
-            curve = Curve(metric, steps[:, 0], steps[:, 1])
+            curve = Curve(metric, np.array([*trial.steps], float), np.array([*trial.steps.values()], float))
         named = trial.rank is not None and trial.rank <= len(NAMED)
         color, dashes, end = STYLE.get(trial.status, OTHER)
         lines.append(
@@ -154,7 +152,7 @@ def _curves(sweep: Sweep) -> tuple[Figure, str] | None:
     return drawn, f"{metric} over the steps of {len(lines)} trials; {pruned} end early because they were pruned."
 
 
-def _parameter(sweep: Sweep, axis: Axis) -> tuple[Figure, str] | None:
+def _parameter(sweep: SweepRecord, axis: Parameter) -> tuple[Figure, str] | None:
     metric, _ = sweep.objectives[0]
     members_of = [t for t in sweep.trials if axis.name in t.params]
     reached = {t.number: v for t in members_of if (v := _reached(sweep, t)) is not None}
@@ -183,7 +181,7 @@ def _parameter(sweep: Sweep, axis: Axis) -> tuple[Figure, str] | None:
     return drawn, f"{metric} of {len(shown)} trials against {axis.name}."
 
 
-def _pareto(sweep: Sweep) -> tuple[Figure, str] | None:
+def _pareto(sweep: SweepRecord) -> tuple[Figure, str] | None:
     if len(sweep.objectives) < 2:
         return None
     (first, _), (second, _) = sweep.objectives[:2]
@@ -203,7 +201,7 @@ def _pareto(sweep: Sweep) -> tuple[Figure, str] | None:
     return drawn, f"{first} against {second} of {len(done)} trials; on the Pareto front: {front}."
 
 
-def _compute(sweep: Sweep) -> tuple[Figure, str] | None:
+def _compute(sweep: SweepRecord) -> tuple[Figure, str] | None:
     spent = [trial for trial in sweep.trials if trial.seconds > 0]
     if not spent:
         return None
@@ -235,7 +233,7 @@ def _compute(sweep: Sweep) -> tuple[Figure, str] | None:
 Scale = tuple[Callable[[Any], float], list[tuple[float, str]]]
 
 
-def _scale(axis: Axis, values: Sequence[Any]) -> Scale:
+def _scale(axis: Parameter, values: Sequence[Any]) -> Scale:
     if axis.kind != "choice":
         numbers = [float(value) for value in values if isinstance(value, int | float)]
         return _numeric(numbers, log=axis.log, up=True, whole=axis.kind == "int")
@@ -264,7 +262,7 @@ def _numeric(numbers: Sequence[float], *, log: bool, up: bool, whole: bool = Fal
     return height, [(height(value), f"{value:.3g}") for value in values]
 
 
-def _categories(axis: Axis, values: Sequence[Any]) -> tuple[dict[str, int], list[str]]:
+def _categories(axis: Parameter, values: Sequence[Any]) -> tuple[dict[str, int], list[str]]:
     """Positions of the categories that were tried: numbers by size, texts as the search listed them."""
     labels = {str(value) for value in values}
     try:

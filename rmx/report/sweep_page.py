@@ -12,8 +12,8 @@ from markupsafe import Markup
 from rmx.plots import inline_svg
 from rmx.report.render import duration, interval, number, percent, write_page
 from rmx.report.run_page import Card
-from rmx.report.sweep_facts import Sweep, SweepTrial, read_sweep
 from rmx.report.sweep_figures import sweep_figures
+from rmx.results import SweepRecord, SweepRow, read_sweep
 
 __all__ = ["write_sweep_report"]
 
@@ -32,7 +32,7 @@ def write_sweep_report(folder: Path | str) -> Path:
     return write_page(sweep.folder / "sweep.html", "sweep.html", sweep_page_facts(sweep))
 
 
-def sweep_page_facts(sweep: Sweep) -> dict[str, Any]:
+def sweep_page_facts(sweep: SweepRecord) -> dict[str, Any]:
     """Everything that the page says."""
     drawn = {name: Markup(inline_svg(item, name, words)) for name, (item, words) in sweep_figures(sweep).items()}
     metrics = [metric for metric, _ in sweep.objectives if metric not in ("eval/accuracy", "eval/loss")]
@@ -43,7 +43,7 @@ def sweep_page_facts(sweep: Sweep) -> dict[str, Any]:
         "cards": _cards(sweep),
         "extra_metrics": metrics,
         "links": {trial.number: link for trial in sweep.trials if (link := _link(sweep, trial))},
-        "tied": [t for t in sweep.trials if t.versus and t.versus.get("within_noise")],
+        "tied": [t for t in sweep.trials if t.vs_winner and t.vs_winner.within_noise],
         "failed": [t for t in sweep.trials if t.status in ("failed", "killed")],
         "several": [drawn[name] for name in ("parallel_coordinates", "learning_curves") if name in drawn],
         "single": [drawn[name] for name in drawn if name not in ("parallel_coordinates", "learning_curves")],
@@ -52,7 +52,7 @@ def sweep_page_facts(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _cards(sweep: Sweep) -> list[Card]:
+def _cards(sweep: SweepRecord) -> list[Card]:
     cards = []
     winner = sweep.winner
     if winner is not None:
@@ -70,23 +70,23 @@ def _cards(sweep: Sweep) -> list[Card]:
     early = sum(trial.seconds for trial in sweep.trials if trial.status == "pruned")
     context = f"process time over all trials, {percent(early / total, 0)} in pruned ones" if total else "not known"
     cards.append(Card("Compute", duration(total), context))
-    compared = [trial for trial in sweep.trials if trial.versus]
+    compared = [trial.vs_winner for trial in sweep.trials if trial.vs_winner]
     if compared:
-        tied = sum(bool(trial.versus and trial.versus.get("within_noise")) for trial in compared)
+        tied = sum(difference.within_noise for difference in compared)
         cards.append(
             Card("Within noise of the winner", f"{tied} of {len(compared)}", "finished trials that may be as good")
         )
     return cards
 
 
-def _link(sweep: Sweep, trial: SweepTrial) -> str | None:
+def _link(sweep: SweepRecord, trial: SweepRow) -> str | None:
     """A relative link to the trial's own page, if it has one inside the sweep folder."""
     page = sweep.folder / trial.folder / "report.html"
     inside = trial.folder and page.resolve().is_relative_to(sweep.folder.resolve())
     return f"./{quote(trial.folder)}/report.html" if inside and page.is_file() else None
 
 
-def _about(sweep: Sweep) -> list[tuple[str, Any]]:
+def _about(sweep: SweepRecord) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [
         (
             "objectives",

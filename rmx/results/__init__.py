@@ -3,20 +3,28 @@
 metrics        metrics.jsonl: appended, cut back, followed while it grows, read as curves
 predictions    generated_predictions*.jsonl: one scored pair a line, read as columns
 run_folder     a whole run folder
+sweep          sweep.json: the trials of a sweep
 """
 
 from __future__ import annotations
 
 from rmx.results.metrics import Curve, MetricsFile, MetricsTail, eval_sets, last_values
-from rmx.results.predictions import Predictions, prediction_row, predictions_name
+from rmx.results.predictions import DecidedPair, Predictions, decided_pairs, prediction_row, predictions_name
 from rmx.results.run_folder import RunRecord, read_metrics, read_object, read_run
+from rmx.results.sweep import Difference, Parameter, SweepRecord, SweepRow, read_sweep
 
 __all__ = [
     "Curve",
+    "DecidedPair",
+    "Difference",
     "MetricsFile",
     "MetricsTail",
+    "Parameter",
     "Predictions",
     "RunRecord",
+    "SweepRecord",
+    "SweepRow",
+    "decided_pairs",
     "eval_sets",
     "last_values",
     "prediction_row",
@@ -24,4 +32,5 @@ __all__ = [
     "read_metrics",
     "read_object",
     "read_run",
+    "read_sweep",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from rmx.records import EncodedComparison, Pair
 from rmx.results.metrics import json_lines, number
 
-__all__ = ["PREDICTIONS", "Predictions", "prediction_row", "predictions_name", "read_predictions"]
+__all__ = [
+    "PREDICTIONS",
+    "DecidedPair",
+    "Predictions",
+    "decided_pairs",
+    "prediction_row",
+    "predictions_name",
+    "read_predictions",
+]
 
 PREDICTIONS = "generated_predictions"
 
@@ -92,6 +100,25 @@ class Predictions:
     def has_tokens(self) -> bool:
         """Whether every row knows its token counts."""
         return bool(len(self.ids) and np.isfinite(self.chosen_tokens + self.rejected_tokens).all())
+
+
+class DecidedPair(NamedTuple):
+    """A pair that has a winner, as one run scored it."""
+
+    margin: float  # chosen minus rejected reward
+    weight: float
+    comparison: tuple[str, str]  # the set and the comparison's id
+
+
+def decided_pairs(sets: Iterable[Predictions]) -> dict[tuple[str, str], DecidedPair]:
+    """Return {(set, id of the pair): pair}, by which runs are matched; without pairs that annotators called a tie."""
+    found = {}
+    for one in sets:
+        margins, weights, ties = (one.chosen - one.rejected).tolist(), one.weight.tolist(), one.tie.tolist()
+        for name, comparison, margin, weight, tie in zip(one.ids, one.comparisons, margins, weights, ties, strict=True):
+            if not tie:
+                found[one.name, name] = DecidedPair(margin, weight, (one.name, comparison))
+    return found
 
 
 def read_predictions(path: Path, notes: list[str]) -> Predictions:

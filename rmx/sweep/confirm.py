@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from rmx.errors import ConfigError
-from rmx.sweep.choices import SweepSettings
-from rmx.sweep.leaderboard import Row
+from rmx.errors import ConfigError, DataError
+from rmx.results.sweep import SweepRow, read_sweep
 from rmx.sweep.space import Dimension, SearchSpace
+from rmx.sweep.strategy import SweepSettings
 
 __all__ = ["Confirmation", "read_confirmation", "seeds_table", "spread"]
 
@@ -50,21 +48,20 @@ def read_confirmation(
             f"{dimensions[0].name}: experiment=confirm varies the seed alone; give a single value, or leave it out"
         )
     try:
-        content: dict[str, Any] = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"hydra.sweeper.confirm: {path} is no sweep folder (no readable sweep.json)") from error
-    ranked = sorted((trial for trial in content["trials"] if trial["rank"]), key=lambda trial: trial["rank"])
-    chosen = ranked[: settings.top]
+        trials = read_sweep(path).trials
+    except DataError as error:
+        raise ConfigError(f"hydra.sweeper.confirm: {path} is not the folder of a sweep: {error}") from error
+    chosen = [trial for trial in trials if trial.rank is not None][: settings.top]
     if not chosen:
         raise ConfigError(f"hydra.sweeper.confirm: no trial of {path} has finished yet")
-    if any("=***" in word for trial in chosen for word in trial["overrides"]):
+    if any("=***" in word for trial in chosen for word in trial.overrides):
         raise ConfigError(
             f"hydra.sweeper.confirm: {path} was run with a secret on the command line, which is not kept; give the "
             "key in the environment instead"
         )
     own = [word for word in fixed if _key(word) not in ("experiment", "seed")]
     said = {_key(word) for word in own} | {"seed"}  # what the command line says wins over the candidate's own
-    expansion = {str(trial["name"]): [w for w in trial["overrides"] if _key(w) not in said] for trial in chosen}
+    expansion = {trial.name: [word for word in trial.overrides if _key(word) not in said] for trial in chosen}
     candidates = Dimension("candidate", choices=tuple(expansion))
     seeds = Dimension("seed", choices=tuple(str(seed) for seed in settings.seeds))
     return Confirmation(path, own, SearchSpace((candidates, seeds), {"candidate": expansion}))
@@ -88,7 +85,7 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
     return fmean(values), deviation, t * deviation / math.sqrt(len(values))
 
 
-def seeds_table(rows: Sequence[Row], settings: SweepSettings) -> Table:
+def seeds_table(rows: Sequence[SweepRow], settings: SweepSettings) -> Table:
     """Return a line per candidate: the objective over its seeds."""
     metric = settings.objectives[0]
     table = Table(title=f"{metric} over seeds", title_justify="left", title_style="bold", box=None, pad_edge=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rmx.errors import ConfigError
 from rmx.sweep.trials import Attempt, SweepFolder
 
 __all__ = ["Ended", "Job", "JobRunner", "LocalJobs", "gpu_groups", "guard_command", "job_program", "outcome"]
+
+log = logging.getLogger(__name__)
 
 PROGRAM_VARIABLE = "RMX_JOB_PROGRAM"  # a JSON list that replaces `python -m rmx`; never a configuration key,
 #                                       because configuration files must not be able to name programs
@@ -95,6 +99,9 @@ def guard_command(folder: SweepFolder, name: str, argv: Sequence[str], grace_sec
 def gpu_groups(per_job: int, environ: Mapping[str, str] | None = None) -> list[str]:
     """Return a value of CUDA_VISIBLE_DEVICES per slot; empty without a GPU. Devices that do not fill a slot rest.
 
+    Raises:
+        ConfigError: there are GPUs, but not enough for one job.
+
     >>> gpu_groups(2, {"CUDA_VISIBLE_DEVICES": "0,3,5,6,7"})
     ['0,3', '5,6']
     """
@@ -104,7 +111,11 @@ def gpu_groups(per_job: int, environ: Mapping[str, str] | None = None) -> list[s
         devices = [device.strip() for device in visible.split(",") if device.strip() not in ("", "-1", "NoDevFiles")]
     else:
         devices = [str(index) for index in range(_count_gpus())]
-    per_job = max(1, per_job)
+    if 0 < len(devices) < per_job:
+        raise ConfigError(
+            f"hydra.sweeper.gpus_per_job: {per_job}, but {len(devices)} GPUs are visible here; give {len(devices)} or "
+            "less, or show more in CUDA_VISIBLE_DEVICES"
+        )
     return [",".join(devices[at : at + per_job]) for at in range(0, len(devices) - per_job + 1, per_job)]
 
 
@@ -147,8 +158,14 @@ class LocalJobs:
         group: str = "",
     ) -> None:
         self.folder, self.argv, self.grace_seconds, self.group = folder, argv, grace_seconds, group
-        self.gpus = gpu_groups(gpus_per_job) if gpus_per_job else []
+        self.gpus = gpu_groups(gpus_per_job) if gpus_per_job else [""]  # "" hides all
         self.n_jobs = n_jobs or max(1, len(self.gpus))
+        if gpus_per_job and 0 < len(self.gpus) < self.n_jobs:
+            log.warning(
+                "hydra.sweeper.n_jobs=%d, but the GPUs make %d group(s) of gpus_per_job=%d: several jobs share one and "
+                "its memory; hydra.sweeper.n_jobs=0 starts one job per group",
+                self.n_jobs, len(self.gpus), gpus_per_job,
+            )  # fmt: skip
         self.slots: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
         self.before: dict[int, list[Attempt]] = {}
 

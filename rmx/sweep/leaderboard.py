@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import NormalDist
 
+import numpy as np
+
+from rmx.metrics import compare_with_selected, wilson_interval
 from rmx.results.metrics import last_values
-from rmx.sweep.space import Params
+from rmx.results.predictions import PREDICTIONS, DecidedPair, decided_pairs, read_predictions
+from rmx.results.sweep import Difference, SweepRow
 from rmx.sweep.trials import SweepFolder, Trial
 
-__all__ = ["Difference", "Facts", "Row", "build_rows", "read_facts"]
+__all__ = ["Facts", "build_rows", "compare_with_winner", "read_facts", "read_pairs"]
 
-PREDICTIONS = "generated_predictions.jsonl"
+log = logging.getLogger(__name__)
+
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -32,55 +38,6 @@ class Facts:
     step: int | None = None
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A trial's accuracy minus the winner's, with its 95 % interval.
-
-    `method` is "paired" where both runs left predictions of the same pairs (exact McNemar test, `p_value`), else
-    "interval" (Newcombe's interval from the two Wilson intervals, no p-value).
-    """
-
-    method: str
-    difference: float
-    low: float
-    high: float
-    p_value: float | None
-    within_noise: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the leaderboard and one entry of sweep.json's `trials`."""
-
-    number: int
-    name: str
-    rank: int | None  # 1 is the winner; None for trials without a result
-    status: str
-    params: Params
-    values: dict[str, float]
-    accuracy: float | None
-    accuracy_low: float | None
-    accuracy_high: float | None
-    loss: float | None
-    pairs_per_second: float | None
-    seconds: float  # wall time of all its processes
-    step: int | None
-    steps: dict[int, float]
-    pareto: bool  # no other trial is at least as good in every objective and better in one
-    vs_winner: Difference | None
-    folder: str  # relative to the sweep folder, as is `log`
-    log: str
-    exit_code: int | None
-    processes: int  # above 1: it was continued after a kill
-    max_rss_bytes: int | None
-    reason: str
-    overrides: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-
 def read_facts(folder: Path, evaluation: str = "eval") -> Facts:
     """Read a run folder's last numbers; `evaluation` is the evaluation set whose accuracy counts."""
     last = last_values(folder / "metrics.jsonl")
@@ -89,8 +46,6 @@ def read_facts(folder: Path, evaluation: str = "eval") -> Facts:
     low, high = finite.get(f"{evaluation}/accuracy_low"), finite.get(f"{evaluation}/accuracy_high")
     accuracy, pairs = finite.get(f"{evaluation}/accuracy"), finite.get(f"{evaluation}/pairs")
     if accuracy is not None and pairs and low is None:
-        from rmx.metrics import wilson_interval
-
         low, high = wilson_interval(accuracy * pairs, pairs)
     return Facts(
         metrics=last,
@@ -132,26 +87,24 @@ def build_rows(
     directed: Mapping[str, str],
     overrides: Mapping[int, list[str]],
     *,
+    evaluation: str = "eval",
     paired: bool = True,
-) -> list[Row]:
+) -> list[SweepRow]:
     """Rank the trials: finished ones first, by objective; then pruned, killed, failed and unstarted ones.
 
-    `paired` may be left out while the sweep goes on: it reads every predictions file.
+    `paired` may be left out while the sweep goes on: it reads every predictions file of the sets of `evaluation`.
     With several objectives those on the Pareto front come first; within and behind it the first
     objective decides, then the loss.
     """
     finished, front, rest = in_order(trials, facts, directed)
     ranks = {trial.number: rank for rank, trial in enumerate(finished, start=1)}
-    winner = finished[0] if finished else None
+    differences = compare_with_winner(folder, finished, facts, evaluation, paired=paired)
     rows = []
     for trial in [*finished, *rest]:
         known = facts.get(trial.number, Facts())
         attempts = folder.attempts(trial.name)
-        compared = None
-        if winner is not None and trial is not winner and trial.status == "finished":
-            compared = compare(folder, winner, trial, facts, paired=paired)
         rows.append(
-            Row(
+            SweepRow(
                 number=trial.number,
                 name=trial.name,
                 rank=ranks.get(trial.number),
@@ -167,7 +120,7 @@ def build_rows(
                 step=known.step,
                 steps=trial.steps,
                 pareto=trial.number in front,
-                vs_winner=compared,
+                vs_winner=differences.get(trial.number),
                 folder=trial.name,
                 log=f"jobs/{trial.name}.log",
                 exit_code=attempts[-1].exit_code if attempts else None,
@@ -180,33 +133,89 @@ def build_rows(
     return rows
 
 
-def compare(
-    folder: SweepFolder, winner: Trial, trial: Trial, facts: Mapping[int, Facts], *, paired: bool
-) -> Difference | None:
-    """Compare a trial's accuracy with the winner's: paired where both scored the same pairs."""
-    best = read_margins(folder.trial(winner.name) / PREDICTIONS) if paired else {}
-    other = read_margins(folder.trial(trial.name) / PREDICTIONS) if paired else {}
-    if best and best.keys() == other.keys():
-        from rmx.metrics import paired_comparison
+# --- Beyond noise? ----------------------------------------------------------------------------------------------------
 
-        result = paired_comparison(list(best.values()), [other[key] for key in best])
-        return Difference(
+
+def compare_with_winner(
+    folder: SweepFolder, finished: Sequence[Trial], facts: Mapping[int, Facts], evaluation: str, *, paired: bool
+) -> dict[int, Difference]:
+    """Compare the accuracy of every finished trial with the winner's, the first; {} without another trial.
+
+    Paired where a trial scored the pairs that the winner scored. The others are compared by their intervals alone, at
+    a level that allows for the choice among all T (T - 1) / 2 differences of two trials (Bonferroni).
+    """
+    if len(finished) < 2:
+        return {}
+    winner, *others = finished
+    found = _paired_differences(folder, winner, others, evaluation) if paired else {}
+    z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (len(finished) * (len(finished) - 1)))
+    for trial in others:
+        if trial.number not in found:
+            result = unpaired(facts.get(winner.number, Facts()), facts.get(trial.number, Facts()), z)
+            found |= {trial.number: result} if result is not None else {}
+    return found
+
+
+def _paired_differences(
+    folder: SweepFolder, winner: Trial, others: Sequence[Trial], evaluation: str
+) -> dict[int, Difference]:
+    pairs = read_pairs(folder.trial(winner.name), evaluation)
+    same, margins, unlike = [], [np.array([pair.margin for pair in pairs.values()])], []
+    for trial in others if pairs else []:
+        theirs = read_pairs(folder.trial(trial.name), evaluation)
+        if theirs.keys() == pairs.keys():
+            same.append(trial)
+            margins.append(np.array([theirs[key].margin for key in pairs]))
+        else:
+            unlike.append(trial.name)
+    if unlike:
+        log.warning(
+            "Not compared pair by pair, because they left no predictions of the pairs that the winner %s scored: %s",
+            winner.name, ", ".join(unlike),
+        )  # fmt: skip
+    if not same:
+        return {}
+    labels = {name: place for place, name in enumerate(dict.fromkeys(pair.comparison for pair in pairs.values()))}
+    results = compare_with_selected(
+        np.stack(margins),
+        0,
+        weight=[pair.weight for pair in pairs.values()],
+        comparison=[labels[pair.comparison] for pair in pairs.values()],
+        confidence=CONFIDENCE,
+    )
+    return {
+        trial.number: Difference(
             method="paired",
             difference=result["difference"],
             low=result["difference_low"],
             high=result["difference_high"],
-            p_value=result["p_value"],
-            within_noise=result["p_value"] >= 0.05,
+            p_value=result["adjusted_p"],
+            within_noise=result["adjusted_p"] >= 1 - CONFIDENCE,
         )
-    return unpaired(facts.get(winner.number, Facts()), facts.get(trial.number, Facts()))
+        for trial, result in zip(same, results[1:], strict=True)
+    }
 
 
-def unpaired(winner: Facts, other: Facts) -> Difference | None:
+def read_pairs(folder: Path, evaluation: str) -> dict[tuple[str, str], DecidedPair]:
+    """Read the scored pairs of a run's evaluation sets: of all for "eval", of one for "eval_<set>".
+
+    Empty where a file is damaged or lacks scores: a part of the pairs would be another evaluation.
+    """
+    one = folder / f"{PREDICTIONS}{evaluation.removeprefix('eval')}.jsonl"
+    paths = sorted(folder.glob(f"{PREDICTIONS}*.jsonl")) if evaluation == "eval" else [one] if one.exists() else []
+    notes: list[str] = []
+    sets = [read_predictions(path, notes) for path in paths]
+    return {} if notes else decided_pairs(sets)
+
+
+def unpaired(winner: Facts, other: Facts, z: float) -> Difference | None:
     """Newcombe's hybrid-score interval of a difference of two proportions (1998, method 10).
+
+    It is made of two 95 % intervals and widened by z / 1.96, as a normal one would be.
 
     >>> a, b = Facts(accuracy=0.8, accuracy_low=0.7, accuracy_high=0.87), Facts(
     ...     accuracy=0.7, accuracy_low=0.6, accuracy_high=0.79)
-    >>> result = unpaired(a, b)
+    >>> result = unpaired(a, b, 1.959964)
     >>> round(result.low, 4), round(result.high, 4), result.within_noise
     (-0.2221, 0.0345, True)
     """
@@ -214,26 +223,10 @@ def unpaired(winner: Facts, other: Facts) -> Difference | None:
     b, b_low, b_high = other.accuracy, other.accuracy_low, other.accuracy_high
     if a is None or a_low is None or a_high is None or b is None or b_low is None or b_high is None:
         return None
-    low = b - a - math.hypot(b - b_low, a_high - a)
-    high = b - a + math.hypot(b_high - b, a - a_low)
+    wider = z / NormalDist().inv_cdf(0.975)
+    low = b - a - wider * math.hypot(b - b_low, a_high - a)
+    high = b - a + wider * math.hypot(b_high - b, a - a_low)
     return Difference("interval", b - a, low, high, None, within_noise=low <= 0.0 <= high)
-
-
-def read_margins(path: Path) -> dict[str, float]:
-    """Return {pair: chosen minus rejected reward} of a predictions file, without annotators' ties; {} without one."""
-    margins: dict[str, float] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-            if not row.get("labelled_tie", False):
-                margins[json.dumps([row["id"], row.get("pair")])] = float(row["margin"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return {}  # not a whole predictions file: no paired comparison
-    return margins if all(math.isfinite(margin) for margin in margins.values()) else {}
 
 
 def _dominated(trial: Trial, others: Sequence[Trial], directed: Mapping[str, str]) -> bool:

@@ -9,28 +9,51 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.errors import ConfigError
 from rmx.redact import redact_command
 from rmx.results.metrics import MetricsTail, number
-from rmx.sweep.books import Books, SweepResult, exit_code
-from rmx.sweep.choices import SweepSettings
+from rmx.results.sweep import SweepRow
 from rmx.sweep.jobs import Ended, Job, JobRunner
-from rmx.sweep.output import point_to_best, shown, tail_of
 from rmx.sweep.space import SearchSpace
-from rmx.sweep.trials import SweepFolder, Trial, only_one
+from rmx.sweep.strategy import SweepSettings
+from rmx.sweep.summary import SweepFiles, point_to_best
+from rmx.sweep.tables import last_line, parameter_text
+from rmx.sweep.trials import SweepFolder, Trial, locked
 
 if TYPE_CHECKING:
     from rmx.sweep.study import TrialStore
 
-__all__ = ["Sweep"]
+__all__ = ["EXIT_FAILURES", "EXIT_NONE_FINISHED", "EXIT_STOPPED", "Sweep", "SweepResult"]
 
 log = logging.getLogger(__name__)
 
-PRUNED_EXIT = 75
+PRUNED_EXIT = 75  # of a job that stopped itself because the sweep asked it to
 POLL_SECONDS = 0.2
+
+
+EXIT_NONE_FINISHED = 1  # not one trial has a result
+EXIT_FAILURES = 3  # there is a winner, and some trials failed or were killed
+EXIT_STOPPED = 4  # fail_fast or max_failures ended the sweep early
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended; `signal` is set when one stopped it."""
+
+    path: Path
+    rows: list[SweepRow]
+    exit_code: int
+    stopped_because: str = ""
+    signal: int | None = None
+
+    @property
+    def winner(self) -> SweepRow | None:
+        """The trial of rank 1."""
+        return next((row for row in self.rows if row.rank == 1), None)
 
 
 class Sweep:
@@ -82,17 +105,17 @@ class Sweep:
 
     def run(self) -> SweepResult:
         """Run until every trial is done, or as long as signals and failures allow."""
-        with only_one(self.folder), self._signals():
+        with locked(self.folder), self._signals():
             from rmx.sweep.study import TrialStore
 
             self.store: TrialStore = TrialStore(self.folder, self.space, self.settings, self.fixed)
-            self.books = Books(self.folder, self.store, self.settings, self.overrides, self.about)
+            self.files = SweepFiles(self.folder, self.store, self.settings, self.overrides, self.about)
             self._adopt()
             try:
                 self._loop()
             finally:
                 self._stop_all()
-                rows = self.books.write(self.active, self.stopping, final=True)
+                rows = self.files.write(self.active, self.stopping, final=True)
         point_to_best(self.folder, next((row for row in rows if row.rank == 1), None))
         code = exit_code(rows, self.stopping, self.signal)
         return SweepResult(self.folder.path, rows, code, self.stopping, self.signal)
@@ -127,7 +150,7 @@ class Sweep:
             for ended in self.jobs.collect():
                 self._watch(ended.number)
                 self._settle(ended)
-                self.books.write(self.active, self.stopping)
+                self.files.write(self.active, self.stopping)
             for trial_number in list(self.active):
                 self._watch(trial_number)
                 self._enforce(trial_number)
@@ -151,7 +174,7 @@ class Sweep:
         path = self.folder.trial(trial.name)
         self.folder.prune(trial.name).unlink(missing_ok=True)  # of a job that was pruned but never got to know it
         self.tails[trial.number] = MetricsTail(path / "metrics.jsonl")
-        point = redact_command(f"{name.lstrip('+')}={shown(value)}" for name, value in trial.params.items())
+        point = redact_command(f"{name.lstrip('+')}={parameter_text(value)}" for name, value in trial.params.items())
         log.info("%s: %s", trial.name, " ".join(point) or "(nothing varies)")
         self.jobs.start(Job(trial.number, trial.name, (*self.overrides(trial), *self.extra(path))))
 
@@ -206,7 +229,7 @@ class Sweep:
         elif ended.exit_code == PRUNED_EXIT or (prune.exists() and (ended.killed or ended.stopped)):
             reason = prune.read_text(encoding="utf-8").strip() if prune.exists() else "stopped itself"
             self.store.tell(trial.number, "pruned", reason=f"pruned: {reason}")
-            self.books.look(trial)
+            self.files.look(trial)
         elif ended.killed or ended.stopped:
             used = self.restarts.get(trial.number, 0)
             if restart:
@@ -219,10 +242,10 @@ class Sweep:
                 log.error("%s was killed again (%s); log: %s", trial.name, _spell(ended), log_file)
                 self._count_failure()
         else:
-            self._fail(trial, f"exit {ended.exit_code}: {tail_of(log_file)}")
+            self._fail(trial, f"exit {ended.exit_code}: {last_line(log_file)}")
 
     def _finish(self, trial: Trial) -> None:
-        facts = self.books.look(trial)
+        facts = self.files.look(trial)
         missing = [metric for metric in self.directed if metric not in facts.metrics]
         broken = [metric for metric in self.directed if not math.isfinite(facts.metrics.get(metric, 0.0))]
         if missing:
@@ -239,7 +262,7 @@ class Sweep:
     def _fail(self, trial: Trial, reason: str) -> None:
         log.error("%s failed: %s (log: %s)", trial.name, reason, self.folder.log(trial.name))
         self.store.tell(trial.number, "failed", reason=reason)
-        self.books.look(trial)
+        self.files.look(trial)
         self._count_failure()
 
     def _count_failure(self) -> None:
@@ -291,3 +314,14 @@ class Sweep:
 
 def _spell(ended: Ended) -> str:
     return f"signal {ended.signal}" if ended.signal else f"exit {ended.exit_code}"
+
+
+def exit_code(rows: Sequence[SweepRow], stopped_because: str, signal_number: int | None) -> int:
+    """Return the code a sweep's process ends with."""
+    if signal_number is not None:
+        return 128 + signal_number
+    if stopped_because:
+        return EXIT_STOPPED
+    if not any(row.status == "finished" for row in rows):
+        return EXIT_NONE_FINISHED
+    return EXIT_FAILURES if any(row.status in ("failed", "killed") for row in rows) else 0

@@ -16,6 +16,7 @@ ParamValue = str | int | float
 Params = dict[str, ParamValue]
 
 _ENUMERATION_LIMIT = 100_000  # combinations; beyond it a grid is a mistake and a search need not list them
+_LARGEST_INTEGER = 2**53  # samplers compute in double precision, which holds every whole number up to here
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Dimension:
     """One override key that varies: a choice of texts, or numbers from `low` to `high`, both included.
 
     >>> Dimension("seed", low=1, high=7, step=3, integer=True).grid()
-    [1, 4, 7]
+    range(1, 8, 3)
     >>> Dimension("peft", choices=("none", "lora")).grid()
     ['none', 'lora']
     """
@@ -39,25 +40,45 @@ class Dimension:
     def __post_init__(self) -> None:
         if self.choices:
             return
+        ends = f"{self.name}: the interval from {self.low} to {self.high}"
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ConfigError(f"{ends} has no finite ends; give two numbers, as in interval(1e-6,1e-3)")
         if not self.low < self.high:
-            raise ConfigError(f"{self.name}: the interval from {self.low} to {self.high} is empty")
+            raise ConfigError(f"{ends} is empty; give the smaller end first")
+        if self.integer and max(abs(self.low), abs(self.high)) > _LARGEST_INTEGER:
+            raise ConfigError(f"{ends} goes beyond 2^53; whole numbers that far out cannot be told apart")
         if self.log and self.low <= 0:
             raise ConfigError(f"{self.name}: a logarithmic interval starts above 0, not at {self.low}")
+        if self.step is not None and not (math.isfinite(self.step) and 0 < self.step <= self.high - self.low):
+            raise ConfigError(f"{ends} has the step {self.step}; give one above 0 that fits into it")
+        if self.log and self.step is not None:
+            raise ConfigError(f"{self.name}: a logarithmic interval has no step; leave out the step or the log")
 
     @property
     def kind(self) -> str:
         """What the values are: "choice", "int" or "float"."""
         return "choice" if self.choices else "int" if self.integer else "float"
 
-    def grid(self) -> list[ParamValue] | None:
-        """Return all values, or None when there is a continuum of them."""
+    @property
+    def count(self) -> int | None:
+        """How many values there are, or None for a continuum; none is listed for it."""
         if self.choices:
-            return list(self.choices)
+            return len(self.choices)
         if self.step is None:
-            return list(range(int(self.low), int(self.high) + 1)) if self.integer else None
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        numbers = [self.low + index * self.step for index in range(count)]
-        return [int(number) for number in numbers] if self.integer else list(numbers)
+            return int(self.high) - int(self.low) + 1 if self.integer else None
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
+
+    def grid(self) -> Sequence[ParamValue] | None:
+        """Return all values, or None when there is a continuum of them; of whole numbers a range, never a list.
+
+        >>> Dimension("seed", low=0, high=4294967295, integer=True).grid()
+        range(0, 4294967296)
+        """
+        if self.choices or self.count is None:
+            return list(self.choices) or None
+        if self.integer:
+            return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        return [self.low + index * float(self.step or 1) for index in range(self.count)]
 
     def describe(self) -> dict[str, Any]:
         """Return the entry of sweep.json's `parameters`."""
@@ -82,13 +103,8 @@ class SearchSpace:
     @property
     def size(self) -> int | None:
         """Number of combinations, or None for a continuum."""
-        lengths = []
-        for dimension in self.dimensions:
-            values = dimension.grid()
-            if values is None:
-                return None
-            lengths.append(len(values))
-        return math.prod(lengths)
+        counts = [dimension.count for dimension in self.dimensions]
+        return None if None in counts else math.prod(count or 1 for count in counts)
 
     def enumerate(self) -> Iterator[Params]:
         """Yield every combination; the last dimension varies fastest, as in Hydra's own multirun.
@@ -96,20 +112,18 @@ class SearchSpace:
         Raises:
             ConfigError: a dimension is continuous, or there are more than 100 000 combinations.
         """
-        values = []
         for dimension in self.dimensions:
-            listed = dimension.grid()
-            if listed is None:
+            if dimension.count is None:
                 raise ConfigError(
                     f"{dimension.name}: a grid needs listed values, not an interval; list them "
                     f"({dimension.name}=a,b,c) or search with hydra.sweeper.n_trials=20"
                 )
-            values.append(listed)
         if not self.enumerable:
             raise ConfigError(
                 f"the grid has {self.size} combinations, more than {_ENUMERATION_LIMIT}; list fewer values or search "
                 "with hydra.sweeper.n_trials=20"
             )
+        values = [dimension.grid() or () for dimension in self.dimensions]
         names = [dimension.name for dimension in self.dimensions]
         for combination in itertools.product(*values):
             yield dict(zip(names, combination, strict=True))

@@ -1,27 +1,29 @@
 """The trial store: an optuna study in a journal file, asked for points and told how they went.
 
-optuna takes 0.3 s to import and every Hydra program imports sweeper plugins at its start, so nothing may import this
-module before a sweep runs.
+All that rmx uses of optuna is here. optuna takes 0.3 s to import and every Hydra program imports sweeper plugins at
+its start, so nothing may import this module before a sweep runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rmx.errors import ConfigError
 from rmx.redact import redact_command
-from rmx.sweep.choices import SweepSettings
-from rmx.sweep.samplers import distribution, make_pruner, make_sampler, quiet, suggest
-from rmx.sweep.space import Params, SearchSpace
+from rmx.sweep.space import Dimension, Params, SearchSpace
+from rmx.sweep.strategy import SweepSettings
 from rmx.sweep.trials import SweepFolder, Trial
 
 __all__ = ["TrialStore"]
@@ -35,6 +37,8 @@ _STATUS = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+_NAME = "sweep"  # of the study in its journal, which holds no other
+_POINT = "point"  # attribute of trials that were chosen and not started: their parameters
 _HIDDEN = "duplicate_of"  # attribute of points that the sampler gave twice and that were never run
 
 
@@ -51,11 +55,11 @@ class TrialStore:
         self.distributions = {item.name: distribution(item) for item in space.dimensions}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         _repair(folder)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder.journal)))
-        with quiet():
+        self.storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder.journal)))
+        with without_experimental_warnings():
             self.study = optuna.create_study(
-                storage=storage,
-                study_name="sweep",
+                storage=self.storage,
+                study_name=_NAME,
                 directions=[_direction(way) for way in settings.directed().values()],
                 pruner=make_pruner(settings),
                 load_if_exists=True,
@@ -64,7 +68,7 @@ class TrialStore:
         self._check_same(fresh=not known)
         self.open_trials: dict[int, optuna.trial.Trial] = {}
         self.random = random.Random(settings.seed + len(known))
-        with quiet():
+        with without_experimental_warnings():
             self.study.sampler = make_sampler(settings, self.is_grid, len(known))
         self.seen = {_key(_point(trial)): trial.number for trial in known if _HIDDEN not in trial.user_attrs}
         if self.is_grid:
@@ -87,7 +91,7 @@ class TrialStore:
         if not waiting and (self.is_grid or len(self.trials()) >= self.target()):
             return None
         while True:
-            with quiet():
+            with without_experimental_warnings():
                 trial = self.study.ask(fixed_distributions=self.distributions)
             frozen = self._frozen(trial.number)
             key = _key(dict(trial.params))
@@ -103,8 +107,9 @@ class TrialStore:
 
     def adopt(self, number: int) -> Trial:
         """Take over a trial that an earlier sweeper left running; a point it had not completed is completed."""
-        trial_id = self._frozen(number)._trial_id  # optuna has no public way back to a running trial
-        with quiet():
+        study_id = self.storage.get_study_id_from_name(_NAME)
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        with without_experimental_warnings():
             trial = optuna.trial.Trial(self.study, trial_id)
             for name, values in self.distributions.items():
                 suggest(trial, name, values)
@@ -116,8 +121,9 @@ class TrialStore:
         """Queue every failed trial once more, in its own folder; return how many."""
         failed = [trial for trial in self.trials() if trial.status == "failed"]
         for trial in failed:
-            attributes = {"retry_of": trial.number, "folder": trial.folder_number or trial.number}
-            with quiet():
+            attributes: dict[str, Any] = {"retry_of": trial.number, _POINT: dict(trial.params)}
+            attributes["folder"] = trial.number if trial.folder_number is None else trial.folder_number
+            with without_experimental_warnings():
                 self.study.enqueue_trial(dict(trial.params), user_attrs=attributes)
         return len(failed)
 
@@ -127,7 +133,7 @@ class TrialStore:
         if step in self._frozen(number).intermediate_values:
             return False  # a resumed job repeats the steps since its checkpoint
         trial.report(value if self._watched_sign() > 0 else -value, step)
-        with quiet():
+        with without_experimental_warnings():
             return trial.should_prune()
 
     def tell(self, number: int, status: str, values: Mapping[str, float] | None = None, reason: str = "") -> None:
@@ -147,7 +153,7 @@ class TrialStore:
             return None
         target = (lambda trial: trial.values[0]) if len(self.settings.objectives) > 1 else None
         try:
-            with quiet():
+            with without_experimental_warnings():
                 return dict(optuna.importance.get_param_importances(self.study, target=target))
         except (ImportError, RuntimeError, ValueError) as error:
             log.info("No parameter importance: %s", error)
@@ -192,8 +198,8 @@ class TrialStore:
         return True
 
     def _enqueue(self, params: Params) -> None:
-        with quiet():
-            self.study.enqueue_trial(params)
+        with without_experimental_warnings():
+            self.study.enqueue_trial(params, user_attrs={_POINT: params})
         self.seen[_key(params)] = len(self.study.get_trials(deepcopy=False)) - 1
 
     def _check_same(self, *, fresh: bool) -> None:
@@ -225,7 +231,7 @@ def _key(params: Mapping[str, Any]) -> str:
 
 
 def _point(trial: FrozenTrial) -> Params:
-    return dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {}))
+    return dict(trial.params) or dict(trial.user_attrs.get(_POINT, {}))
 
 
 def _repair(folder: SweepFolder) -> None:
@@ -241,3 +247,76 @@ def _repair(folder: SweepFolder) -> None:
         if complete < len(data):
             with folder.journal.open("r+b") as file:
                 file.truncate(complete)
+
+
+# --- optuna's parts as the settings name them -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def without_experimental_warnings() -> Iterator[None]:
+    """Leave out optuna's notes that parts of its interface may still change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """Return a dimension as optuna names it."""
+    if dimension.choices:
+        return CategoricalDistribution(dimension.choices)
+    if dimension.integer:
+        return IntDistribution(
+            int(dimension.low), int(dimension.high), log=dimension.log, step=int(dimension.step or 1)
+        )
+    return FloatDistribution(float(dimension.low), float(dimension.high), log=dimension.log, step=dimension.step)
+
+
+def suggest(trial: optuna.trial.Trial, name: str, distribution: BaseDistribution) -> None:
+    """Give a trial its value in one dimension; one that it has already stays."""
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(name, distribution.choices)
+    elif isinstance(distribution, IntDistribution):
+        trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
+    elif isinstance(distribution, FloatDistribution):
+        trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
+
+
+def make_sampler(settings: SweepSettings, is_grid: bool, known: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler; re-created with the same seed it would repeat itself, so the seed counts what is known."""
+    seed, startup = (settings.seed + known) % 2**32, settings.startup_trials
+    if is_grid or settings.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if settings.sampler == "qmc":  # its place in the sequence is kept in the study, which wants the same seed
+        _need_scipy("qmc")
+        return optuna.samplers.QMCSampler(scramble=True, seed=settings.seed, warn_independent_sampling=False)
+    if settings.sampler == "gp":
+        _need_scipy("gp")
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+    parallel = settings.n_jobs != 1
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=parallel)
+
+
+def _need_scipy(sampler: str) -> None:
+    try:
+        import scipy  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"hydra.sweeper.sampler: {sampler!r} needs scipy, which is not installed; pip install scipy, or give "
+            "tpe, random or grid"
+        ) from error
+
+
+def make_pruner(settings: SweepSettings) -> optuna.pruners.BasePruner:
+    """Return the pruner that the settings name."""
+    if settings.pruner == "median":
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=settings.pruner_startup_trials, n_warmup_steps=settings.pruner_min_steps or 0
+        )
+    factor = settings.pruner_reduction_factor
+    if settings.pruner == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=settings.pruner_min_steps or "auto", reduction_factor=factor
+        )
+    if settings.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=settings.pruner_min_steps or 1, reduction_factor=factor)
+    return optuna.pruners.NopPruner()

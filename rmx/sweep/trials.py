@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rmx.errors import OutputError
+from rmx.files import FolderLock
 from rmx.sweep.space import Params
 
-__all__ = ["STATUSES", "Attempt", "SweepFolder", "Trial", "only_one", "write_atomically"]
-
-# waiting    chosen, not started            running   a process works on it
-# finished   every objective is known       pruned    stopped early on purpose
-# failed     ended with an error            killed    a signal or a stopped sweep ended it: the next start continues it
-STATUSES = ("waiting", "running", "finished", "pruned", "failed", "killed")
+__all__ = ["Attempt", "SweepFolder", "Trial", "locked"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +21,7 @@ class Trial:
 
     number: int
     params: Params
-    status: str
+    status: str  # one of rmx.results.sweep.STATUSES
     values: dict[str, float] = field(default_factory=dict)  # objectives, of finished trials
     steps: dict[int, float] = field(default_factory=dict)  # what pruning saw: optimizer step -> watched metric
     reason: str = ""  # why it failed or was pruned
@@ -66,7 +60,6 @@ class SweepFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal = path / "study.journal"
-        self.lock = path / "sweep.lock"
         self.json = path / "sweep.json"
         self.csv = path / "leaderboard.csv"
         self.best = path / "best"
@@ -98,32 +91,19 @@ class SweepFolder:
         return [Attempt(**{key: row[key] for key in row if key in known}) for row in json.loads(text)]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 @contextlib.contextmanager
-def only_one(folder: SweepFolder) -> Iterator[None]:
-    """Hold the sweep folder's lock; the kernel frees it with the process, however that ends."""
+def locked(folder: SweepFolder) -> Iterator[None]:
+    """Hold the sweep folder; the system frees it with the process, however that ends.
+
+    Raises:
+        OutputError: another sweep is running in it, or it cannot be written.
+    """
     try:
         folder.jobs.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = FolderLock(folder.path, "hydra.sweep.dir")
     except OSError as error:
         raise OutputError(f"hydra.sweep.dir: {folder.path} cannot be written ({error.strerror})") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"hydra.sweep.dir: another sweep is running in {folder.path}; wait for it, or give another folder: "
-                "hydra.sweeper.name=<name>"
-            ) from error
         yield
     finally:
-        os.close(descriptor)
+        lock.release()

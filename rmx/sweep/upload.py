@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rmx.sweep.leaderboard import Row
+from rmx.results.sweep import SweepRow
 
 __all__ = ["upload_leaderboard"]
 
 
-def upload_leaderboard(path: Path, rows: Sequence[Row], objectives: Sequence[str], *, project: str, group: str) -> str:
+def upload_leaderboard(
+    path: Path, rows: Sequence[SweepRow], objectives: Sequence[str], *, project: str, group: str
+) -> str:
     """Write the leaderboard to a wandb run of its own, offline where there is no key or no network.
 
     Returns:

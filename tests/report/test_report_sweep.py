@@ -13,9 +13,8 @@ from test_report_run import EVIL, Page
 from rmx.cli.report import main
 from rmx.errors import DataError
 from rmx.report import write_run_report, write_sweep_report
-from rmx.report.sweep_facts import read_sweep
 from rmx.report.sweep_figures import sweep_figures
-from rmx.sweep.leaderboard import Difference, Row
+from rmx.results.sweep import Difference, SweepRow, read_sweep
 
 
 def write(folder: Path, content: dict[str, Any]) -> Path:
@@ -27,7 +26,7 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
 def test_helper_writes_what_the_sweeper_writes() -> None:
     """The made-up sweep.json has exactly the fields of the sweeper's own rows."""
     row = sweep_content()["trials"][0]
-    assert set(row) == {field.name for field in dataclasses.fields(Row)}
+    assert set(row) == {field.name for field in dataclasses.fields(SweepRow)}
     compared = next(trial["vs_winner"] for trial in sweep_content()["trials"] if trial["vs_winner"])
     assert set(compared) == {field.name for field in dataclasses.fields(Difference)}
 

@@ -64,9 +64,8 @@ def main() -> None:
     right = round((0.5 + x) * 100)
     with (folder / "generated_predictions.jsonl").open("w") as predictions:
         for index in range(100):
-            predictions.write(
-                json.dumps({"id": str(index), "margin": 1.0 if index < right else -1.0, "tie": False}) + "\n"
-            )
+            chosen = 1.0 if index < right else -1.0
+            predictions.write(json.dumps({"id": str(index), "chosen": chosen, "rejected": 0.0}) + "\n")
 
 
 if __name__ == "__main__":

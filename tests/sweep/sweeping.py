@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rmx.sweep.books import SweepResult
-from rmx.sweep.choices import SweepSettings
 from rmx.sweep.jobs import Job, LocalJobs
-from rmx.sweep.runner import Sweep
+from rmx.sweep.runner import Sweep, SweepResult
 from rmx.sweep.space import Dimension, SearchSpace
+from rmx.sweep.strategy import SweepSettings
 from rmx.sweep.trials import SweepFolder
 
 FAKE = Path(__file__).with_name("fake_job.py")

@@ -15,11 +15,10 @@ from sweeping import FAKE, choices, starts
 
 from rmx.errors import RmxError
 from rmx.sweep.batches import BatchJobs, run_guarded
-from rmx.sweep.books import SweepResult
-from rmx.sweep.choices import SweepSettings
 from rmx.sweep.jobs import Job
-from rmx.sweep.runner import Sweep
+from rmx.sweep.runner import Sweep, SweepResult
 from rmx.sweep.space import SearchSpace
+from rmx.sweep.strategy import SweepSettings
 from rmx.sweep.trials import SweepFolder
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from run_folders import write_jsonl
 
 from rmx.results.metrics import MetricsTail, last_values
-from rmx.sweep.leaderboard import Facts, build_rows, read_facts, read_margins
+from rmx.sweep.leaderboard import Facts, build_rows, read_facts, read_pairs
 from rmx.sweep.trials import SweepFolder, Trial
 
 ACCURACY = {"eval/accuracy": "maximize"}
@@ -18,11 +20,11 @@ def finished(number: int, accuracy: float, **values: float) -> Trial:
     return Trial(number, {"x": str(number)}, "finished", {"eval/accuracy": accuracy} | values)
 
 
-def predict(folder: SweepFolder, trial: Trial, margins: list[float]) -> None:
+def predict(folder: SweepFolder, trial: Trial, margins: list[float], name: str = "generated_predictions.jsonl") -> None:
     path = folder.trial(trial.name)
     path.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"id": str(index), "margin": margin}) for index, margin in enumerate(margins)]
-    (path / "generated_predictions.jsonl").write_text("\n".join(lines) + "\n")
+    rows = [{"id": str(index), "chosen": margin, "rejected": 0.0} for index, margin in enumerate(margins)]
+    write_jsonl(path / name, rows)
 
 
 def test_rank_is_by_objective_then_loss_and_only_for_finished_trials(tmp_path: Path) -> None:
@@ -89,11 +91,71 @@ def test_different_pairs_fall_back_to_the_intervals(tmp_path: Path) -> None:
 
 
 def test_damaged_predictions_are_not_compared(tmp_path: Path) -> None:
-    path = tmp_path / "p.jsonl"
-    path.write_text('{"id": "1", "margin": 0.5}\n{"id": "2", "mar')
-    assert read_margins(path) == {}
-    path.write_text('{"id": "1", "margin": 0.5}\n{"id": "2", "margin": 1, "labelled_tie": true}\n')
-    assert list(read_margins(path).values()) == [0.5]
+    path = tmp_path / "generated_predictions.jsonl"
+    path.write_text('{"id": "1", "chosen": 0.5, "rejected": 0}\n{"id": "2", "cho')
+    assert read_pairs(tmp_path, "eval") == {}
+    path.write_text(
+        '{"id": "1", "chosen": 0.5, "rejected": 0}\n{"id": "2", "chosen": 1, "rejected": 0, "labelled_tie": true}\n'
+    )
+    assert [pair.margin for pair in read_pairs(tmp_path, "eval").values()] == [0.5]
+
+
+def test_several_evaluation_sets_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    """Pooled, the second is wrong on 8 more of 200 pairs of two sets that share their ids: p = 2 / 2^8; on the set
+    `code` alone the two do not differ.
+    """
+    folder = SweepFolder(tmp_path)
+    best, other = finished(0, 0.80), finished(1, 0.76)
+    for trial, right in ((best, 80), (other, 72)):
+        predict(folder, trial, [1.0] * right + [-1.0] * (100 - right), "generated_predictions_chat.jsonl")
+        predict(folder, trial, [1.0] * 80 + [-1.0] * 20, "generated_predictions_code.jsonl")
+    pooled, code = (
+        build_rows(folder, [best, other], {}, ACCURACY, {}, evaluation=name)[1].vs_winner
+        for name in ("eval", "eval_code")
+    )
+    assert pooled is not None and code is not None
+    assert (pooled.method, code.method) == ("paired", "paired")
+    assert (pooled.p_value, pooled.difference) == (2 / 2**8, pytest.approx(-8 / 200))
+    assert (code.p_value, code.difference) == (1.0, 0.0)
+
+
+def test_a_trial_without_the_winners_pairs_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = SweepFolder(tmp_path)
+    trials = [finished(0, 0.8), finished(1, 0.7), finished(2, 0.6)]
+    for trial, pairs in zip(trials, (10, 10, 9), strict=True):
+        predict(folder, trial, [1.0] * pairs)
+    rows = build_rows(folder, trials, {}, ACCURACY, {})
+    assert [row.vs_winner and row.vs_winner.method for row in rows] == [None, "paired", None]
+    assert "Not compared pair by pair" in caplog.text and "trial-002" in caplog.text and "trial-001" not in caplog.text
+
+
+def test_the_winner_of_many_is_held_against_chance(tmp_path: Path) -> None:
+    """Eight pairs that only the winner gets right convince beside one other trial, and not beside thirty."""
+    folder = SweepFolder(tmp_path)
+    rng = np.random.default_rng(0)
+    trials = [finished(number, 0.8 - number / 1000) for number in range(31)]
+    predict(folder, trials[0], [1.0] * 80 + [-1.0] * 20)
+    for trial in trials[1:]:
+        margins = np.array([1.0] * 72 + [-1.0] * 28)
+        rng.shuffle(margins[:80])
+        predict(folder, trial, margins.tolist())
+    alone = build_rows(folder, trials[:2], {}, ACCURACY, {})
+    many = build_rows(folder, trials, {}, ACCURACY, {})
+    assert [row.vs_winner.within_noise for row in alone if row.vs_winner] == [False]
+    assert {row.vs_winner.within_noise for row in many if row.vs_winner} == {True}
+
+
+def test_without_predictions_the_intervals_widen_with_the_number_of_trials(tmp_path: Path) -> None:
+    """z of 0.05 / (T (T - 1)): 1.96 for two trials, 2.39 for three."""
+    trials = [finished(number, 0.8 - number / 10) for number in range(3)]
+    facts = {n: Facts(accuracy=a, accuracy_low=a - 0.05, accuracy_high=a + 0.05) for n, a in enumerate((0.8, 0.7, 0.6))}
+    half = {}
+    for count in (2, 3):
+        versus = build_rows(SweepFolder(tmp_path), trials[:count], facts, ACCURACY, {})[1].vs_winner
+        assert versus is not None and versus.method == "interval"
+        half[count] = (versus.high - versus.low) / 2
+    assert half[2] == pytest.approx(0.05 * 2**0.5)
+    assert half[3] / half[2] == pytest.approx(2.3940 / 1.9600, abs=1e-4)
 
 
 def test_facts_are_the_last_values(tmp_path: Path) -> None:

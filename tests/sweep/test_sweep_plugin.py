@@ -17,8 +17,8 @@ from sweeping import FAKE, ROOT, starts
 
 from hydra_plugins.rmx_sweeper.overrides import quoted, split_overrides
 from rmx.errors import ConfigError
-from rmx.sweep.choices import SweepSettings
 from rmx.sweep.space import Dimension, SearchSpace
+from rmx.sweep.strategy import SweepSettings
 
 
 def split(*words: str) -> tuple[list[str], tuple[Dimension, ...]]:
@@ -36,7 +36,7 @@ def test_choices_ranges_and_intervals() -> None:
     rate = by_name["trainer.learning_rate"]
     assert (rate.low, rate.high, rate.log, rate.kind) == (1e-6, 1e-3, True, "float")
     assert rate.grid() is None
-    assert by_name["seed"].grid() == [1, 4, 7]
+    assert list(by_name["seed"].grid() or ()) == [1, 4, 7]
     assert (by_name["peft.r"].low, by_name["peft.r"].high, by_name["peft.r"].kind) == (4, 64, "int")
     assert by_name["f"].grid() == [0.0, 0.25, 0.5, 0.75]
     (word,) = SearchSpace((by_name["x"],)).overrides({"x": by_name["x"].choices[0]})
@@ -119,7 +119,7 @@ def test_exit_codes_and_the_failures_table(tmp_path: Path) -> None:
     [
         (["hydra.sweeper.sampler=tpee", "seed=1,2"], "hydra.sweeper.sampler: 'tpee' is not one of auto, grid"),
         (["trainer.learning_rate=interval(0.1,1)"], "a grid needs listed values"),
-        (["hydra.sweeper.confirm=/nowhere"], "/nowhere is no sweep folder"),
+        (["hydra.sweeper.confirm=/nowhere"], "/nowhere is not the folder of a sweep"),
         (["output_dir=x", "seed=1,2"], "output_dir"),
     ],
 )

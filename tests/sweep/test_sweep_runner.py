@@ -13,9 +13,9 @@ import pytest
 from sweeping import alive, children_of, choices, run_fake, start_fake, starts, steps, wait_until
 
 from rmx.errors import ConfigError, OutputError
-from rmx.sweep.books import EXIT_FAILURES, EXIT_NONE_FINISHED, EXIT_STOPPED
-from rmx.sweep.choices import SweepSettings
+from rmx.sweep.runner import EXIT_FAILURES, EXIT_NONE_FINISHED, EXIT_STOPPED
 from rmx.sweep.space import Dimension, SearchSpace
+from rmx.sweep.strategy import SweepSettings
 
 
 def test_grid_runs_every_combination_once_and_finds_the_winner(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_torn_journal_and_a_stale_lock_are_repaired(tmp_path: Path) -> None:
 def test_two_sweepers_cannot_share_a_folder(tmp_path: Path) -> None:
     sweeper = start_fake(tmp_path, {"x": "0.1"}, "steps=100", "seconds=0.1", n_jobs=1)
     wait_until(lambda: starts(tmp_path, "trial-000"))
-    with pytest.raises(OutputError, match="another sweep is running"):
+    with pytest.raises(OutputError, match=r"hydra\.sweep\.dir: another process is running"):
         run_fake(tmp_path, choices(x="0.1"), "steps=100", "seconds=0.1")
     sweeper.send_signal(signal.SIGTERM)
     assert sweeper.wait() == 143

@@ -13,20 +13,22 @@ import pytest
 from rich.console import Console
 from sweeping import choices, run_fake
 
+from rmx.results.sweep import SweepRow
 from rmx.sweep.confirm import spread
-from rmx.sweep.leaderboard import Row, build_rows
-from rmx.sweep.output import csv_text, json_text, leaderboard_table, point_to_best, show, tail_of
-from rmx.sweep.trials import SweepFolder, Trial, write_atomically
+from rmx.sweep.leaderboard import build_rows
+from rmx.sweep.summary import csv_text, point_to_best
+from rmx.sweep.tables import last_line, leaderboard_table, show
+from rmx.sweep.trials import SweepFolder, Trial
 
 ACCURACY = {"eval/accuracy": "maximize"}
 
 
-def rows_of(tmp_path: Path, *params: dict[str, str | float]) -> list[Row]:
+def rows_of(tmp_path: Path, *params: dict[str, str | float]) -> list[SweepRow]:
     trials = [Trial(n, dict(p), "finished", {"eval/accuracy": 0.9 - n / 10}) for n, p in enumerate(params)]
     return build_rows(SweepFolder(tmp_path), trials, {}, ACCURACY, {})
 
 
-def shown(rows: Sequence[Row]) -> str:
+def shown(rows: Sequence[SweepRow]) -> str:
     console = Console(width=200, file=io.StringIO(), color_system=None)
     console.print(leaderboard_table(rows, list(ACCURACY), "s"))
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -51,12 +53,6 @@ def test_only_parameters_that_vary_are_shown(tmp_path: Path) -> None:
 
 def test_markup_in_parameters_is_shown_as_it_is(tmp_path: Path) -> None:
     assert "[red]x" in shown(rows_of(tmp_path, {"a": "[red]x"}, {"a": "[/]"}))
-
-
-def test_json_has_no_nan() -> None:
-    assert json.loads(json_text({"a": math.nan, "b": [math.inf, 1.0], "c": {1: 2.0}})) == {
-        "a": None, "b": [None, 1.0], "c": {"1": 2.0},
-    }  # fmt: skip
 
 
 def test_best_is_replaced_when_the_winner_changes(tmp_path: Path) -> None:
@@ -105,23 +101,10 @@ def test_of_many_failures_a_few_are_shown(tmp_path: Path) -> None:
 
 def test_tail_of_a_log_is_one_short_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert tail_of(log) == ""
+    assert last_line(log) == ""
     log.write_text("first\n\x1b[31m" + "x" * 500 + "\n\n")
-    assert len(tail_of(log)) == 120
-    assert "\x1b" not in tail_of(log)
-
-
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "f"
-    write_atomically(path, "old")
-
-    def fail(_: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
+    assert len(last_line(log)) == 120
+    assert "\x1b" not in last_line(log)
 
 
 def test_spread_of_one_seed_has_no_interval() -> None:
