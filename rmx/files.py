@@ -2,6 +2,7 @@
 
 write_text(path, text)         a file that holds the old content or the new, never half of it
 write_lines(path, lines)       the same, line by line, for content larger than memory
+write_bytes(path, content)     the same, of bytes
 write_json(path, value)        JSON that is valid everywhere
 new_folder(final)              the same for a folder
 FolderLock(folder)             one process at a time
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,11 +35,12 @@ except ImportError:  # Windows
 __all__ = [
     "FolderLock",
     "fsync_folder",
-    "fsync_tree",
     "new_folder",
     "readable_bytes",
+    "remove_folder",
     "remove_unfinished",
     "require_room",
+    "write_bytes",
     "write_json",
     "write_lines",
     "write_text",
@@ -45,6 +48,7 @@ __all__ = [
 ]
 
 _UNFINISHED = ".unfinished"  # ends the name of a file or folder that is being written
+_REPLACED = ".replaced"  # ends the name of a folder that is moved aside while the new one takes its name
 _SAFETY_BYTES = 16 << 20  # for the small files, and for what else the run writes until the next save
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DISK_ERRORS = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -68,11 +72,20 @@ def write_text(path: Path, text: str | Iterable[str]) -> Path:
     Raises:
         OutputError: the file cannot be written; what stood there before is untouched.
     """
+    return write_bytes(path, (part.encode("utf-8") for part in ([text] if isinstance(text, str) else text)))
+
+
+def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> Path:
+    """Write bytes, or parts one after the other, so that a reader or a crash sees all of it or none.
+
+    Raises:
+        OutputError: the file cannot be written; what stood there before is untouched.
+    """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.writelines([text] if isinstance(text, str) else text)
+            with os.fdopen(handle, "wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)  # mkstemp makes it private
@@ -104,13 +117,33 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left; call when no other process writes here."""
-    for unfinished in folder.glob(f".*{_UNFINISHED}"):
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what a process that was killed while it wrote has left, and put back a folder that it had moved aside.
+
+    Call when no other process writes here, or none writes the file or folder `name`.
+    """
+    for replaced in folder.glob(f".{name}{_REPLACED}"):
+        final = folder / replaced.name.removeprefix(".").removesuffix(_REPLACED)
+        if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(final)
+    for unfinished in folder.glob(f".{name}.*{_UNFINISHED}"):
         if unfinished.is_dir() and not unfinished.is_symlink():
             shutil.rmtree(unfinished, ignore_errors=True)
         else:
             unfinished.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that readers take for whole: it loses its name first, and a kill leaves it unfinished.
+
+    Raises:
+        OSError: it is not there, or cannot be renamed.
+    """
+    going = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+    folder.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
 
 
 # --- Folders, whole ---------------------------------------------------------------------------------------------------
@@ -139,7 +172,7 @@ def new_folder(final: Path) -> Iterator[Path]:
 
     Where the system can exchange two names in one step (Linux), there is a folder `final` at every instant once there
     has been one; elsewhere the old one is moved aside for the moment between two renames. What a kill leaves is
-    cleared by `remove_unfinished`.
+    cleared, or put back, by `remove_unfinished`.
 
     Raises:
         OSError: the disk refused; `final` is as it was.
@@ -152,9 +185,14 @@ def new_folder(final: Path) -> Iterator[Path]:
         if not final.exists():
             made.rename(final)
         elif not _exchange(made, final):
-            aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=_UNFINISHED))
-            final.rename(aside / final.name)
-            made.rename(final)
+            aside = final.with_name(f".{final.name}{_REPLACED}")
+            shutil.rmtree(aside, ignore_errors=True)
+            final.rename(aside)
+            try:
+                made.rename(final)
+            except OSError:
+                aside.rename(final)
+                raise
             made = aside
         fsync_folder(final.parent)
     finally:

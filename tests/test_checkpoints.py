@@ -83,14 +83,14 @@ def test_rotation(steps: list[int], limit: int | None, keep: list[int], left: li
 
 
 def test_what_a_kill_leaves_is_tidied(tmp_path: Path) -> None:
-    """Stages and half-deleted ones go; one that was about to be replaced comes back."""
+    """Half-written and half-deleted ones go; one that was about to be replaced comes back."""
     folder = CheckpointFolder(tmp_path)
     make(folder, 1)
     make(folder, 2)
-    for name in (".stage-3", ".deleting-checkpoint-0"):
+    for name in (".checkpoint-3.abc.unfinished", ".checkpoint-0.def.unfinished"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").write_text("")
-    folder.path(2).rename(tmp_path / ".replaced-checkpoint-2")
+    folder.path(2).rename(tmp_path / ".checkpoint-2.replaced")
     found = folder.newest_valid()
     assert found is not None and found[0] == folder.path(2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]

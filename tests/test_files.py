@@ -92,6 +92,43 @@ def test_a_kill_while_writing_is_cleared(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_an_exchange_of_names_a_kill_between_two_renames_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a refused second rename the old folder has its name again; after a kill `remove_unfinished` gives it back."""
+    monkeypatch.setattr("rmx.files._exchange", lambda one, other: False)
+    final, rename, renamed = tmp_path / "model", Path.rename, []
+    with new_folder(final) as made:
+        (made / "weights").write_text("old")
+
+    def refuse(self: Path, target: Path) -> Path:
+        renamed.append(target.name)
+        if self == made:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output"), new_folder(final) as made:
+        (made / "weights").write_text("new")
+    assert renamed == [".model.replaced", "model", "model"]
+    assert (final / "weights").read_text() == "old" and list(tmp_path.iterdir()) == [final]
+    monkeypatch.undo()
+
+    final.rename(tmp_path / ".model.replaced")  # as a kill between the two leaves it
+    remove_unfinished(tmp_path)
+    assert (final / "weights").read_text() == "old" and list(tmp_path.iterdir()) == [final]
+    (tmp_path / ".model.replaced").mkdir()  # a kill after the second
+    remove_unfinished(tmp_path)
+    assert (final / "weights").read_text() == "old" and list(tmp_path.iterdir()) == [final]
+
+
+def test_only_what_is_named_is_cleared(tmp_path: Path) -> None:
+    for name in (".a.1.unfinished", ".b.1.unfinished"):
+        (tmp_path / name).mkdir()
+    remove_unfinished(tmp_path, "a")
+    assert [entry.name for entry in tmp_path.iterdir()] == [".b.1.unfinished"]
+
+
 def test_the_lock_keeps_this_process_and_others_out(tmp_path: Path) -> None:
     """Record locks alone would let the same process in twice, and free the folder when either closes."""
     first = FolderLock(tmp_path)

@@ -33,7 +33,7 @@ def test_a_whole_run_gives_every_figure_twice(tmp_path: Path) -> None:
             assert path.read_bytes().startswith(b"\x89PNG")
         else:
             ET.fromstring(path.read_bytes())  # well-formed
-    assert not list((tmp_path / "run" / "plots").glob("*.part"))
+    assert not list((tmp_path / "run" / "plots").glob(".*"))
 
 
 def test_several_eval_sets_get_llamafactory_names(tmp_path: Path) -> None:

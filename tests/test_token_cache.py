@@ -162,7 +162,7 @@ def test_damaged_sets_are_made_again(tmp_path: Path, name: str, damage: str, cap
     found = run(rows, tmp_path)
     assert all(same(a, b) for a, b in zip(found, fresh, strict=True))
     assert "is made again" in caplog.text
-    assert not list((tmp_path / "tokens").glob("*.tmp-*"))
+    assert not list((tmp_path / "tokens").glob(".*"))
 
 
 def test_unwritable_cache_is_no_obstacle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -238,7 +238,7 @@ def test_killed_run_is_no_obstacle_and_is_swept_up(tmp_path: Path) -> None:
         assert victim.stdout is not None
         assert victim.stdout.readline() == "writing\n"
         victim.send_signal(signal.SIGKILL)
-    (left,) = (tmp_path / "tokens").glob("*.tmp-*")
+    (left,) = (tmp_path / "tokens").glob(".*")
     assert left.is_dir()
     assert len(run(make_rows(), tmp_path)) == 7
 

@@ -7,21 +7,19 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmx.checkpoints.sealing import Manifest, fsync_folder, seal, verify
+from rmx.checkpoints.sealing import Manifest, seal, verify
 from rmx.errors import CheckpointError
-from rmx.files import require_room, writing
+from rmx.files import fsync_folder, new_folder, remove_folder, remove_unfinished, require_room, writing
 
 __all__ = ["STATE", "CheckpointFolder", "read_state"]
 
 log = logging.getLogger(__name__)
 
 STATE = "rmx_state.json"  # what rmx continues besides weights, optimizer and transformers' own state
-_STAGE, _REPLACED, _DELETING = ".stage-", ".replaced-", ".deleting-"
 
 
 class CheckpointFolder:
@@ -56,30 +54,13 @@ class CheckpointFolder:
         Raises:
             OutputError: there is no room, or the disk refused a write; checkpoints made before are untouched.
         """
-        final, stage = self.path(step), self.folder / f"{_STAGE}{step}"
+        final = self.path(step)
         with writing(final, needed_bytes):
             self.folder.mkdir(parents=True, exist_ok=True)
             require_room(final, needed_bytes)
-            shutil.rmtree(stage, ignore_errors=True)
-            stage.mkdir()
-            try:
+            with new_folder(final) as stage:  # also for the same step again, after what was left to do at it
                 yield stage
-                replaced = None
-                if final.exists():  # the same step again, after what was left to do at it
-                    replaced = self.folder / f"{_REPLACED}{final.name}"
-                    os.rename(final, replaced)
-                seal(stage, final, step=step, facts=self.facts)
-                if replaced is not None:
-                    shutil.rmtree(replaced, ignore_errors=True)
-            except BaseException:
-                shutil.rmtree(stage, ignore_errors=True)
-                self._put_back(final)
-                raise
-
-    def _put_back(self, final: Path) -> None:
-        replaced = self.folder / f"{_REPLACED}{final.name}"
-        if replaced.exists() and not final.exists():
-            os.rename(replaced, final)
+                seal(stage, step=step, facts=self.facts)
 
     def rotate(self, limit: int | None, *, keep: Collection[int] = ()) -> None:
         """Delete the oldest checkpoints, by step number, until `limit` are left; those in `keep` always stay.
@@ -109,21 +90,13 @@ class CheckpointFolder:
 
     def delete(self, step: int) -> None:
         """Delete a checkpoint; it has another name while it is incomplete."""
-        going = self.folder / f"{_DELETING}checkpoint-{step}"
-        os.rename(self.path(step), going)
-        shutil.rmtree(going, ignore_errors=True)
+        remove_folder(self.path(step))
 
     # --- Choosing ---------------------------------------------------------------------------------------------------
 
     def tidy(self) -> None:
         """Remove what a killed run left half done, and put back a checkpoint that was about to be replaced."""
-        if not self.folder.is_dir():
-            return
-        for entry in list(self.folder.iterdir()):
-            if entry.name.startswith(_REPLACED):
-                self._put_back(self.folder / entry.name.removeprefix(_REPLACED))
-            if entry.name.startswith((_STAGE, _REPLACED, _DELETING)):
-                shutil.rmtree(entry, ignore_errors=True)
+        remove_unfinished(self.folder)
 
     def newest_valid(self) -> tuple[Path, Manifest] | None:
         """Return the newest checkpoint whose files are what was written; newer, damaged ones are set aside.

@@ -1,15 +1,14 @@
 """One folder, complete or absent: how a checkpoint becomes visible, and how it is told from a damaged one.
 
-    stage ──hash and fsync every file──▶ manifest ──fsync folder──▶ rename ──fsync parent──▶ checkpoint-N
+    new folder ──hash every file──▶ manifest ──fsync all──▶ rename ──fsync parent──▶ checkpoint-N
 
-A process that is killed, or a machine that loses power, at any point of this line leaves either a hidden stage
-that the next run removes, or a whole checkpoint.
+A process that is killed, or a machine that loses power, at any point of this line leaves either a hidden folder
+that the next run removes, or a whole checkpoint (`rmx.files.new_folder`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import xxhash
 
 from rmx.errors import CheckpointError
 
-__all__ = ["MANIFEST", "Manifest", "fsync_folder", "hash_file", "read_manifest", "seal", "verify"]
+__all__ = ["MANIFEST", "Manifest", "hash_file", "read_manifest", "seal", "verify"]
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -45,24 +44,13 @@ def _hash_of(content: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def hash_file(path: Path, *, sync: bool = False) -> str:
-    """Return the xxh3_128 of a file, after it reached the disk where `sync` says so."""
+def hash_file(path: Path) -> str:
+    """Return the xxh3_128 of a file."""
     digest = xxhash.xxh3_128()
     with path.open("rb", buffering=0) as file:
-        if sync:
-            os.fsync(file.fileno())  # flushes what any process wrote to it, native code included
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _files_of(folder: Path) -> Iterator[Path]:
@@ -71,25 +59,18 @@ def _files_of(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def seal(stage: Path, final: Path, *, step: int, facts: Mapping[str, Any]) -> Manifest:
-    """Turn a finished stage into the checkpoint `final`, durably and in one step.
+def seal(folder: Path, *, step: int, facts: Mapping[str, Any]) -> Manifest:
+    """Write the manifest of a folder whose other files are written.
 
     Raises:
-        OSError: the disk is full or went away; `final` does not exist then.
+        OSError: the disk is full or went away.
     """
     files = {
-        path.relative_to(stage).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": hash_file(path, sync=True)}
-        for path in _files_of(stage)
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": hash_file(path)}
+        for path in _files_of(folder)
     }
     manifest = Manifest(step, files, dict(facts))
-    with (stage / MANIFEST).open("w", encoding="utf-8") as file:
-        file.write(manifest.text())
-        file.flush()
-        os.fsync(file.fileno())
-    for folder in [*(path for path in stage.rglob("*") if path.is_dir()), stage]:
-        fsync_folder(folder)
-    os.rename(stage, final)
-    fsync_folder(final.parent)
+    (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
     return manifest
 
 

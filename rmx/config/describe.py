@@ -8,6 +8,7 @@ from typing import Any
 
 from rmx.config.library import LIBRARY_FILE, TARGETS
 from rmx.config.signatures import signature_as_json
+from rmx.files import write_text
 
 __all__ = ["describe"]
 
@@ -28,7 +29,7 @@ def main() -> None:
         head = ", ".join(f"{json.dumps(key)}: {json.dumps(entry[key])}" for key in ("version", "required", "is_open"))
         body = ",\n".join(lines)
         entries.append(f' {json.dumps(target)}: {{{head}, "parameters": {{\n{body}}}}}')
-    LIBRARY_FILE.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+    write_text(LIBRARY_FILE, "{\n" + ",\n".join(entries) + "\n}\n")
 
 
 if __name__ == "__main__":

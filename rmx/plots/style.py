@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from rmx.files import write_bytes, write_text
 
 __all__ = [
     "BLUE",
@@ -91,13 +92,13 @@ def save(drawn: Figure, stem: Path) -> list[Path]:
     """Write `stem.png` (150 dpi) and `stem.svg`; the same figure gives the same bytes.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OutputError: the folder cannot be written to.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
-    _atomically(png, lambda target: drawn.savefig(target, format="png", dpi=150, metadata={"Software": "rmx"}))
-    _atomically(svg, lambda target: target.write(_svg(drawn, stem.name).encode()))
-    return [png, svg]
+    pixels = io.BytesIO()
+    drawn.savefig(pixels, format="png", dpi=150, metadata={"Software": "rmx"})
+    return [write_bytes(png, pixels.getvalue()), write_text(svg, _svg(drawn, stem.name))]
 
 
 def inline_svg(drawn: Figure, name: str, alt: str) -> str:
@@ -133,15 +134,6 @@ def _svg(drawn: Figure, name: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         drawn.savefig(target, format="svg", metadata={"Date": None, "Creator": "rmx"})
     return target.getvalue()
-
-
-def _atomically(path: Path, write: Callable[[io.BytesIO], object]) -> None:
-    """Render in memory, then replace: a reader never sees half a picture."""
-    target = io.BytesIO()
-    write(target)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(target.getvalue())
-    partial.replace(path)
 
 
 def _escaped(text: str) -> str:

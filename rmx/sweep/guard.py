@@ -141,7 +141,7 @@ class Guard:
         path, rows = Path(self.spec["record"]), self._rows()
         if rows and rows[-1]["started"] == row["started"]:
             rows.pop()
-        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary = path.with_suffix(f".{os.getpid()}")  # as rmx.files does, which this file cannot import
         temporary.write_text(json.dumps([*rows, row], indent=1), encoding="utf-8")
         temporary.replace(path)
 

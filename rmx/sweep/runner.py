@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.errors import ConfigError
+from rmx.files import write_text
 from rmx.redact import redact_command
 from rmx.results.metrics import MetricsTail, number
 from rmx.results.sweep import SweepRow
@@ -196,7 +197,7 @@ class Sweep:
             value = number(row[metric])
             if self.store.report(trial_number, row["step"], value) and trial_number not in self.prune_until:
                 name = self.active[trial_number].name
-                self.folder.prune(name).write_text(f"step {row['step']}: {metric} {value:.4f}\n", encoding="utf-8")
+                write_text(self.folder.prune(name), f"step {row['step']}: {metric} {value:.4f}\n")
                 self.prune_until[trial_number] = time.monotonic() + self.settings.pruner_grace_seconds
                 log.info("%s: pruned at step %d (%s %.4f)", name, row["step"], metric, value)
 

@@ -2,11 +2,11 @@
 
     <cache>/tokens/<key>/             a complete set (rmx.tokens.store)
     <cache>/tokens/<key>.lock         held while it is being made
-    <cache>/tokens/<key>.tmp-...      being made; becomes <key> by one rename
+    <cache>/tokens/.<key>.*           being made; becomes <key> by one rename
 
 The key is a digest of everything that the ids depend on: the rows, the final template, the tokenizer, the limits and
-the library versions. A run that is killed leaves at most a .tmp folder, which the next one removes. Two runs that
-start at once wait for one another, and where locks do not work (some network disks) the second one's rename loses.
+the library versions. A run that is killed leaves at most a hidden folder, which the next one of the same set removes.
+Two runs that start at once wait for one another.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
-import shutil
-import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
+from filelock import FileLock, Timeout
 
+from rmx.files import new_folder, remove_folder, remove_unfinished
 from rmx.records import Comparison, EncodedComparison
 from rmx.tokens.chunk import BadRow, ChunkEncoder, Truncation
 from rmx.tokens.control import serialised
@@ -174,9 +172,7 @@ def _read(folder: Path) -> EncodedRows | None:
     except ValueError as error:
         log.warning("the cached set %s is made again: %s", folder, error)
         try:
-            aside = folder.with_name(f"{folder.name}.tmp-damaged-{secrets.token_hex(4)}")
-            folder.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            remove_folder(folder)
         except OSError:
             log.debug("another run has moved %s already", folder)
         return None
@@ -185,70 +181,32 @@ def _read(folder: Path) -> EncodedRows | None:
 
 
 def _write(rows: Rows, worker: ChunkEncoder, final: Path, progress: Callable[[int], None] | None) -> EncodedRows:
-    _sweep(final)
-    building = final.with_name(f"{final.name}.tmp-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
-    writer = Writer(building)
-    try:
-        for chunk in _encoded(rows, worker, progress):
-            writer.add(chunk)
-        writer.finish(worker.finish())
+    remove_unfinished(final.parent, final.name)
+    with new_folder(final) as building:
+        writer = Writer(building)
         try:
-            building.rename(final)
-        except OSError:
-            if not final.is_dir():  # not the other run's finished set, but a real failure
-                raise
-        _sync(final.parent)
+            for chunk in _encoded(rows, worker, progress):
+                writer.add(chunk)
+            writer.finish(worker.finish())
+        finally:
+            writer.abandon()
+    try:
         return EncodedRows(final)
     except ValueError as error:
         raise OSError(f"what was written cannot be read back: {error}") from None
-    finally:
-        writer.abandon()
-        shutil.rmtree(building, ignore_errors=True)  # gone already, if all went well
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sweep(final: Path) -> None:
-    """Remove what killed runs left of this set: their process is gone, or the folder is a day old."""
-    for left in final.parent.glob(f"{final.name}.tmp-*"):
-        host, _, process = left.name.removeprefix(f"{final.name}.tmp-").rpartition("-")[0].rpartition("-")
-        here = host == socket.gethostname() and process.isdigit()
-        try:
-            old = time.time() - left.stat().st_mtime > 86400
-        except FileNotFoundError:
-            continue
-        if old or (here and not _alive(int(process))):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold `path` for this process; the system lets go of it when the process ends, however it ends."""
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another run is encoding the same set; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            log.debug("no lock on %s: %s", path, error)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("another run is encoding the same set; waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -108,10 +108,9 @@ class EncodedRows(Sequence[EncodedComparison]):
 
 
 class Writer:
-    """Writes rows into a new folder, chunk by chunk; `finish` makes it a complete one."""
+    """Writes rows into an empty folder, chunk by chunk; `finish` makes it a complete one."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
         self.folder = folder
         self._files = {name: _File(folder / f"{name}.npy", dtype) for name, dtype in _FILES.items()}
         self._sources: dict[str, int] = {}
@@ -138,13 +137,10 @@ class Writer:
             self._files[name].write(np.asarray(joined, dtype=_FILES[name]))
 
     def finish(self, report: TruncationReport) -> None:
-        """Flush everything to the disk; meta.json last."""
+        """Close all files, and write meta.json."""
         files = {name: file.close() for name, file in self._files.items()}
         meta = {"version": VERSION, "report": report.to_dict(), "sources": list(self._sources), "files": files}
-        with (self.folder / "meta.json").open("w", encoding="utf-8") as file:
-            json.dump(meta, file)
-            file.flush()
-            os.fsync(file.fileno())
+        (self.folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
     def abandon(self) -> None:
         """Close the files without finishing."""
@@ -173,8 +169,6 @@ class _File:
         """Returns size in bytes and digest of the data (the header is checked by being read)."""
         self.handle.seek(0)
         self.handle.write(self._header())
-        self.handle.flush()
-        os.fsync(self.handle.fileno())
         self.handle.close()
         return self._header_size() + self.count * self.dtype.itemsize, self.digest.hexdigest()
 

@@ -293,7 +293,7 @@ def assert_same(ended: Path, reference: dict[str, Any]) -> None:
 def staging(folder: Path) -> bool:
     """Whether a checkpoint of this run is being written now."""
     try:
-        return any(name.startswith(".stage-") for name in os.listdir(folder / "checkpoints"))
+        return any(name.startswith(".checkpoint-") for name in os.listdir(folder / "checkpoints"))
     except FileNotFoundError:
         return False
 

@@ -56,9 +56,10 @@ def crash_and_resume(number: int, models: Path, folder: Path) -> None:
 def test_some_crash_points(models: Path, reference: Callable[..., Any], tmp_path: Path) -> None:
     """The rename of a stage, the one before it, and the deletion of an old checkpoint."""
     events = events_of(models, tmp_path / "counted")
-    sealing = next(i for i, event in enumerate(events) if event.startswith("os.rename") and ".stage-8" in event)
-    deleting = next(i for i, event in enumerate(events) if event.startswith("shutil.rmtree") and ".deleting-" in event)
-    for i in (sealing, sealing + 1, deleting):
+    sealing = next(i for i, event in enumerate(events) if event.startswith("os.rename") and ".checkpoint-8." in event)
+    deleting = next(i for i, event in enumerate(events) if event.startswith("os.rename") and "/checkpoint-" in event)
+    assert events[deleting + 1].startswith("shutil.rmtree")
+    for i in (sealing, sealing + 1, deleting + 1):
         crash_and_resume(i + 1, models, tmp_path / str(i))
         assert_same(tmp_path / str(i) / "run", reference(**SAVES))
 
