@@ -95,7 +95,7 @@ def test_a_kill_while_writing_is_cleared(tmp_path: Path) -> None:
 def test_without_an_exchange_of_names_a_kill_between_two_renames_is_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a refused second rename the old folder has its name again; after a kill `remove_unfinished` gives it back."""
+    """After a refused second rename the old folder has its name; after a kill `remove_unfinished` gives it back."""
     monkeypatch.setattr("rmx.files._exchange", lambda one, other: False)
     final, rename, renamed = tmp_path / "model", Path.rename, []
     with new_folder(final) as made:

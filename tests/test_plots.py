@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from run_folders import metric_rows, prediction_rows, write_jsonl, write_run
 
 from rmx import plots
 from rmx.errors import DataError
+from rmx.report import write_run_report
 from rmx.results import read_run
 
 CURVES = ["training_loss", "training_accuracy", "training_eval_loss", "training_eval_accuracy"]
@@ -25,7 +27,7 @@ def names(paths: list[Path]) -> set[str]:
 
 
 def test_a_whole_run_gives_every_figure_twice(tmp_path: Path) -> None:
-    paths = plots.draw_run(write_run(tmp_path / "run"))
+    paths = plots.draw_run(write_run(tmp_path / "run")).save()
     assert names(paths) == {f"{name}.{kind}" for name in CURVES + SCORES for kind in ("png", "svg")}
     for path in paths:
         assert path.parent == tmp_path / "run" / "plots"
@@ -39,7 +41,7 @@ def test_a_whole_run_gives_every_figure_twice(tmp_path: Path) -> None:
 def test_several_eval_sets_get_llamafactory_names(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "metrics.jsonl", metric_rows(sets=("eval", "eval_code")))
     write_jsonl(tmp_path / "generated_predictions_code.jsonl", prediction_rows(60))
-    drawn = names(plots.draw_run(tmp_path))
+    drawn = names(plots.draw_run(tmp_path).save())
     assert {"training_eval_code_loss.png", "training_eval_code_accuracy.svg", "margins_code.png"} <= drawn
     assert "margins.png" not in drawn
 
@@ -47,7 +49,7 @@ def test_several_eval_sets_get_llamafactory_names(tmp_path: Path) -> None:
 def test_missing_metrics_give_no_file_and_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_jsonl(tmp_path / "metrics.jsonl", [{"step": 1, "train/loss": 0.7}, {"step": 2, "train/loss": 0.6}])
     with caplog.at_level(logging.DEBUG, logger="rmx.plots"):
-        assert names(plots.draw_run(tmp_path)) == {"training_loss.png", "training_loss.svg"}
+        assert names(plots.draw_run(tmp_path).save()) == {"training_loss.png", "training_loss.svg"}
     assert "no eval/accuracy in metrics.jsonl" in caplog.text
     assert "no generated_predictions.jsonl" in caplog.text
 
@@ -65,14 +67,14 @@ def test_nan_null_and_torn_lines_are_gaps(tmp_path: Path) -> None:
     assert curve.steps.tolist() == [1, 2, 3, 4]
     assert np.isnan(curve.values).tolist() == [False, True, True, False]
     assert record.notes == ["metrics.jsonl: unreadable lines left out: 1, the first is line 5"]
-    assert len(plots.draw_run(tmp_path)) == 2
+    assert len(plots.draw_run(tmp_path).save()) == 2
 
 
 def test_a_curve_of_nothing_but_nan_is_not_drawn(tmp_path: Path) -> None:
     write_jsonl(
         tmp_path / "metrics.jsonl", [{"step": s, "train/loss": math.nan, "train/accuracy": 0.5} for s in (1, 2)]
     )
-    assert names(plots.draw_run(tmp_path)) == {"training_accuracy.png", "training_accuracy.svg"}
+    assert names(plots.draw_run(tmp_path).save()) == {"training_accuracy.png", "training_accuracy.svg"}
 
 
 def test_a_resumed_run_keeps_the_later_value(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_odd_scores_draw_without_warning(tmp_path: Path, rewards: list[tuple[flo
         for i, (c, r) in enumerate(rewards)
     ]
     write_jsonl(tmp_path / "generated_predictions.jsonl", rows)
-    assert {f"{name}.png" for name in SCORES} <= names(plots.draw_run(tmp_path))
+    assert {f"{name}.png" for name in SCORES} <= names(plots.draw_run(tmp_path).save())
 
 
 def test_labelled_ties_stay_out_of_margins(tmp_path: Path) -> None:
@@ -118,15 +120,36 @@ def test_labelled_ties_stay_out_of_margins(tmp_path: Path) -> None:
 
 def test_drawing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", pairs=50, steps=20)
-    first = {path: path.read_bytes() for path in plots.draw_run(folder)}
+    first = {path: path.read_bytes() for path in plots.draw_run(folder).save()}
     assert all(path.read_bytes() == content for path, content in first.items())
-    assert {path: path.read_bytes() for path in plots.draw_run(folder)} == first
+    assert {path: path.read_bytes() for path in plots.draw_run(folder).save()} == first
+
+
+def test_a_run_is_read_and_drawn_once_for_its_files_and_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each picture is rendered once as PNG and once as SVG, and the page holds what the SVG file holds."""
+    rendered: list[str] = []
+    savefig = Figure.savefig
+
+    def counted(self: Figure, *args: object, format: str, **keys: object) -> None:
+        rendered.append(format)
+        savefig(self, *args, format=format, **keys)
+
+    monkeypatch.setattr(Figure, "savefig", counted)
+    drawn = plots.draw_run(write_run(tmp_path / "run", pairs=50, steps=20))
+    files = drawn.save()
+    page = write_run_report(drawn).read_text()
+    assert rendered.count("png") == rendered.count("svg") == len(drawn.pictures) == len(files) / 2
+    assert page.count('<svg class="plot"') == len(drawn.pictures)
+    monkeypatch.undo()
+    assert write_run_report(tmp_path / "run").read_text() == page
 
 
 def test_inline_svg_follows_the_page(tmp_path: Path) -> None:
     """Two figures on one page share no id; colours are variables; the alt text is escaped; nothing is fetched."""
-    figures, _ = plots.run_figures(read_run(write_run(tmp_path / "run", pairs=50, steps=20)))
-    first, second = (plots.inline_svg(figures[name], name, 'a "quote" <b>') for name in ("margins", "reliability"))
+    pictures = plots.draw_run(write_run(tmp_path / "run", pairs=50, steps=20)).pictures
+    first, second = (pictures[name].inline('a "quote" <b>') for name in ("margins", "reliability"))
     ids = [{element.get("id") for element in ET.fromstring(svg).iter()} - {None} for svg in (first, second)]
     assert ids[0] and not ids[0] & ids[1]
     assert 'aria-label="a &quot;quote&quot; &lt;b&gt;"' in first
@@ -135,9 +158,9 @@ def test_inline_svg_follows_the_page(tmp_path: Path) -> None:
 
 
 def test_every_figure_has_labelled_axes(tmp_path: Path) -> None:
-    figures, notes = plots.run_figures(read_run(write_run(tmp_path / "run", pairs=50, steps=20)))
-    assert not notes
-    for name, drawn in figures.items():
+    run = plots.draw_run(write_run(tmp_path / "run", pairs=50, steps=20))
+    assert not run.notes
+    for name, drawn in ((name, picture.figure) for name, picture in run.pictures.items()):
         assert drawn.axes[0].get_title(loc="left"), name
         assert all(axes.get_ylabel() for axes in drawn.axes) and drawn.axes[-1].get_xlabel(), name
 
@@ -146,9 +169,9 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         plots.draw_run(tmp_path / "nothing")
     with pytest.raises(DataError, match="not the output folder of a run"):
-        plots.draw_run(tmp_path)
+        plots.draw_run(tmp_path).save()
     (tmp_path / "audit.json").write_text("{}")
-    assert plots.draw_run(tmp_path) == []  # a run of phases=[audit] has nothing to draw, and that is no mistake
+    assert plots.draw_run(tmp_path).save() == []  # a run of phases=[audit] has nothing to draw, and that is no mistake
 
 
 def test_plots_use_no_pyplot_and_no_torch() -> None:

@@ -28,10 +28,10 @@ from rmx.run.screen import Screen
 from rmx.sweep.batches import BatchJobs, run_guarded
 from rmx.sweep.confirm import Confirmation, read_confirmation, seeds_table
 from rmx.sweep.jobs import Job, JobRunner, LocalJobs, gpu_groups, job_program
+from rmx.sweep.on_screen import show
 from rmx.sweep.runner import Sweep, SweepResult
 from rmx.sweep.space import SearchSpace
 from rmx.sweep.strategy import SweepSettings
-from rmx.sweep.tables import show
 from rmx.sweep.trials import SweepFolder
 
 __all__ = ["NodeTask", "SweepFailed", "run_sweep"]

@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(write_sweep_report(folder))
         else:
             runs.append(folder)
-            draw_run(folder)
-            _say(write_run_report(folder, texts=texts))
+            drawn = draw_run(folder)
+            drawn.save()
+            _say(write_run_report(drawn, texts=texts))
     if len(runs) > 1:
         _say(write_comparison(runs, given.output))
     return 0

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rmx.errors import InputError
 from rmx.results.metrics import MetricsTail, number
-from rmx.sweep.tables import duration
+from rmx.sweep.on_screen import duration
 from rmx.sweep.trials import SweepFolder
 
 __all__ = ["RunView", "Watcher", "main", "sparkline"]

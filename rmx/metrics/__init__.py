@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from rmx.metrics.calibration import calibration
 from rmx.metrics.comparing import compare_with_selected, holm, paired_comparison
-from rmx.metrics.curves import smooth
 from rmx.metrics.length import length_bias
 from rmx.metrics.pairs import by_source, pair_metrics, wilson_interval
+from rmx.metrics.smoothing import smooth
 from rmx.metrics.truth import ceiling, correlation, truth_correlation
 
 __all__ = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +25,9 @@ __all__ = [
     "ORANGE",
     "PALETTE",
     "VERMILION",
+    "Picture",
     "figure",
-    "inline_svg",
     "legend",
-    "save",
     "whole_steps",
 ]
 
@@ -88,52 +89,58 @@ def legend(axes: Axes, **where: object) -> None:
     axes.legend(**(look | where)).set_zorder(5)
 
 
-def save(drawn: Figure, stem: Path) -> list[Path]:
-    """Write `stem.png` (150 dpi) and `stem.svg`; the same figure gives the same bytes.
+@dataclass(frozen=True)
+class Picture:
+    """A figure under its name, rendered once: what is saved as SVG and what stands in a page are the same text."""
 
-    Raises:
-        OutputError: the folder cannot be written to.
-    """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
-    pixels = io.BytesIO()
-    drawn.savefig(pixels, format="png", dpi=150, metadata={"Software": "rmx"})
-    return [write_bytes(png, pixels.getvalue()), write_text(svg, _svg(drawn, stem.name))]
+    name: str
+    figure: Figure
 
+    @cached_property
+    def svg(self) -> str:
+        """The figure as an SVG file; the same figure gives the same text."""
+        target = io.StringIO()
+        # Two settings that exist only as rcParams: text as text, and ids that do not change from run to run.
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
+            self.figure.savefig(target, format="svg", metadata={"Date": None, "Creator": "rmx"})
+        return target.getvalue()
 
-def inline_svg(drawn: Figure, name: str, alt: str) -> str:
-    """The figure as an `<svg>` element for a page: colours as CSS variables, ids of its own, `alt` for screen readers.
+    def save(self, folder: Path) -> list[Path]:
+        """Write `NAME.png` (150 dpi) and `NAME.svg`; the same figure gives the same bytes.
 
-    Only `name` and `alt` come from outside; `alt` is escaped. Text stays text: it can be searched and scaled.
-    """
-    svg = _svg(drawn, name)
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    # matplotlib's one rule, "* {stroke-linejoin: round; ...}", would reach beyond the figure: the page has its own.
-    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
-    svg = re.sub(r"(font: (?:[\w.]+ )*?[\d.]+px) [^;\"]*", r"\1 var(--sans)", svg)
-    for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, variable)
-    # Several figures share a page: every id and reference gets the figure's name.
-    safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)
-    svg = re.sub(r'\bid="', f'id="{safe}-', svg)
-    svg = svg.replace("url(#", f"url(#{safe}-").replace('href="#', f'href="#{safe}-')
-    width, height = drawn.get_size_inches() * 72
-    opening = (
-        f'<svg class="plot" role="img" aria-label="{_escaped(alt)}" viewBox="0 0 {width:g} {height:g}" '
-        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )
-    return opening + svg[svg.index(">") + 1 :].strip()
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        svg = self.svg  # before the PNG, always: a figure's layout depends on what it was rendered as before
+        pixels = io.BytesIO()
+        self.figure.savefig(pixels, format="png", dpi=150, metadata={"Software": "rmx"})
+        png = write_bytes(folder / f"{self.name}.png", pixels.getvalue())
+        return [png, write_text(folder / f"{self.name}.svg", svg)]
 
+    def inline(self, alt: str) -> str:
+        """Return an `<svg>` element for a page: colours as CSS variables, ids of its own, `alt` for screen readers.
 
-def _svg(drawn: Figure, name: str) -> str:
-    target = io.StringIO()
-    # Two settings that exist only as rcParams: text as text, and ids that do not change from run to run.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        drawn.savefig(target, format="svg", metadata={"Date": None, "Creator": "rmx"})
-    return target.getvalue()
+        Only the name and `alt` come from outside; `alt` is escaped. Text stays text: it can be searched and scaled.
+        """
+        svg = self.svg[self.svg.index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+        # matplotlib's one rule, "* {stroke-linejoin: round; ...}", would reach beyond the figure: the page has its own.
+        svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
+        svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
+        svg = re.sub(r"(font: (?:[\w.]+ )*?[\d.]+px) [^;\"]*", r"\1 var(--sans)", svg)
+        for color, variable in _VARIABLES.items():
+            svg = svg.replace(color, variable)
+        # Several figures share a page: every id and reference gets the figure's name.
+        safe = re.sub(r"[^A-Za-z0-9_-]", "_", self.name)
+        svg = re.sub(r'\bid="', f'id="{safe}-', svg)
+        svg = svg.replace("url(#", f"url(#{safe}-").replace('href="#', f'href="#{safe}-')
+        width, height = self.figure.get_size_inches() * 72
+        opening = (
+            f'<svg class="plot" role="img" aria-label="{_escaped(alt)}" viewBox="0 0 {width:g} {height:g}" '
+            'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+        )
+        return opening + svg[svg.index(">") + 1 :].strip()
 
 
 def _escaped(text: str) -> str:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from rmx.plots import inline_svg
+from rmx.plots import Picture
 from rmx.plots.style import BLUE, VERMILION, figure, legend
 from rmx.report.facts import flat
 from rmx.report.render import interval, number, percent
@@ -74,7 +73,7 @@ def audit_facts(content: Mapping[str, Any]) -> AuditFacts:
         unit=str(lengths.get("unit", "characters")),
         rule=str(lengths.get("rule", "")),
         checks=[(key, value) for key, value in flat(rest) if value not in ("", None)],
-        figures=[Markup(inline_svg(*drawn)) for drawn in _histograms(lengths)],
+        figures=[Markup(picture.inline(words)) for picture, words in _histograms(lengths)],
     )
 
 
@@ -108,7 +107,7 @@ def _set(name: str, sizes: Mapping[str, Any], lengths: Mapping[str, Any]) -> tup
     return name, [*cells, f"{percent(rule)} ({ends})" if rule is not None else "–"]
 
 
-def _histograms(lengths: Mapping[str, Any]) -> list[tuple[Figure, str, str]]:
+def _histograms(lengths: Mapping[str, Any]) -> list[tuple[Picture, str]]:
     """Response lengths of each set, preferred against other; the bins double every two steps."""
     unit = str(lengths.get("unit", "characters"))
     found = []
@@ -129,7 +128,7 @@ def _histograms(lengths: Mapping[str, Any]) -> list[tuple[Figure, str, str]]:
         legend(axes, loc="best")
         median = _part(stats, "response").get("p50")
         words = f"Histogram of response lengths in {unit}, set {name}: median {number(median)}."
-        found.append((drawn, f"lengths_{name}", words))
+        found.append((Picture(f"lengths_{name}", drawn), words))
     return found
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from rmx.errors import DataError
 from rmx.metrics import holm, paired_comparison
-from rmx.plots import Line, inline_svg, overlay_figure
+from rmx.plots import Line, Picture, overlay_figure
 from rmx.plots.style import PALETTE
 from rmx.report.facts import SetFacts, set_facts
 from rmx.report.render import write_page
@@ -120,5 +120,5 @@ def _curves(records: Mapping[str, RunRecord]) -> list[Markup]:
             drawn = overlay_figure(key, label, lines)
             if drawn is not None:
                 words = f"{key} over the steps of {', '.join(records)}."
-                pages.append(Markup(inline_svg(drawn, key, words)))
+                pages.append(Markup(Picture(key, drawn).inline(words)))
     return pages

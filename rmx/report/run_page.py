@@ -11,11 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rmx.plots import inline_svg, run_figures
+from rmx.plots import Picture, RunPictures, draw_run
 from rmx.report.audit_section import audit_facts
 from rmx.report.facts import SetFacts, curve_words, flat, set_facts
 from rmx.report.render import duration, interval, number, percent, signed, write_page
-from rmx.results import RunRecord, eval_sets, read_object, read_run
+from rmx.results import RunRecord, eval_sets, read_object
 
 __all__ = ["write_run_report"]
 
@@ -58,11 +58,11 @@ class Section:
         return "set-" + "".join(letter if letter.isalnum() else "-" for letter in self.facts.name)
 
 
-def write_run_report(folder: Path | str, *, texts: Mapping[str, Mapping[str, str]] | None = None) -> Path:
+def write_run_report(run: RunPictures | Path | str, *, texts: Mapping[str, Mapping[str, str]] | None = None) -> Path:
     """Write `report.html` into a run folder, from the files that are there.
 
     Args:
-        folder: the run's output folder.
+        run: the run's output folder, or what `rmx.plots.draw_run` made of it.
         texts: `prompt`, `chosen` and `rejected` text by pair id. Without it the page holds no text of the data; with
             it the worst mistakes can be opened with a click.
 
@@ -73,25 +73,25 @@ def write_run_report(folder: Path | str, *, texts: Mapping[str, Mapping[str, str
         DataError: the folder does not exist, or is not that of a run.
         OutputError: the page cannot be written.
     """
-    record = read_run(folder)
-    return write_page(record.folder / "report.html", "run.html", run_facts(record, texts))
+    drawn = run if isinstance(run, RunPictures) else draw_run(run)
+    return write_page(drawn.record.folder / "report.html", "run.html", run_facts(drawn, texts))
 
 
-def run_facts(record: RunRecord, texts: Mapping[str, Mapping[str, str]] | None) -> dict[str, Any]:
+def run_facts(run: RunPictures, texts: Mapping[str, Mapping[str, str]] | None) -> dict[str, Any]:
     """Everything that the page says."""
+    record, pictures = run.record, run.pictures
     folder = record.folder.resolve()
-    figures, notes = run_figures(record)
     sets = [found for p in record.predictions.values() if (found := set_facts(p, texts)) is not None]
     sections = []
     for facts in sets:
         tail = "" if facts.name == "eval" else f"_{facts.name}"
         wanted = [f"{name}{tail}" for name in ("reward_distributions", "margins", "reliability", "reward_vs_length")]
-        drawn = [_inline(figures[name], name, _score_words(name, facts)) for name in wanted if name in figures]
+        drawn = [_inline(pictures[name], _score_words(name, facts)) for name in wanted if name in pictures]
         warning = length_warning(facts.length) if facts.length else None
         sections.append(Section(facts, _cards(record, facts), _marks(facts), drawn, warning))
     curves = [
-        _inline(drawn, name, f"{drawn.axes[0].get_title(loc='left')}: {curve_words(record.curve(_curve_key(name)))}.")
-        for name, drawn in figures.items()
+        _inline(picture, f"{_title(picture)}: {curve_words(record.curve(_curve_key(name)))}.")
+        for name, picture in pictures.items()
         if name.startswith("training_")
     ]
     results = read_object(folder / "all_results.json") or {}
@@ -108,7 +108,7 @@ def run_facts(record: RunRecord, texts: Mapping[str, Mapping[str, str]] | None) 
         "repeat": _repeat(folder) if config else None,
         "config": config,
         "last": _last_evaluations(record) if not sections else [],
-        "notes": record.notes + notes + _disagreements(sets, results),
+        "notes": record.notes + run.notes + _disagreements(sets, results),
         "has_texts": any(mistake.texts for facts in sets for mistake in facts.mistakes),
     }
 
@@ -205,15 +205,19 @@ def _disagreements(sets: list[SetFacts], results: Mapping[str, Any]) -> list[str
         return []
     return [
         f"all_results.json reports an accuracy of {reported:.6f}, the predictions give {here:.6f}: "
-        "the run weighted its pairs or had labelled ties, or the files are of different runs"
+        "the files are of different runs, or one was changed"
     ]
 
 
 # --- figures ---
 
 
-def _inline(drawn: Any, name: str, words: str) -> Markup:
-    return Markup(inline_svg(drawn, name, words))
+def _inline(picture: Picture, words: str) -> Markup:
+    return Markup(picture.inline(words))
+
+
+def _title(picture: Picture) -> str:
+    return picture.figure.axes[0].get_title(loc="left")
 
 
 def _curve_key(file_name: str) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from rmx.plots import inline_svg
+from rmx.plots import Picture
 from rmx.report.render import duration, interval, number, percent, write_page
 from rmx.report.run_page import Card
 from rmx.report.sweep_figures import sweep_figures
@@ -34,7 +34,7 @@ def write_sweep_report(folder: Path | str) -> Path:
 
 def sweep_page_facts(sweep: SweepRecord) -> dict[str, Any]:
     """Everything that the page says."""
-    drawn = {name: Markup(inline_svg(item, name, words)) for name, (item, words) in sweep_figures(sweep).items()}
+    drawn = {name: Markup(Picture(name, item).inline(words)) for name, (item, words) in sweep_figures(sweep).items()}
     metrics = [metric for metric, _ in sweep.objectives if metric not in ("eval/accuracy", "eval/loss")]
     updated = sweep.facts.get("updated")
     return {

@@ -41,8 +41,9 @@ def finish(w: Workflow, run: OpenRun, inputs: Inputs, done: Done, *, draw: bool)
         run.recorder.summary(numbers, [])
         return
     if numbers:
-        plots = draw_run(run.folder)
-        write_run_report(run.folder)
+        drawn = draw_run(run.folder)
+        plots = drawn.save()
+        write_run_report(drawn)
         run.recorder.summary(numbers, [path for path in plots if path.suffix == ".png"])
         run.screen.metrics("", *final_table(numbers))
     written = [

@@ -10,7 +10,7 @@
     guard        one job's keeper: starts it, outlives nothing, records its end
     leaderboard  who won, and by more than noise?
     summary      sweep.json, leaderboard.csv and the link to the best trial
-    tables       what the screen shows
+    on_screen    the tables that the sweep prints
     confirm      the best trials again, with several seeds
     upload       the leaderboard in wandb
 

@@ -19,10 +19,10 @@ from rmx.redact import redact_command
 from rmx.results.metrics import MetricsTail, number
 from rmx.results.sweep import SweepRow
 from rmx.sweep.jobs import Ended, Job, JobRunner
+from rmx.sweep.on_screen import last_line, parameter_text
 from rmx.sweep.space import SearchSpace
 from rmx.sweep.strategy import SweepSettings
 from rmx.sweep.summary import SweepFiles, point_to_best
-from rmx.sweep.tables import last_line, parameter_text
 from rmx.sweep.trials import SweepFolder, Trial, locked
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from sweeping import choices, run_fake
 from rmx.results.sweep import SweepRow
 from rmx.sweep.confirm import spread
 from rmx.sweep.leaderboard import build_rows
+from rmx.sweep.on_screen import last_line, leaderboard_table, show
 from rmx.sweep.summary import csv_text, point_to_best
-from rmx.sweep.tables import last_line, leaderboard_table, show
 from rmx.sweep.trials import SweepFolder, Trial
 
 ACCURACY = {"eval/accuracy": "maximize"}
