@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rmx.errors import InputError
-from rmx.results.metrics import MetricsTail, number
-from rmx.sweep.on_screen import duration
+from rmx.results.metrics import MetricsTail, float_or_nan
+from rmx.sweep.on_screen import short_duration
 from rmx.sweep.trials import SweepFolder
 
 __all__ = ["RunView", "Watcher", "main", "sparkline"]
@@ -63,9 +63,9 @@ class RunView:
     def look(self) -> None:
         """Read what the run has added."""
         for row in self.tail.rows():
-            self.last |= {key: number(value) for key, value in row.items() if key != "phase"}
+            self.last |= {key: float_or_nan(value) for key, value in row.items() if key != "phase"}
             if "train/loss" in row:
-                self.losses = [*self.losses, number(row["train/loss"])][-_KEPT:]
+                self.losses = [*self.losses, float_or_nan(row["train/loss"])][-_KEPT:]
 
     def status(self, now: float) -> str:
         """Say what the run is doing: as its sweep knows it, or by what it has written."""
@@ -77,7 +77,7 @@ class RunView:
         if (self.path / "all_results.json").exists() and not attempts:
             return "done"
         age = now - self.last.get("time", now)
-        return "running" if age < 60 else f"silent {duration(age)}"
+        return "running" if age < 60 else f"silent {short_duration(age)}"
 
     def cells(self, root: Path, now: float) -> list[str]:
         """Return the run's line of the table."""
@@ -94,7 +94,7 @@ class RunView:
             _number(self.last.get(evaluation), 3),
             _number(self.last.get("train/pairs_per_second"), 1),
             sparkline(self.losses),
-            duration(now - self.last["time"]) if "time" in self.last else "",
+            short_duration(now - self.last["time"]) if "time" in self.last else "",
         ]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rmx.files import write_text, writing
 
-__all__ = ["Curve", "MetricsFile", "MetricsTail", "curve", "eval_sets", "json_lines", "last_values", "number"]
+__all__ = ["Curve", "MetricsFile", "MetricsTail", "curve", "eval_sets", "float_or_nan", "json_lines", "last_values"]
 
 
 class MetricsFile:
@@ -104,7 +104,7 @@ def last_values(path: Path) -> dict[str, float]:
     """Return the last value of every key of a metrics.jsonl, and `step`; empty without the file."""
     values: dict[str, float] = {}
     for row in MetricsTail(path).rows():
-        values |= {key: number(value) for key, value in row.items() if key not in ("phase", "time")}
+        values |= {key: float_or_nan(value) for key, value in row.items() if key not in ("phase", "time")}
     return values
 
 
@@ -127,9 +127,9 @@ def curve(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:
     points: dict[float, float] = {}
     for row in rows:
         if key in row:
-            step = number(row.get("step"))
+            step = float_or_nan(row.get("step"))
             if math.isfinite(step):
-                points[step] = number(row[key])
+                points[step] = float_or_nan(row[key])
     steps = sorted(points)
     return Curve(key, np.array(steps, dtype=np.float64), np.array([points[step] for step in steps]))
 
@@ -158,10 +158,10 @@ def json_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
         notes.append(f"{path.name}: unreadable lines left out: {len(bad)}, the first is line {bad[0]}")
 
 
-def number(value: object) -> float:
+def float_or_nan(value: object) -> float:
     """A JSON number as float; null, text and the like as NaN.
 
-    >>> number(2), number(None), number(True)
+    >>> float_or_nan(2), float_or_nan(None), float_or_nan(True)
     (2.0, nan, nan)
     """
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmx.records import EncodedComparison, Pair
-from rmx.results.metrics import json_lines, number
+from rmx.results.metrics import float_or_nan, json_lines
 
 __all__ = [
     "PREDICTIONS",
@@ -130,7 +130,7 @@ def read_predictions(path: Path, notes: list[str]) -> Predictions:
 def _columns(name: str, rows: Iterator[dict[str, Any]], notes: list[str]) -> Predictions:
     kept, unscored = [], 0
     for row in rows:
-        if math.isfinite(number(row.get("chosen"))) and math.isfinite(number(row.get("rejected"))):
+        if math.isfinite(float_or_nan(row.get("chosen"))) and math.isfinite(float_or_nan(row.get("rejected"))):
             kept.append(row)
         else:
             unscored += 1
@@ -164,4 +164,4 @@ def _identity(row: dict[str, Any], number: int) -> str:
 
 
 def _floats(rows: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
-    return np.array([number(row.get(key)) for row in rows], dtype=np.float64)
+    return np.array([float_or_nan(row.get(key)) for row in rows], dtype=np.float64)

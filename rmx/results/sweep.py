@@ -10,13 +10,14 @@ kind: choice|int|float, values | low, high, step, log}], `fixed` [overrides of a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rmx.errors import DataError
-from rmx.results.metrics import number
+from rmx.results.metrics import float_or_nan
 
 __all__ = ["FORMAT", "STATUSES", "Difference", "Parameter", "SweepRecord", "SweepRow", "read_sweep"]
 
@@ -159,4 +160,4 @@ def _row(entry: Mapping[str, Any]) -> SweepRow:
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
     """The entries that are numbers; a null stands for one that was not finite."""
-    return {key: float(value) for key, value in values.items() if number(value) == number(value)}
+    return {key: float(value) for key, value in values.items() if math.isfinite(float_or_nan(value))}

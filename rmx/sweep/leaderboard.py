@@ -59,7 +59,7 @@ def read_facts(folder: Path, evaluation: str = "eval") -> Facts:
     )
 
 
-def in_order(
+def ranked(
     trials: Sequence[Trial], facts: Mapping[int, Facts], directed: Mapping[str, str]
 ) -> tuple[list[Trial], set[int], list[Trial]]:
     """Return the finished trials best first, the numbers on the Pareto front, and the other trials by status."""
@@ -96,7 +96,7 @@ def build_rows(
     With several objectives those on the Pareto front come first; within and behind it the first
     objective decides, then the loss.
     """
-    finished, front, rest = in_order(trials, facts, directed)
+    finished, front, rest = ranked(trials, facts, directed)
     ranks = {trial.number: rank for rank, trial in enumerate(finished, start=1)}
     differences = compare_with_winner(folder, finished, facts, evaluation, paired=paired)
     rows = []
@@ -151,7 +151,7 @@ def compare_with_winner(
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (len(finished) * (len(finished) - 1)))
     for trial in others:
         if trial.number not in found:
-            result = unpaired(facts.get(winner.number, Facts()), facts.get(trial.number, Facts()), z)
+            result = by_intervals(facts.get(winner.number, Facts()), facts.get(trial.number, Facts()), z)
             found |= {trial.number: result} if result is not None else {}
     return found
 
@@ -208,14 +208,14 @@ def read_pairs(folder: Path, evaluation: str) -> dict[tuple[str, str], DecidedPa
     return {} if notes else decided_pairs(sets)
 
 
-def unpaired(winner: Facts, other: Facts, z: float) -> Difference | None:
+def by_intervals(winner: Facts, other: Facts, z: float) -> Difference | None:
     """Newcombe's hybrid-score interval of a difference of two proportions (1998, method 10).
 
     It is made of two 95 % intervals and widened by z / 1.96, as a normal one would be.
 
     >>> a, b = Facts(accuracy=0.8, accuracy_low=0.7, accuracy_high=0.87), Facts(
     ...     accuracy=0.7, accuracy_low=0.6, accuracy_high=0.79)
-    >>> result = unpaired(a, b, 1.959964)
+    >>> result = by_intervals(a, b, 1.959964)
     >>> round(result.low, 4), round(result.high, 4), result.within_noise
     (-0.2221, 0.0345, True)
     """

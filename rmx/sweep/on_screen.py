@@ -15,7 +15,7 @@ from rmx.redact import redact_text
 from rmx.results.sweep import SweepRow
 from rmx.sweep.trials import SweepFolder
 
-__all__ = ["duration", "failures_table", "last_line", "leaderboard_table", "parameter_text", "show"]
+__all__ = ["failures_table", "last_line", "leaderboard_table", "parameter_text", "short_duration", "show"]
 
 _FAILURES_SHOWN = 12
 
@@ -66,7 +66,7 @@ def leaderboard_table(rows: Sequence[SweepRow], objectives: Sequence[str], title
             versus_text(row),
         ]
         cells += [number_text(row.loss, 4), *(number_text(row.values.get(metric), 4) for metric in extra)]
-        cells += [number_text(row.pairs_per_second, 1), duration(row.seconds), row.status, row.folder]
+        cells += [number_text(row.pairs_per_second, 1), short_duration(row.seconds), row.status, row.folder]
         table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
 
@@ -116,10 +116,10 @@ def number_text(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}g}" if abs(value) >= 1000 else f"{value:.{digits}f}"
 
 
-def duration(seconds: float) -> str:
-    """Spell a duration.
+def short_duration(seconds: float) -> str:
+    """Spell a duration, as short as columns of a terminal want it.
 
-    >>> duration(7.25), duration(75), duration(7500)
+    >>> short_duration(7.25), short_duration(75), short_duration(7500)
     ('7.2s', '1m15s', '2h05m')
     """
     if seconds < 60:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rmx.errors import ConfigError
 from rmx.files import write_text
 from rmx.redact import redact_command
-from rmx.results.metrics import MetricsTail, number
+from rmx.results.metrics import MetricsTail, float_or_nan
 from rmx.results.sweep import SweepRow
 from rmx.sweep.jobs import Ended, Job, JobRunner
 from rmx.sweep.on_screen import last_line, parameter_text
@@ -194,7 +194,7 @@ class Sweep:
         for row in tail.rows():
             if metric not in row or not isinstance(row.get("step"), int):
                 continue
-            value = number(row[metric])
+            value = float_or_nan(row[metric])
             if self.store.report(trial_number, row["step"], value) and trial_number not in self.prune_until:
                 name = self.active[trial_number].name
                 write_text(self.folder.prune(name), f"step {row['step']}: {metric} {value:.4f}\n")
@@ -230,7 +230,7 @@ class Sweep:
         elif ended.exit_code == PRUNED_EXIT or (prune.exists() and (ended.killed or ended.stopped)):
             reason = prune.read_text(encoding="utf-8").strip() if prune.exists() else "stopped itself"
             self.store.tell(trial.number, "pruned", reason=f"pruned: {reason}")
-            self.files.look(trial)
+            self.files.facts_of(trial)
         elif ended.killed or ended.stopped:
             used = self.restarts.get(trial.number, 0)
             if restart:
@@ -246,7 +246,7 @@ class Sweep:
             self._fail(trial, f"exit {ended.exit_code}: {last_line(log_file)}")
 
     def _finish(self, trial: Trial) -> None:
-        facts = self.files.look(trial)
+        facts = self.files.facts_of(trial)
         missing = [metric for metric in self.directed if metric not in facts.metrics]
         broken = [metric for metric in self.directed if not math.isfinite(facts.metrics.get(metric, 0.0))]
         if missing:
@@ -263,7 +263,7 @@ class Sweep:
     def _fail(self, trial: Trial, reason: str) -> None:
         log.error("%s failed: %s (log: %s)", trial.name, reason, self.folder.log(trial.name))
         self.store.tell(trial.number, "failed", reason=reason)
-        self.files.look(trial)
+        self.files.facts_of(trial)
         self._count_failure()
 
     def _count_failure(self) -> None:

@@ -50,7 +50,7 @@ class SweepFiles:
         self.evaluation = first if first.startswith("eval") else "eval"
         self.facts: dict[int, Facts] = {}
 
-    def look(self, trial: Trial) -> Facts:
+    def facts_of(self, trial: Trial) -> Facts:
         """Read a trial's run folder; remembered from then on."""
         self.facts[trial.number] = read_facts(self.folder.trial(trial.name), self.evaluation)
         return self.facts[trial.number]
@@ -64,7 +64,7 @@ class SweepFiles:
             if trial.status == "killed" or (
                 trial.status not in ("running", "waiting") and trial.number not in self.facts
             ):
-                self.look(trial)
+                self.facts_of(trial)
             trials.append(trial)
         words = {trial.number: redact_command(self.overrides(trial)) for trial in trials}
         rows = build_rows(
