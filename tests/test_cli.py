@@ -12,7 +12,7 @@ import pytest
 import rmx.cli
 from rmx import __version__
 from rmx.cli import main
-from rmx.cli.arguments import parse
+from rmx.cli.flags import parse
 from rmx.cli.page import GROUPS
 from rmx.config.signatures import import_name
 from rmx.errors import ConfigError

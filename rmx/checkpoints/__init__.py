@@ -7,7 +7,7 @@ drift        what a run is made with, and how two differ
 continuing   the trainer's side
 """
 
-from rmx.checkpoints.folder import CheckpointFolder
 from rmx.checkpoints.sealing import MANIFEST, Manifest, read_manifest, verify
+from rmx.checkpoints.store import CheckpointFolder
 
 __all__ = ["MANIFEST", "CheckpointFolder", "Manifest", "read_manifest", "verify"]

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from rmx import __version__
-from rmx.cli.arguments import Arguments, parse
+from rmx.cli.flags import Arguments, parse
 from rmx.errors import ConfigError, RmxError
 from rmx.redact import redact_text
 

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from rmx.cli.arguments import Arguments
+from rmx.cli.flags import Arguments
 from rmx.config import instantiate, run_yaml
 from rmx.config.composing import Composer
 from rmx.errors import ConfigError, RmxError

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import MinLen
 
 from rmx.data.accounting import Accounting, Splits
+from rmx.data.assemble import assemble
 from rmx.data.collect import collect
 from rmx.data.holdout import SplitBy
 from rmx.data.names import renamings, safe_names
 from rmx.data.rows.messages import TAGS
-from rmx.data.splits import assemble
 from rmx.data.where import compile_where
 from rmx.errors import ConfigError
 from rmx.records import Comparison

@@ -17,14 +17,14 @@ from rmx.models.tiny import tiny_config, tiny_tokenizer
 if TYPE_CHECKING:
     from rmx.models.artefact.card import model_card
     from rmx.models.artefact.export import export_merged, export_value_head
-    from rmx.models.artefact.folder import Artefact, read_artefact, save_artefact
     from rmx.models.artefact.publish import push
+    from rmx.models.artefact.save import Artefact, read_artefact, save_artefact
     from rmx.models.artefact.verify import Verification, verify_artefact
     from rmx.models.head import Head, backbone_of, head_of, unwrap
     from rmx.models.tokenizer import tokenizer_of
 
 _LATER = {
-    "Artefact": "artefact.folder",
+    "Artefact": "artefact.save",
     "Head": "head",
     "Verification": "artefact.verify",
     "backbone_of": "head",
@@ -33,8 +33,8 @@ _LATER = {
     "head_of": "head",
     "model_card": "artefact.card",
     "push": "artefact.publish",
-    "read_artefact": "artefact.folder",
-    "save_artefact": "artefact.folder",
+    "read_artefact": "artefact.save",
+    "save_artefact": "artefact.save",
     "scored_position": "head",
     "scored_position_of": "tokenizer",
     "tokenizer_of": "tokenizer",

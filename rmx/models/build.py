@@ -21,9 +21,9 @@ from rmx.errors import ModelError
 from rmx.models.head import HEADS, StoredHead, embedding_of, find_head, head_parts, init_head, restore_head
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve, trust_remote_code
+from rmx.models.tensor_files import VALUE_HEAD, half_precision, tensors
 from rmx.models.tiny import TINY, tiny_config, tiny_tokenizer
 from rmx.models.tokenizer import check_vocabulary, choose_padding, load_tokenizer
-from rmx.models.weights import VALUE_HEAD, half_precision, tensors
 
 if TYPE_CHECKING:
     from rmx.models.source import RewardModelSource

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from rmx.errors import ModelError
-from rmx.models.weights import VALUE_HEAD, StoredTensor, read_tensor, tensors
+from rmx.models.tensor_files import VALUE_HEAD, StoredTensor, read_tensor, tensors
 
 ScoredPosition = Literal["last", "first", "all"]
 

@@ -11,8 +11,8 @@ from rmx.models.build import Base, Wish, build_checkpoint, reward_config
 from rmx.models.head import find_head, head_parts, restore_head
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve
+from rmx.models.tensor_files import VALUE_HEAD, read_json, tensors
 from rmx.models.tokenizer import choose_padding, load_tokenizer
-from rmx.models.weights import VALUE_HEAD, read_json, tensors
 
 __all__ = ["base_of_adapter", "describe_adapter", "is_reward_adapter", "merge_foreign", "open_adapter"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rmx.data.read.files import kind_of, open_bytes
 from rmx.data.read.json_files import read_json
+from rmx.data.read.kinds import kind_of, open_bytes
 from rmx.data.read.raw import DAMAGE, RawRow
 from rmx.data.read.tables import read_table
 from rmx.errors import DataError

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rmx.data.accounting import RowFault
-from rmx.data.read.files import open_bytes
+from rmx.data.read.kinds import open_bytes
 from rmx.data.read.raw import BLANK, DAMAGE, RawRow, RowNumber
 
 __all__ = ["parse_json", "read_json"]

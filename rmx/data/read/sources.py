@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rmx.data.read import hub, read_rows, saved
-from rmx.data.read.files import SUFFIXES, is_local, kind_of
+from rmx.data.read.kinds import SUFFIXES, is_local, kind_of
 from rmx.data.read.raw import RawRow
 from rmx.data.read.splits import choose_files, data_files, split_of
 from rmx.errors import DataError

@@ -22,7 +22,7 @@ from typing import Any
 
 from fsspec.utils import glob_translate
 
-from rmx.data.read.files import SUFFIXES, kind_of
+from rmx.data.read.kinds import SUFFIXES, kind_of
 from rmx.errors import DataError
 
 __all__ = ["Choice", "choose_files", "choose_split", "data_files", "split_of"]

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.data.accounting import RowFault
-from rmx.data.read.files import open_bytes
 from rmx.data.read.json_files import parse_json
+from rmx.data.read.kinds import open_bytes
 from rmx.data.read.raw import BLANK, DAMAGE, RawRow, RowNumber
 from rmx.data.rows.drafts import Cell
 from rmx.errors import DataError

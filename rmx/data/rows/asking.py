@@ -12,8 +12,8 @@ from typing import Any
 
 from rmx.data.rows.columns import MEDIA, PARTS_OF, RENAMED, close_names, fact
 from rmx.data.rows.drafts import Row
+from rmx.data.rows.looks import cut, filled, is_python_list, looks_of
 from rmx.data.rows.plan import Column
-from rmx.data.rows.values import cut, filled, is_python_list, looks_of
 from rmx.errors import DataError
 
 __all__ = ["Keys", "damaged_header", "mapping_mistakes", "no_format", "not_ignored", "proposal", "text_not_read"]

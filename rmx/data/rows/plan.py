@@ -17,8 +17,8 @@ from typing import Any, Literal
 from rmx.data.accounting import RowFault
 from rmx.data.rows.columns import MEDIA, PARTS_OF, RENAMED, TEXT_PARTS, fact
 from rmx.data.rows.drafts import Draft, Row, prompt_messages
+from rmx.data.rows.looks import Looks, filled, from_json, looks_of, seems, texts_of
 from rmx.data.rows.messages import to_messages, unprinted_fields
-from rmx.data.rows.values import Looks, filled, from_json, looks_of, seems, texts_of
 
 __all__ = ["Column", "Columns", "Plan", "TextNotRead"]
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from rmx.errors import ModelError, OutputError, RmxError
-from rmx.models.artefact.folder import CONTRACT, Artefact, head_hash, read_artefact
+from rmx.models.artefact.save import CONTRACT, Artefact, head_hash, read_artefact
 from rmx.models.head import head_of, linear_of, unwrap
 from rmx.models.quiet import quiet
 from rmx.models.source import RewardModelSource
 from rmx.models.stored import BASE
-from rmx.models.weights import VALUE_HEAD, read_json
+from rmx.models.tensor_files import VALUE_HEAD, read_json
 
 __all__ = ["export_merged", "export_value_head", "main", "merge"]
 

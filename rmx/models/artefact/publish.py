@@ -8,7 +8,7 @@ from pathlib import Path
 from rmx.errors import ModelError
 from rmx.models.resolve import transport_error
 from rmx.models.stored import BASE
-from rmx.models.weights import read_json
+from rmx.models.tensor_files import read_json
 
 __all__ = ["push"]
 

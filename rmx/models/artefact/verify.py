@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rmx.errors import ArtefactError, ModelError
-from rmx.models.artefact.folder import CONTRACT, head_hash
+from rmx.models.artefact.save import CONTRACT, head_hash
 from rmx.models.quiet import quiet
-from rmx.models.weights import read_json
+from rmx.models.tensor_files import read_json
 
 __all__ = ["Verification", "verify_artefact"]
 

@@ -31,7 +31,7 @@ from rmx.models.loaded import LoadedModel
 from rmx.models.quiet import quiet
 from rmx.models.source import RewardModelSource
 from rmx.models.stored import BASE
-from rmx.models.weights import read_json
+from rmx.models.tensor_files import read_json
 
 __all__ = ["CONTRACT", "Artefact", "head_hash", "read_artefact", "save_artefact"]
 
