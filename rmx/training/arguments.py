@@ -154,8 +154,8 @@ class TrainerSettings:
         if device_type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
         if device_type == "cpu" and training:
-            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            return "bf16" if native else "fp32"
+            able = torch.cpu.get_capabilities()
+            return "bf16" if able.get("avx512_bf16") or able.get("amx_tile") else "fp32"
         return "fp32"
 
 
