@@ -9,6 +9,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
+import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +19,11 @@ from typing import Any
 import pytest
 import torch
 from training_bench import make_trainer
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
-from workflows import make_workflow
 
 from rmx.errors import ConfigError
-from rmx.records import EncodedComparison, Pair
 from rmx.training.arguments import shipped_values, trainer_settings
 from rmx.training.keys import ACTS, ELSEWHERE, NOT_HERE, SWITCHES, VALUES, idle
 from rmx.training.loop import Loop, make_loader
@@ -162,10 +162,12 @@ def test_optimizer_arguments_that_the_optimizer_does_not_read_are_refused(tmp_pa
         "trainer.optim_args: rmsprop has no argument 'beta' (given beta=1); leave it out"
     ]
     assert mistakes(optim_target_modules=["q_proj"]) == [
-        "trainer.optim_target_modules: adamw_torch does not use it; it is for galore_* and apollo_*"
+        "trainer.optim_target_modules: adamw_torch_fused does not use it; it is for galore_* and apollo_*"
     ]
     (wrong,) = mistakes(lr_scheduler_type="polynomial", lr_scheduler_kwargs={"lr_min": 1e-6})
-    assert wrong.startswith("trainer.lr_scheduler_kwargs: {'lr_min': 1e-06} does not fit trainer.lr_scheduler_type=poly")
+    assert wrong.startswith(
+        "trainer.lr_scheduler_kwargs: {'lr_min': 1e-06} does not fit trainer.lr_scheduler_type=poly"
+    )
     assert mistakes(lr_scheduler_type="constant", lr_scheduler_kwargs={"power": 2}) == [
         "trainer.lr_scheduler_kwargs: the schedule constant has no arguments; leave them out"
     ]
@@ -245,7 +247,12 @@ def test_schedules_that_follow_a_metric_know_which_way_is_better(
     name: str, metric: str, mode: str, tmp_path: Path
 ) -> None:
     loop = begun(
-        tmp_path, evaluate=True, lr_scheduler_type=name, metric_for_best_model=metric, eval_strategy="steps", eval_steps=1
+        tmp_path,
+        evaluate=True,
+        lr_scheduler_type=name,
+        metric_for_best_model=metric,
+        eval_strategy="steps",
+        eval_steps=1,
     )
     assert loop.schedule.mode == mode and loop.waits_for_metric
 
@@ -264,8 +271,7 @@ def test_every_optimizer_trains_or_is_refused_before_anything_is_read(name: str,
     if name.endswith("layerwise") or "lomo" in name:
         assert mistakes and "moves the weights during the backward pass" in mistakes[0]
     elif mistakes:
-        assert mistakes[0].startswith(f"trainer.optim: {name} needs a package that is not installed: ")
-        assert name not in ALWAYS
+        assert re.match(rf"trainer.optim: {name}\b.*(install|import)", mistakes[0]) and name not in ALWAYS
     else:
         before = weights(make_trainer(tmp_path / "before", max_steps=2, **arguments))
         after = weights(trained(tmp_path / "after", max_steps=2, **arguments))
@@ -302,10 +308,10 @@ def test_target_modules_choose_what_a_projected_optimizer_projects(
         def __init__(self, params: Any, **options: Any) -> None:
             made["groups"] = [dict(group) for group in params]
             plain = [{"params": group["params"]} for group in params]
-            super().__init__(plain, **{name: options[name] for name in ("lr", "betas", "eps")})
+            super().__init__(plain, lr=options["lr"])
 
     monkeypatch.setattr("transformers.trainer_optimizer.is_apollo_torch_available", lambda: True)
-    monkeypatch.setitem(__import__("sys").modules, "apollo_torch", types.SimpleNamespace(APOLLOAdamW=AdamW))
+    monkeypatch.setitem(sys.modules, "apollo_torch", types.SimpleNamespace(APOLLOAdamW=AdamW))
     loop = begun(tmp_path, optim="apollo_adamw", optim_target_modules=["q_proj"], optim_args="rank=2")
     queries = [p for name, p in loop.model.named_parameters() if "q_proj" in name and p.ndim == 2]
     (projected,) = [group for group in made["groups"] if "rank" in group]
@@ -358,7 +364,8 @@ def test_tf32_is_switched_on_or_refused_where_there_is_none(tmp_path: Path, monk
 def test_checkpointing_computes_again_and_changes_no_gradient(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = trained(tmp_path / "plain", max_steps=1)
+    sgd = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant"}
+    plain = trained(tmp_path / "plain", **sgd)
     called: list[bool | None] = []
     original = torch.utils.checkpoint.checkpoint
 
@@ -366,12 +373,11 @@ def test_checkpointing_computes_again_and_changes_no_gradient(
         called.append(use_reentrant)
         return original(*args, use_reentrant=use_reentrant, **kwargs)
 
-    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", checkpoint)
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", checkpoint)
     for reentrant in (False, True):
         called.clear()
-        loop = trained(
-            tmp_path / str(reentrant), max_steps=1, **{name: True, f"{name}_kwargs": {"use_reentrant": reentrant}}
-        )
+        asked = {name: True, f"{name}_kwargs": {"use_reentrant": reentrant}}
+        loop = trained(tmp_path / str(reentrant), **sgd, **asked)
         assert called and set(called) == {reentrant}
         assert torch.allclose(weights(loop), weights(plain), atol=1e-6)
 
@@ -572,7 +578,6 @@ def test_transformers_own_messages_have_a_level(tmp_path: Path, monkeypatch: pyt
         set_verbosity(before)
 
 
-
 @shows("restore_callback_states_from_checkpoint")
 @pytest.mark.parametrize("asked", [True, False])
 def test_callbacks_have_their_state_back(asked: bool, tmp_path: Path) -> None:
@@ -612,7 +617,9 @@ def test_steps_are_prepared_by_workers(tmp_path: Path) -> None:
 def test_memory_is_pinned_where_there_is_a_gpu(tmp_path: Path) -> None:
     loop = make_trainer(tmp_path)
     for pins, device, expected in ((True, "cuda", True), (False, "cuda", False), (True, "cpu", False)):
-        args = types.SimpleNamespace(**vars(loop.args) | {"dataloader_pin_memory": pins, "device": torch.device(device)})
+        args = types.SimpleNamespace(
+            **vars(loop.args) | {"dataloader_pin_memory": pins, "device": torch.device(device)}
+        )
         assert make_loader(loop.steps, args).pin_memory is expected
 
 
@@ -641,19 +648,19 @@ def test_the_wrapper_of_ranks_is_made_as_asked(tmp_path: Path) -> None:
 
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
-        asked = {
-            "ddp_find_unused_parameters": True, "ddp_bucket_cap_mb": 3, "ddp_broadcast_buffers": False,
-            "ddp_static_graph": True,
-        }  # fmt: skip
-        for name, arguments in (("asked", asked), ("plain", {})):
+
+        def wrapper(name: str, **arguments: Any) -> Any:
             loop = make_trainer(tmp_path / name, **arguments)
             strategy = DataParallel(loop.args)
             strategy.place(loop.model, loop.try_backward)
-            wrapped, given = strategy.wrapped, bool(arguments)
-            assert wrapped.find_unused_parameters is given
-            assert wrapped.broadcast_buffers is not given
-            assert wrapped.static_graph is given
-            assert (wrapped.bucket_bytes_cap == 3 * 1024 * 1024) is given
+            return strategy.wrapped
+
+        plain = wrapper("plain")
+        assert (plain.find_unused_parameters, plain.forward_sync_buffers, plain.static_graph) == (False, True, False)
+        asked = wrapper("a", ddp_find_unused_parameters=True, ddp_bucket_cap_mb=3, ddp_broadcast_buffers=False)
+        assert (asked.find_unused_parameters, asked.forward_sync_buffers) == (True, False)
+        assert asked.bucket_bytes_cap == 3 * 1024 * 1024 != plain.bucket_bytes_cap
+        assert wrapper("b", ddp_static_graph=True).static_graph
     finally:
         dist.destroy_process_group()
 
@@ -670,4 +677,6 @@ def test_every_argument_of_the_installed_class_is_decided_about() -> None:
     assert set(ACTS) == SHOWN
     assert set(RANGES) <= set(ACTS)
     assert {key for key, _, _ in SWITCHES} | {name for name, _ in PAIRS} <= set(ACTS)
-    assert set(shipped_values()) - {"max_tokens_per_micro_batch", "encoding", "precision", "eval_precision"} <= set(ACTS)
+    assert set(shipped_values()) - {"max_tokens_per_micro_batch", "encoding", "precision", "eval_precision"} <= set(
+        ACTS
+    )

@@ -80,7 +80,11 @@ class TrainerSettings:
         mistakes = []
         asked, bf16 = self.precision, self.arguments.get("bf16")
         if bf16 is not None and asked != "auto" and (asked == "bf16") != bf16:
-            mistakes.append(Mistake("trainer.bf16", f"{bf16} contradicts trainer.precision={asked}; give one of them"))
+            mistakes.append(
+                Mistake(
+                    "trainer.bf16", f"{shown('bf16', bf16)} contradicts trainer.precision={asked}; give one of them"
+                )
+            )
         for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
             new = old.replace("gradient", "activation")
             both = self.arguments.get(old), self.arguments.get(new)

@@ -6,7 +6,7 @@ of a new version fails the test until someone has decided about it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rmx.values import Mistake, shown
@@ -157,23 +157,32 @@ VALUES = {
     ("include_num_input_tokens_seen", "non_padding"): "rows have no padding to leave out; use true",
 }
 
-# (key, its values, the keys that then do nothing); null is a key that is not given.
-SWITCHES: tuple[tuple[str, Container[Any], tuple[str, ...]], ...] = (
-    ("max_steps", range(1, 2**63), ("num_train_epochs",)),
-    ("eval_strategy", (None, "no"), ("eval_steps", "eval_delay")),
-    ("eval_strategy", ("epoch",), ("eval_steps",)),
-    ("save_strategy", ("no", "epoch", "best"), ("save_steps",)),
-    ("logging_strategy", ("no", "epoch"), ("logging_steps",)),
-    ("lr_scheduler_type", ("constant", "reduce_lr_on_plateau", "greedy"), ("warmup_steps",)),
-    ("activation_checkpointing", (None, False), ("activation_checkpointing_kwargs",)),
-    ("gradient_checkpointing", (None, False), ("gradient_checkpointing_kwargs",)),
-    ("torch_compile", (False,), ("torch_compile_backend", "torch_compile_mode")),
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+# (key, whether a value of it switches off, the keys that then do nothing); null is a key that is not given.
+SWITCHES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    ("max_steps", _positive, ("num_train_epochs",)),
+    ("eval_strategy", _one_of(None, "no"), ("eval_steps", "eval_delay")),
+    ("eval_strategy", _one_of("epoch"), ("eval_steps",)),
+    ("save_strategy", _one_of("no", "epoch", "best"), ("save_steps",)),
+    ("logging_strategy", _one_of("no", "epoch"), ("logging_steps",)),
+    ("lr_scheduler_type", _one_of("constant", "reduce_lr_on_plateau", "greedy"), ("warmup_steps",)),
+    ("activation_checkpointing", _one_of(None, False), ("activation_checkpointing_kwargs",)),
+    ("gradient_checkpointing", _one_of(None, False), ("gradient_checkpointing_kwargs",)),
+    ("torch_compile", _one_of(False), ("torch_compile_backend", "torch_compile_mode")),
     (
         "dataloader_num_workers",
-        (None, 0),
+        _one_of(None, 0),
         ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context"),
     ),
-    ("metric_for_best_model", (None,), ("greater_is_better",)),
+    ("metric_for_best_model", _one_of(None), ("greater_is_better",)),
 )
 
 
@@ -190,8 +199,8 @@ def idle(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
         given.setdefault("metric_for_best_model", "loss")  # as transformers does
     return [
         (name, key)
-        for key, values, names in SWITCHES
-        if given.get(key) in values
+        for key, is_off, names in SWITCHES
+        if is_off(given.get(key))
         for name in names
         if arguments.get(name) not in (None, False)
     ]
