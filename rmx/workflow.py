@@ -139,7 +139,9 @@ class Workflow:
             done = Done(run.folder)
             self._folder = str(run.folder)
             if "train" in phases:
-                check_before_data(self.trainer, self.callbacks, output_dir=run.folder, seed=self.seed)
+                check_before_data(
+                    self.trainer, self.callbacks, output_dir=run.folder, seed=self.seed, trackers=self.trackers
+                )
             splits = read(self, run, phases, self._trained)
             args = self.trainer.training_arguments(run.folder, self.seed, evaluates=bool(splits.evals))
             if "train" in phases:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -14,7 +14,7 @@ from rmx.config.targets import import_target, is_user_target, refusal
 from rmx.errors import ConfigError, did_you_mean
 from rmx.values import Mistake, is_scalar, mismatches, shown
 
-__all__ = ["build", "mistakes_in", "mistakes_in_node", "mistakes_of", "plain"]
+__all__ = ["both_given", "build", "mistakes_in", "mistakes_in_node", "mistakes_of", "plain"]
 
 ROOT = "rmx.workflow.Workflow"
 _DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -44,6 +44,26 @@ def mistakes_in_node(values: Mapping[str, Any], key: str) -> list[Mistake]:
     """
     given = {name: value for name, value in values.items() if "${" not in str(value)}
     return _Checker(given, ()).arguments(given, key, read_signature(values["_target_"]))
+
+
+def both_given(cfg: DictConfig, given: Container[str]) -> list[Mistake]:
+    """Return a mistake for each key of a command line that does nothing because of another one there.
+
+    What stands in files is not judged: there, one file may take back what another says.
+
+    Args:
+        cfg: a composed configuration without mistakes.
+        given: the dotted keys of the command line.
+    """
+    mistakes = []
+    for key, node in plain(cfg)[0].items():
+        if isinstance(node, Mapping) and "_target_" in node:
+            for name, switch in read_signature(node["_target_"]).idle(node):
+                if f"{key}.{name}" in given and f"{key}.{switch}" in given:
+                    value = shown(switch, node[switch])
+                    text = f"does nothing with {key}.{switch}={value}; leave one of them out"
+                    mistakes.append(Mistake(f"{key}.{name}", text))
+    return mistakes
 
 
 def plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Mistake]]:

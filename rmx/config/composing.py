@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rmx.config.checking import mistakes_in_node, mistakes_of
+from rmx.config.checking import both_given, mistakes_in_node, mistakes_of
 from rmx.config.overriding import (
     absent,
     into_nothing,
@@ -157,7 +157,7 @@ class Composer:
         for mistake in mistakes_of(cfg, self.groups()):
             known = any(mistake.key == key or mistake.key.startswith((f"{key}.", f"{key}[")) for key in given)
             mistakes.append(mistake if known else self._located(mistake))
-        return mistakes
+        return mistakes or both_given(cfg, given)
 
     def _located(self, mistake: Mistake) -> Mistake:
         """Add the file of the experiment or group option that sets the key; the shipped defaults need no name."""

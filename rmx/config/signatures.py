@@ -4,10 +4,11 @@ The modules of rmx's own targets are light, and a module that the user allows is
 it. Library classes that take seconds to import are described beforehand, in library.json (`rmx.config.library`).
 
 A function that passes unknown keys on names the receiver in its module, so that typos in them are found too, with
-what it knows better about some of them, and those it keeps for itself:
+what it knows better about some of them, those it keeps for itself, and those that others switch off:
     FORWARDS = {"trainer_settings": "transformers.training_args.TrainingArguments"}
     RANGES = {"learning_rate": AtLeastZero}
     OWNED = {"output_dir": "the root key output_dir"}
+    IDLE = idle  # (keys and values) -> [(a key that does nothing, the key because of which), ...]
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rmx.config.library import stored_signature
@@ -43,6 +44,7 @@ class Signature:
     parameters: dict[str, Parameter]
     is_open: bool = False
     owned: dict[str, str] = field(default_factory=dict)  # keys that the target refuses, and what to use instead
+    idle: Callable[[Mapping[str, Any]], list[tuple[str, str]]] = lambda _: []  # pairs (does nothing, because of)
     of_other_version: bool = False  # from library.json, and another version of the library is installed
 
 
@@ -118,7 +120,12 @@ def _forwarded(found: Any, signature: Signature, installed: bool) -> Signature:
     schemas = {name: parameter.schema for name, parameter in behind.parameters.items() if name not in owned}
     schemas |= {name: schema_of(annotation) for name, annotation in ranges.items() if name in schemas}
     optional = {name: Parameter(schema, False) for name, schema in schemas.items()}
-    return Signature(optional | signature.parameters, behind.is_open, dict(owned), behind.of_other_version)
+    return replace(
+        behind,
+        parameters=optional | signature.parameters,
+        owned=dict(owned),
+        idle=getattr(module, "IDLE", behind.idle),
+    )
 
 
 def signature_as_json(target: str) -> Iterator[tuple[str, Any]]:

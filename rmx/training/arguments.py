@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
+
+from rmx.config.shipped import conf_folder
 from rmx.errors import ConfigError
-from rmx.training.keys import ELSEWHERE, refused
+from rmx.training.keys import ELSEWHERE, idle, refused
 from rmx.training.ranges import RANGES
-from rmx.values import Count, Mistake, raise_all, refuse_wrong_fields, schema_of, wrong_values
+from rmx.values import Count, Mistake, raise_all, refuse_wrong_fields, schema_of, shown, wrong_values
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -22,17 +25,19 @@ if TYPE_CHECKING:
 __all__ = [
     "BEST",
     "FORWARDS",
+    "IDLE",
     "OWNED",
     "RANGES",
     "TrainerSettings",
     "greater_is_better",
+    "shipped_values",
     "trainer_settings",
     "wrong_metric",
 ]
 
 # Keys that `trainer_settings` does not name itself are arguments of this class; the config check reads its signature.
 FORWARDS = {"trainer_settings": "transformers.training_args.TrainingArguments"}
-OWNED = ELSEWHERE
+OWNED, IDLE = ELSEWHERE, idle
 
 # What a checkpoint can be the best by, and whether more is better.
 BEST = {
@@ -44,6 +49,13 @@ BEST = {
 @functools.cache
 def _schemas() -> dict[str, Any]:
     return {name: schema_of(annotation) for name, annotation in RANGES.items()}
+
+
+@functools.cache
+def shipped_values() -> dict[str, Any]:
+    """Return the values of conf/trainer/default.yaml: every configuration has them, asked for or not."""
+    values = yaml.safe_load((conf_folder() / "trainer" / "default.yaml").read_text(encoding="utf-8"))
+    return {name: value for name, value in values.items() if name != "_target_"}
 
 
 @dataclass(frozen=True)
@@ -68,21 +80,30 @@ class TrainerSettings:
         mistakes = []
         asked, bf16 = self.precision, self.arguments.get("bf16")
         if bf16 is not None and asked != "auto" and (asked == "bf16") != bf16:
-            mistakes.append(Mistake("trainer.bf16", f"{bf16} contradicts trainer.precision={asked}; give one of them"))
+            mistakes.append(
+                Mistake(
+                    "trainer.bf16", f"{shown('bf16', bf16)} contradicts trainer.precision={asked}; give one of them"
+                )
+            )
         for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
             new = old.replace("gradient", "activation")
             both = self.arguments.get(old), self.arguments.get(new)
             if None not in both and both[0] != both[1]:
                 text = f"{both[0]} contradicts trainer.{new}={both[1]}; give one of them"
                 mistakes.append(Mistake(f"trainer.{old}", text))
-        metric = self.arguments.get("metric_for_best_model")
+        without_use = dict(idle(self.arguments))
+        for name, key in without_use.items():
+            if name not in shipped_values():
+                switch = f"trainer.{key}={shown(key, self.arguments.get(key))}"
+                mistakes.append(Mistake(f"trainer.{name}", f"does nothing with {switch}; leave it out, or change that"))
+        metric = self.arguments.get("metric_for_best_model") or "loss"  # as transformers, where one is needed
         if isinstance(metric, str):
             if problem := wrong_metric(metric):
                 return [*mistakes, problem]
             more = greater_is_better(metric)
-            if self.arguments.get("greater_is_better") not in (None, more):
+            if self.arguments.get("greater_is_better") not in (None, more) and "greater_is_better" not in without_use:
                 text = (
-                    f"{not more} contradicts trainer.metric_for_best_model={metric}, of which "
+                    f"{str(not more).lower()} contradicts trainer.metric_for_best_model={metric}, of which "
                     f"{'more' if more else 'less'} is better; leave it out: it follows from the metric"
                 )
                 mistakes.append(Mistake("trainer.greater_is_better", text))

@@ -6,12 +6,12 @@ of a new version fails the test until someone has decided about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rmx.values import Mistake, shown
 
-__all__ = ["ACTS", "ELSEWHERE", "NOT_HERE", "refused"]
+__all__ = ["ACTS", "ELSEWHERE", "NOT_HERE", "SWITCHES", "VALUES", "idle", "refused"]
 
 # Said elsewhere in the configuration: refused whatever the value, because the other place would win.
 ELSEWHERE = {
@@ -29,12 +29,13 @@ ELSEWHERE = {
     "resume_from_checkpoint": "the root key resume",
     "disable_tqdm": "the root key verbose",
     "per_device_eval_batch_size": "trainer.max_tokens_per_micro_batch: evaluation, too, is laid out by tokens",
+    "group_by_length": "trainer.train_sampling_strategy (random or sequential): rows have no padding to save",
 }
 
 # Name → (value that says nothing, why no other value is taken and what to use instead).
 NOT_HERE: dict[str, tuple[Any, str]] = {
-    "logging_nan_inf_filter": (None, "a loss that is not finite always stops the run"),
-    "remove_unused_columns": (None, "there are no columns: rmx lays out whole comparisons"),
+    "logging_nan_inf_filter": (False, "a loss that is not finite always stops the run; leave it out"),
+    "remove_unused_columns": (False, "there are no columns: rmx lays out whole comparisons; leave it out"),
     "fp16": (False, "rewards and their loss need more range than float16 has; use trainer.precision=bf16 or fp32"),
     "fp16_full_eval": (False, "use trainer.eval_precision=bf16 or fp32"),
     "bf16_full_eval": (False, "use trainer.eval_precision=bf16"),
@@ -43,7 +44,6 @@ NOT_HERE: dict[str, tuple[Any, str]] = {
         "running out of memory halves trainer.max_tokens_per_micro_batch and keeps the batch; set that to auto",
     ),
     "label_smoothing_factor": (0.0, "use loss.label_smoothing"),
-    "group_by_length": (False, "rows without padding make it needless; leave it out"),
     "length_column_name": ("length", "rmx counts tokens itself; leave it out"),
     "average_tokens_across_devices": (
         True,
@@ -158,6 +158,54 @@ VALUES = {
 }
 
 
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+# (key, whether a value of it switches off, the keys that then do nothing); null is a key that is not given.
+SWITCHES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    ("max_steps", _positive, ("num_train_epochs",)),
+    ("eval_strategy", _one_of(None, "no"), ("eval_steps", "eval_delay")),
+    ("eval_strategy", _one_of("epoch"), ("eval_steps",)),
+    ("save_strategy", _one_of("no", "epoch", "best"), ("save_steps",)),
+    ("logging_strategy", _one_of("no", "epoch"), ("logging_steps",)),
+    ("lr_scheduler_type", _one_of("constant", "reduce_lr_on_plateau", "greedy"), ("warmup_steps",)),
+    ("activation_checkpointing", _one_of(None, False), ("activation_checkpointing_kwargs",)),
+    ("gradient_checkpointing", _one_of(None, False), ("gradient_checkpointing_kwargs",)),
+    ("torch_compile", _one_of(False), ("torch_compile_backend", "torch_compile_mode")),
+    (
+        "dataloader_num_workers",
+        _one_of(None, 0),
+        ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context"),
+    ),
+    ("metric_for_best_model", _one_of(None), ("greater_is_better",)),
+)
+
+
+def idle(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (a key that does nothing, the key because of which) for what is given.
+
+    >>> idle({"max_steps": 10, "num_train_epochs": 3.0, "eval_strategy": "steps", "eval_steps": 5})
+    [('num_train_epochs', 'max_steps')]
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    checkpointing = ("activation_checkpointing", "gradient_checkpointing")  # two names of one thing
+    given |= dict.fromkeys(checkpointing, any(map(given.get, checkpointing)))
+    if given.get("load_best_model_at_end") or given.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
+        given.setdefault("metric_for_best_model", "loss")  # as transformers does
+    return [
+        (name, key)
+        for key, is_off, names in SWITCHES
+        if is_off(given.get(key))
+        for name in names
+        if arguments.get(name) not in (None, False)
+    ]
+
+
 def refused(arguments: Mapping[str, Any]) -> list[Mistake]:
     """Return what rmx does not take, and why.
 
@@ -169,8 +217,17 @@ def refused(arguments: Mapping[str, Any]) -> list[Mistake]:
         key = f"trainer.{name}"
         if name in ELSEWHERE:
             mistakes.append(Mistake(key, f"rmx sets this itself; use {ELSEWHERE[name]}"))
-        elif name in NOT_HERE and value != NOT_HERE[name][0] and value not in (None, "", {}):
+        elif name in NOT_HERE and not says_nothing(value, NOT_HERE[name][0]):
             mistakes.append(Mistake(key, f"{shown(key, value)} is not supported: {NOT_HERE[name][1]}"))
         elif isinstance(value, str) and (name, value) in VALUES:
             mistakes.append(Mistake(key, f"{value!r} is not supported: {VALUES[name, value]}"))
     return mistakes
+
+
+def says_nothing(value: Any, neutral: Any) -> bool:
+    """Whether a value asks for nothing that is not so anyway.
+
+    >>> says_nothing(None, True), says_nothing("", None), says_nothing(0, 0.0), says_nothing(False, True)
+    (True, True, True, False)
+    """
+    return value is None or value == neutral or not (value or neutral)

@@ -185,8 +185,8 @@ class Loop:
         self.position.step += 1
         self.state.epoch = self.position.epoch + self.position.step / len(self.steps)
         every = self.args.torch_empty_cache_steps
-        if every and self.state.global_step % every == 0 and self.args.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if every and self.state.global_step % every == 0:
+            torch.cuda.empty_cache()  # does nothing where there is no GPU
 
     def gradients(self, step: Step) -> Tensor:
         """Add up the gradients of a step; returns its sums, in the order of `SUMS`, still on the device."""

@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -37,6 +37,7 @@ __all__ = [
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 _INSIDE_BACKWARD = ("layerwise", "lomo")
+_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that move when trainer.metric_for_best_model does
 
 
 def make_optimizer(model: nn.Module, args: TrainingArguments) -> torch.optim.Optimizer:
@@ -135,7 +136,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, args: TrainingArguments, ste
         ConfigError: `trainer.lr_scheduler_kwargs` lacks an argument or has one that the schedule does not know.
     """
     name = SchedulerType(args.lr_scheduler_type).value
-    options: Any = args.lr_scheduler_kwargs or {}
+    options = dict(cast(Mapping[str, Any], args.lr_scheduler_kwargs or {}))
+    if name in _BY_METRIC:
+        options.setdefault("mode", "max" if args.greater_is_better else "min")
     if options and name.startswith("constant"):
         raise ConfigError(f"trainer.lr_scheduler_kwargs: the schedule {name} has no arguments; leave them out")
     try:
@@ -144,11 +147,11 @@ def make_schedule(optimizer: torch.optim.Optimizer, args: TrainingArguments, ste
             optimizer,
             num_warmup_steps=args.get_warmup_steps(steps),
             num_training_steps=steps,
-            scheduler_specific_kwargs=dict(options),
+            scheduler_specific_kwargs=options,
         )
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise ConfigError(
-            f"trainer.lr_scheduler_kwargs: {dict(options)} does not fit trainer.lr_scheduler_type={name}: "
+            f"trainer.lr_scheduler_kwargs: {options} does not fit trainer.lr_scheduler_type={name}: "
             f"{_first_line(error)}"
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from rmx.errors import ConfigError
-from rmx.training.arguments import TrainerSettings, wrong_metric
+from rmx.training.arguments import TrainerSettings, shipped_values, wrong_metric
 from rmx.training.events import Callbacks
+from rmx.training.keys import idle
 from rmx.training.optimizers import check_optimizer, check_schedule
 
 if TYPE_CHECKING:
@@ -19,21 +21,39 @@ if TYPE_CHECKING:
 
 __all__ = ["check_before_data", "check_before_model"]
 
+log = logging.getLogger(__name__)
+
 
 def check_before_data(
-    settings: TrainerSettings, callbacks: Mapping[str, TrainerCallback] | None, *, output_dir: Path, seed: int
+    settings: TrainerSettings,
+    callbacks: Mapping[str, TrainerCallback] | None,
+    *,
+    output_dir: Path,
+    seed: int,
+    trackers: Sequence[str] = (),
 ) -> None:
     """Refuse what a library would refuse later: optimizer, schedule, their arguments, missing packages, callbacks.
+
+    Keys in a file that do nothing because of another one are named in the log.
 
     Raises:
         ConfigError: a line for each mistake.
     """
     Callbacks(callbacks)
+    given = settings.arguments
+    for name, key in idle(given):
+        if given[name] != shipped_values().get(name):
+            log.info("trainer.%s=%s does nothing: trainer.%s=%s", name, given[name], key, given.get(key))
     args = settings.training_arguments(output_dir, seed, evaluates=True)
     mistakes = [
         *check_optimizer(args, settings.arguments),
         *check_schedule(args),
         *check_early_stopping(args, callbacks or {}),
+        *(
+            f"trainer.{name}: does nothing without trackers=[trackio]; leave it out, or add that tracker"
+            for name in given
+            if name.startswith("trackio_") and given[name] is not None and "trackio" not in trackers
+        ),
     ]
     if mistakes:
         raise ConfigError("\n".join(mistakes))

@@ -7,6 +7,7 @@ up numbers and agree on flags, and to write and read state. It never asks how ma
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,11 @@ from rmx.training.weights import load_weights, save_weights
 __all__ = ["DataParallel", "OneProcess", "join_ranks", "strategy_for"]
 
 T = TypeVar("T")
+
+# The name of DistributedDataParallel's argument from torch 2.13 on; the older one warns there.
+_SYNC_BUFFERS = "forward_sync_buffers"
+if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel.__init__).parameters:
+    _SYNC_BUFFERS = "broadcast_buffers"
 
 
 def join_ranks(arguments: dict[str, Any]) -> None:
@@ -161,7 +167,7 @@ class DataParallel(OneProcess):
             unused = self._leaves_parameters_out(model, trial)
         options: dict[str, Any] = {
             "bucket_cap_mb": self.args.ddp_bucket_cap_mb,
-            "broadcast_buffers": self.args.ddp_broadcast_buffers,
+            _SYNC_BUFFERS: self.args.ddp_broadcast_buffers,
             "static_graph": self.args.ddp_static_graph,
         }
         device = self.args.device
