@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from rmx.checkpoints import CheckpointFolder, verify
 from rmx.checkpoints.sealing import hash_file
-from rmx.checkpoints.store import STATE
+from rmx.checkpoints.keep import STATE
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -14,7 +14,7 @@ import torch
 import xxhash
 
 from rmx.checkpoints import CheckpointFolder, read_manifest, verify
-from rmx.checkpoints.store import STATE
+from rmx.checkpoints.keep import STATE
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import CheckpointError, ModelError, OutputError
 from rmx.losses import bradley_terry

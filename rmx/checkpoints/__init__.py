@@ -8,6 +8,6 @@ continuing   the trainer's side
 """
 
 from rmx.checkpoints.sealing import MANIFEST, Manifest, read_manifest, verify
-from rmx.checkpoints.store import CheckpointFolder
+from rmx.checkpoints.keep import CheckpointFolder
 
 __all__ = ["MANIFEST", "CheckpointFolder", "Manifest", "read_manifest", "verify"]

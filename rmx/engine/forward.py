@@ -78,7 +78,7 @@ def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
 
 def scores_last_token(model: Any) -> bool:
     """Whether the head is transformers' `score`, one linear layer on the last token, as all decoders have it."""
-    return "score" in model._modules and not model.config.is_encoder_decoder
+    return "score" in dict(model.named_children()) and not model.config.is_encoder_decoder
 
 
 def _float32(tensor: torch.Tensor) -> torch.Tensor:

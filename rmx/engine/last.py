@@ -70,7 +70,7 @@ def _last_layer(model: Any) -> Any:
     """The decoder's last layer, if it has an MLP of its own and nobody else has changed how the two are called."""
     count = model.config.get_text_config().num_hidden_layers
     stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if not stacks or "mlp" not in stacks[0][-1]._modules:
+    if not stacks or "mlp" not in dict(stacks[0][-1].named_children()):
         return None
     layer = stacks[0][-1]
     forwards = [vars(module).get("forward") for module in (layer, layer.mlp)]

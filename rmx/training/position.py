@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import TrainerState
 
-from rmx.checkpoints.store import STATE, read_state
+from rmx.checkpoints.keep import STATE, read_state
 from rmx.training.sums import Totals, share_of_totals
 
 __all__ = ["Pending", "Position"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmx.checkpoints.store import CheckpointFolder, read_state
+from rmx.checkpoints.keep import CheckpointFolder, read_state
 from rmx.errors import CheckpointError
 from rmx.trackers import Recorder
 from rmx.training.drift import refuse_drift
