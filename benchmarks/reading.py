@@ -27,7 +27,8 @@ CHILD = """
 import json, logging, resource, sys, time
 from pathlib import Path
 from transformers import PreTrainedTokenizerFast
-from rmx.data import PreferenceData, audit
+from rmx.data import PreferenceData
+from rmx.data.audit import audit
 from rmx.templates import Template
 from rmx.tokens import cached_encode
 folder, streaming, max_tokens = Path(sys.argv[1]), sys.argv[2] == "True", int(sys.argv[3])

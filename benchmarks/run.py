@@ -28,7 +28,6 @@ from benchmarks.worker import Case
 from benchmarks.workload import SIZES, full_size_ratios, hh_rows, ideal_ratio, pairs_of, shared_runs, token_ratio
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data" / "hh_harmless_1500.jsonl.gz"
 
 
 class Bench:
@@ -169,7 +168,7 @@ def table(results: dict[str, Any]) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="HH-RLHF pairs, .jsonl.gz (else generated lengths)")
+    parser.add_argument("--data", type=Path, help="HH-RLHF pairs, .jsonl.gz; else generated rows of such lengths")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=64, help="pairs of a small-model sample; half for the medium one")
     parser.add_argument("--without-lf", action="store_true", help="leave LLaMA-Factory out")

@@ -22,9 +22,9 @@ TRAINED_VOCABULARY = 16_000  # the BPE's; a model's embedding may be larger
 # --- Pairs --------------------------------------------------------------------------------------------------
 
 
-def hh_rows(path: Path) -> tuple[Rows, str]:
+def hh_rows(path: Path | None) -> tuple[Rows, str]:
     """Token rows of an HH-RLHF file (chosen and rejected dialogues), by a BPE trained on that very file."""
-    if not path.exists():
+    if path is None:
         return generated_rows(1500), "generated (HH-like lengths)"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         pairs = [json.loads(line) for line in file]

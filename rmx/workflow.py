@@ -22,7 +22,7 @@ from rmx.training.arguments import TrainerSettings
 from rmx.values import Seed, refuse_wrong_fields
 
 if TYPE_CHECKING:
-    from rmx.data import Audit
+    from rmx.data.audit import Audit
     from rmx.run.inputs import Model
     from rmx.scoring.evaluation import Evaluations
     from rmx.training.phase import Trained

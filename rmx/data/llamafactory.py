@@ -19,9 +19,7 @@ from typing import Any
 from rmx.data.accounting import Splits
 from rmx.data.mixing import Mixture
 from rmx.data.preference import PreferenceData
-from rmx.data.rows.asking import Keys, not_ignored
-from rmx.data.rows.columns import close_names
-from rmx.errors import ConfigError, DataError
+from rmx.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["LlamaFactoryData"]
 
@@ -104,6 +102,8 @@ class LlamaFactoryData(PreferenceData):
         Raises:
             DataError: no dataset_info.json, no such entry, or one that rmx cannot read.
         """
+        from rmx.data.rows.asking import Keys, not_ignored
+
         folder, entries = self._entries()
         specs = {name: self._keys(folder, name, entries) for name in self.datasets}
         evals: dict[str, Any] = {
@@ -155,8 +155,7 @@ class LlamaFactoryData(PreferenceData):
         known = [*_PARTS[formatting], *_COMMON, *_NOT_READ]
         for theirs in given:
             if theirs not in known:
-                close = close_names(theirs, known)
-                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+                hint = did_you_mean(theirs, known) or f"known: {', '.join(known)}"
                 raise DataError(f"dataset_info.json, {name}: columns.{theirs}: no part of this name; {hint}")
         columns = {}
         for theirs, (ours, usual) in (_PARTS[formatting] | _COMMON).items():

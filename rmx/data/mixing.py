@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, MinLen
 
 from rmx.data.accounting import Accounting, Splits
-from rmx.data.assemble import assemble
-from rmx.data.collect import collect
 from rmx.data.holdout import SplitBy
 from rmx.data.names import renamings, safe_names
 from rmx.data.preference import PreferenceData
@@ -130,6 +128,9 @@ class Mixture:
             DataError: see `PreferenceData.read`.
             OutputError: `output_dir` cannot be written to.
         """
+        from rmx.data.assemble import assemble
+        from rmx.data.collect import collect
+
         accounting = Accounting(notes=renamings(self.eval_sets))
         rows: list[Comparison] = []
         for name, spec in self.specs().items():

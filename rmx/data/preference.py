@@ -1,4 +1,7 @@
-"""`PreferenceData`: one preference dataset, as a frozen spec whose verb `read` does the work."""
+"""`PreferenceData`: one preference dataset, as a frozen spec whose verb `read` does the work.
+
+What reads files is imported by that verb: a configuration is checked without it.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import MinLen
 
 from rmx.data.accounting import Accounting, Splits
-from rmx.data.assemble import assemble
-from rmx.data.collect import collect
 from rmx.data.holdout import SplitBy
 from rmx.data.names import renamings, safe_names
-from rmx.data.rows.messages import TAGS
-from rmx.data.where import compile_where
 from rmx.errors import ConfigError
 from rmx.records import Comparison
 from rmx.values import AtLeastZero, Count, Seed, Share, refuse_wrong_fields
@@ -117,14 +116,19 @@ class PreferenceData:
         """Check what can be checked without reading anything."""
         refuse_wrong_fields(self, "data")
         if self.where:
+            from rmx.data.where import compile_where
+
             compile_where(self.where)
         if "eval" in safe_names(self.eval_sets).values() and self.validation_fraction > 0:
             raise ConfigError(
                 "data.eval_sets.eval: data.validation_fraction makes a set of this name; set it to 0, or rename yours"
             )
-        unknown_tags = set(self.tags) - set(TAGS)
-        if unknown_tags:
-            raise ConfigError(f"data.tags.{min(unknown_tags)}: unknown; known: {', '.join(TAGS)}")
+        if self.tags:
+            from rmx.data.rows.messages import TAGS
+
+            unknown_tags = set(self.tags) - set(TAGS)
+            if unknown_tags:
+                raise ConfigError(f"data.tags.{min(unknown_tags)}: unknown; known: {', '.join(TAGS)}")
         own = {item.name for item in fields(self)}
         for name, given in self.eval_sets.items():
             unknown = set(given) - own if isinstance(given, dict) else set()
@@ -148,6 +152,9 @@ class PreferenceData:
             DataError: nothing readable, bad rows that are not allowed, or nothing left.
             OutputError: `output_dir` cannot be written to.
         """
+        from rmx.data.assemble import assemble
+        from rmx.data.collect import collect
+
         accounting = Accounting(notes=renamings(self.eval_sets))
         rows = collect(self, accounting, output_dir)
         evals = self.eval_readers()
@@ -160,6 +167,8 @@ class PreferenceData:
 
     def eval_readers(self) -> dict[str, Callable[[Accounting], Sequence[Comparison]]]:
         """What reads the further evaluation sets, by name."""
+        from rmx.data.collect import collect
+
         readers: dict[str, Callable[[Accounting], Sequence[Comparison]]] = {}
         given_as = {name: given for given, name in safe_names(self.eval_sets).items()}
         for name, spec in self.eval_specs().items():

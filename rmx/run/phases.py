@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmx.data import Audit, audit
+from rmx.data.audit import Audit, audit
 from rmx.files import write_json
 from rmx.models import scored_position_of
 from rmx.run.folder import flat_results

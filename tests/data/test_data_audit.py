@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from rmx.data import Accounting, Splits, audit
+from rmx.data import Accounting, Splits
+from rmx.data.audit import audit
 from rmx.metrics import wilson_interval
 from rmx.records import Comparison, EncodedComparison, Pair
 

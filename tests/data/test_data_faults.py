@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rmx.data import PreferenceData, audit
+from rmx.data import PreferenceData
+from rmx.data.audit import audit
 from rmx.errors import ConfigError, DataError, OutputError
 
 GOOD = [

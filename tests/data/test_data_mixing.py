@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rmx.data import Mixture, Splits, SyntheticData, audit
+from rmx.data import Mixture, Splits, SyntheticData
+from rmx.data.audit import audit
 from rmx.errors import ConfigError, DataError
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rmx.data import PreferenceData, Splits, audit
+from rmx.data import PreferenceData, Splits
 from rmx.data.accounting import SourceAccount
+from rmx.data.audit import audit
 from rmx.errors import DataError
 from rmx.records import Comparison, Pair
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rmx.data import Mixture, PreferenceData, audit
+from rmx.data import Mixture, PreferenceData
+from rmx.data.audit import audit
 from rmx.data.read.splits import choose_files
 from rmx.errors import ConfigError, DataError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rmx.data import PreferenceData, audit
+from rmx.data import PreferenceData
+from rmx.data.audit import audit
 from rmx.data.spool import Spool
 from rmx.errors import ConfigError, OutputError
 from rmx.records import Comparison, Pair
@@ -81,7 +82,7 @@ def test_a_mixture_does_not_stream() -> None:
 
 
 def test_the_audit_of_a_large_spool_looks_at_a_part(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rmx.data import audit as module_function
+    from rmx.data.audit import audit as module_function
 
     monkeypatch.setitem(module_function.__globals__, "_PART_OF_SPOOL", 40)
     found = audit(PreferenceData(path=path, on_bad_row="skip", streaming=True, validation_by="count").read())

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from rmx.data import SyntheticData, audit
+from rmx.data import SyntheticData
+from rmx.data.audit import audit
 from rmx.data.synthetic import SENTENCES, true_reward
 from rmx.errors import ConfigError
 

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fsspec.utils import glob_translate
-
 from rmx.data.read.kinds import SUFFIXES, kind_of
 from rmx.errors import DataError
 
@@ -167,6 +165,8 @@ def _declared(names: Sequence[str], entry: Mapping[str, Any], place: str) -> dic
         given = {"train": given}
     if isinstance(given, list):
         given = {item.get("split", "train"): item.get("path", []) for item in given if isinstance(item, Mapping)}
+    from fsspec.utils import glob_translate  # takes longer to import than all of a configuration to check
+
     out: dict[str | None, list[str]] = {}
     for split, patterns in given.items():
         patterns = [patterns] if isinstance(patterns, str) else patterns

@@ -10,6 +10,7 @@ lost when it is not read. `data.columns` gives a column any part by name, whatev
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
@@ -220,12 +221,10 @@ FACTS: dict[str, tuple[str, ...]] = {
 _ANY_TEXT = ("written afterwards", "notes about the row")
 
 
-def _pattern(kinds: Iterable[str]) -> re.Pattern[str]:
+@functools.cache  # compiled when a column is first asked about: a command that reads no data does not wait for it
+def _pattern(kinds: tuple[str, ...]) -> re.Pattern[str]:
     names = (re.escape(name).replace(r"\*", ".*") for kind in kinds for name in FACTS[kind])
     return re.compile("|".join(names), re.IGNORECASE)
-
-
-_FACT, _FACT_OF_ANY_TEXT = _pattern(FACTS), _pattern(_ANY_TEXT)
 
 
 def fact(column: str) -> Literal["any", "short"] | None:
@@ -235,9 +234,9 @@ def fact(column: str) -> Literal["any", "short"] | None:
     ('short', 'any', None)
     """
     name = column.replace("-", "_")
-    if _FACT_OF_ANY_TEXT.fullmatch(name):
+    if _pattern(_ANY_TEXT).fullmatch(name):
         return "any"
-    return "short" if _FACT.fullmatch(name) else None
+    return "short" if _pattern(tuple(FACTS)).fullmatch(name) else None
 
 
 def close_names(name: str, known: Iterable[str], count: int = 1) -> list[str]:
