@@ -40,7 +40,7 @@ from rmx.trackers import Recorder
 from rmx.training.arguments import TrainerSettings
 from rmx.training.events import Callbacks, due, total_steps
 from rmx.training.noise import EmbeddingNoise
-from rmx.training.optimizers import follows_a_metric, make_optimizer, make_schedule, restore_schedule
+from rmx.training.optimizers import follows_a_metric, make_optimizer, make_schedule, restore_schedule, switch
 from rmx.training.position import Pending, Position
 from rmx.training.preflight import check_before_model
 from rmx.training.resuming import Start
@@ -611,10 +611,3 @@ def make_loader(steps: StepDataset, args: TrainingArguments) -> StepLoader:
         generator=torch.Generator().manual_seed(args.seed),  # leaves the global generator alone
         **(options if workers else {}),
     )
-
-
-def switch(optimizer: Any, mode: str) -> None:
-    """Tell an optimizer that has two modes (schedule-free ones) whether its weights are trained or used."""
-    change = getattr(optimizer, mode, None)
-    if callable(change):
-        change()
