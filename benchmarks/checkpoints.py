@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from rmx.checkpoints import CheckpointFolder, verify
-from rmx.checkpoints.sealing import hash_file
 from rmx.checkpoints.keep import STATE
+from rmx.checkpoints.sealing import hash_file
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -7,7 +7,7 @@ drift        what a run is made with, and how two differ
 continuing   the trainer's side
 """
 
-from rmx.checkpoints.sealing import MANIFEST, Manifest, read_manifest, verify
 from rmx.checkpoints.keep import CheckpointFolder
+from rmx.checkpoints.sealing import MANIFEST, Manifest, read_manifest, verify
 
 __all__ = ["MANIFEST", "CheckpointFolder", "Manifest", "read_manifest", "verify"]

@@ -207,7 +207,8 @@ class Loop:
         batches = step.batches if step.collate == self.layout else self.layout(step.comparisons)
         sums = torch.zeros(len(SUMS), dtype=sum_dtype(self.args.device), device=self.args.device)
         self.rewards: list[tuple[Batch, Tensor]] = []
-        scale = 0.0 if step.is_filler else self.strategy.ranks / step.pair_weight
+        counts = not step.is_filler and step.pair_weight > 0  # pairs of weight 0 alone move nothing
+        scale = self.strategy.ranks / step.pair_weight if counts else 0.0
         for i, batch in enumerate(batches, start=1):
             if i == len(batches):
                 self.backward(batch, scale, sums, counts=not step.is_filler)
