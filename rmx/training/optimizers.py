@@ -106,7 +106,8 @@ def _trial_step(args: TrainingArguments) -> list[str]:
     """Move one small layer once: some optimizers find out only then that they cannot work on a device."""
     if args.optim_target_modules is not None:
         args = dataclasses.replace(args, optim_target_modules="all-linear")
-    with torch.random.fork_rng():  # the run's own random numbers stay the same
+    gpus = [args.device] if args.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):  # the run's own random numbers stay the same
         layer = nn.Sequential(nn.Linear(256, 256)).to(args.device)
         layer(torch.ones(1, 256, device=args.device)).sum().backward()
         try:
