@@ -296,3 +296,14 @@ def test_no_private_name_of_hydra_or_optuna_is_used() -> None:
     private = re.compile(r"\b(?:hydra|optuna)(?:\.\w+)*\._\w+|from (?:hydra|optuna)[\w.]* import (?:.*, )?_")
     found = {str(path.relative_to(root)) for path in files if private.search(path.read_text(encoding="utf-8"))}
     assert len(files) > 100 and found == set()
+
+
+def test_two_keys_of_one_command_line_of_which_one_does_nothing() -> None:
+    """In files they may stand together: smoke.yaml gives max_steps to a trainer that has its epochs."""
+    given = ["trainer.max_steps=3", "trainer.num_train_epochs=2", "trainer.eval_strategy=no", "trainer.eval_steps=4"]
+    _, mistakes = Composer().checked(given)
+    assert [str(mistake) for mistake in mistakes] == [
+        "trainer.num_train_epochs: does nothing with trainer.max_steps=3; leave one of them out",
+        "trainer.eval_steps: does nothing with trainer.eval_strategy='no'; leave one of them out",
+    ]
+    assert Composer().checked(["experiment=smoke", "trainer.num_train_epochs=2"])[1] == []

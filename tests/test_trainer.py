@@ -209,8 +209,8 @@ def test_step_sums_by_hand() -> None:
     winner, loser = torch.tensor([2.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 3.0])
     sums = dict(zip(SUMS, step_sums(winner, loser, torch.ones(3), table, tokens=30).tolist(), strict=True))
     assert sums == {
-        "loss": 3.0, "weight": 3.0, "correct": 1.0, "ties": 1.0, "decided": 3.0, "margin": -1.0, "chosen": 3.0,
-        "rejected": 4.0, "squares": 15.0, "pairs": 3.0, "tokens": 30.0,
+        "loss": 3.0, "weight": 3.0, "decided": 3.0, "correct": 1.0, "ties": 1.0, "margin": -1.0, "chosen": 3.0,
+        "rejected": 4.0, "rewards": 7.0, "squares": 15.0, "pairs": 3.0, "labelled_ties": 0.0, "tokens": 30.0,
     }  # fmt: skip
 
 

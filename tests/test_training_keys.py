@@ -262,6 +262,7 @@ def needs(name: str) -> dict[str, Any]:
 
 
 @shows("optim")
+@pytest.mark.filterwarnings("ignore::Warning")  # of optional packages that are older than torch
 @pytest.mark.parametrize("name", [optimizer.value for optimizer in OptimizerNames])
 def test_every_optimizer_trains_or_is_refused_before_anything_is_read(name: str, tmp_path: Path) -> None:
     """Refused: those that move the weights in the backward pass, and those whose package or device is not here."""
@@ -271,10 +272,13 @@ def test_every_optimizer_trains_or_is_refused_before_anything_is_read(name: str,
     if name.endswith("layerwise") or "lomo" in name:
         assert mistakes and "moves the weights during the backward pass" in mistakes[0]
     elif mistakes:
-        assert re.match(rf"trainer.optim: {name}\b.*(install|import)", mistakes[0]) and name not in ALWAYS
+        assert (
+            re.match(rf"trainer.optim: {name}\b.*(install|import|cannot work on cpu)", mistakes[0])
+            and name not in ALWAYS
+        )
     else:
-        before = weights(make_trainer(tmp_path / "before", max_steps=2, **arguments))
-        after = weights(trained(tmp_path / "after", max_steps=2, **arguments))
+        before = weights(make_trainer(tmp_path / "before", **arguments))
+        after = weights(trained(tmp_path / "after", max_steps=6, **arguments))  # RAdam rests in the first steps
         assert torch.isfinite(after).all() and not torch.equal(before, after)
 
 

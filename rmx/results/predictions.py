@@ -60,7 +60,7 @@ def prediction_row(
         "truncated": comparison.truncated,
     }
     if pair.weight != 1.0:
-        row["weight"] = pair.weight
+        row["weight"] = float(np.float32(pair.weight))  # as every loss and metric takes it
     if pair.tie:
         row["labelled_tie"] = True
     if len(lengths) > 2:

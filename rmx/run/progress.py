@@ -90,10 +90,9 @@ class ShowProgress(TrainerCallback):
         """Show the latest training numbers: behind the bar, or as a line where there is none."""
         if not logs or "pairs_per_second" not in logs or not state.is_world_process_zero:
             return
-        numbers = (
-            f"loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.3f}, margin {logs['margin']:+.3f}, "
-            f"{logs['pairs_per_second']:.0f} pairs/s"
-        )
+        shown = (("loss", ".4f"), ("accuracy", ".3f"), ("margin", "+.3f"))  # pairs that are all ties have no accuracy
+        parts = [f"{name} {logs[name]:{shape}}" for name, shape in shown if name in logs]
+        numbers = ", ".join([*parts, f"{logs['pairs_per_second']:.0f} pairs/s"])
         self.screen.advance(state.global_step, numbers)
         steps = state.global_step - self.first_step
         left = (perf_counter() - self.started) / max(steps, 1) * (state.max_steps - state.global_step)

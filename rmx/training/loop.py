@@ -40,7 +40,7 @@ from rmx.trackers import Recorder
 from rmx.training.arguments import TrainerSettings
 from rmx.training.events import Callbacks, due, total_steps
 from rmx.training.noise import EmbeddingNoise
-from rmx.training.optimizers import follows_a_metric, make_optimizer, make_schedule, restore_schedule
+from rmx.training.optimizers import follows_a_metric, make_optimizer, make_schedule, restore_schedule, switch
 from rmx.training.position import Pending, Position
 from rmx.training.preflight import check_before_model
 from rmx.training.resuming import Start
@@ -207,7 +207,8 @@ class Loop:
         batches = step.batches if step.collate == self.layout else self.layout(step.comparisons)
         sums = torch.zeros(len(SUMS), dtype=sum_dtype(self.args.device), device=self.args.device)
         self.rewards: list[tuple[Batch, Tensor]] = []
-        scale = 0.0 if step.is_filler else self.strategy.ranks / step.pair_weight
+        counts = not step.is_filler and step.pair_weight > 0  # pairs of weight 0 alone move nothing
+        scale = self.strategy.ranks / step.pair_weight if counts else 0.0
         for i, batch in enumerate(batches, start=1):
             if i == len(batches):
                 self.backward(batch, scale, sums, counts=not step.is_filler)
@@ -611,10 +612,3 @@ def make_loader(steps: StepDataset, args: TrainingArguments) -> StepLoader:
         generator=torch.Generator().manual_seed(args.seed),  # leaves the global generator alone
         **(options if workers else {}),
     )
-
-
-def switch(optimizer: Any, mode: str) -> None:
-    """Tell an optimizer that has two modes (schedule-free ones) whether its weights are trained or used."""
-    change = getattr(optimizer, mode, None)
-    if callable(change):
-        change()

@@ -31,6 +31,7 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "restore_schedule",
+    "switch",
 ]
 
 # As `transformers.Trainer.get_decay_parameter_names`, which is a method of a Trainer.
@@ -59,6 +60,13 @@ def make_optimizer(model: nn.Module, args: TrainingArguments) -> torch.optim.Opt
         return made(options.pop("params", groups), **options)
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise ConfigError(f"trainer.optim: {args.optim!s} refuses these settings: {error}") from error
+
+
+def switch(optimizer: Any, mode: str) -> None:
+    """Tell an optimizer that has two modes (schedule-free ones) whether its weights are trained or used."""
+    change = getattr(optimizer, mode, None)
+    if callable(change):
+        change()
 
 
 def check_optimizer(args: TrainingArguments, given: Mapping[str, Any]) -> list[str]:
@@ -91,7 +99,29 @@ def check_optimizer(args: TrainingArguments, given: Mapping[str, Any]) -> list[s
             mistakes.append(f"trainer.optim_args: {name} has no argument {key!r} (given {key}={value}); leave it out")
     if args.optim_target_modules is not None and not name.startswith(("galore", "apollo")):
         mistakes.append(f"trainer.optim_target_modules: {name} does not use it; it is for galore_* and apollo_*")
-    return mistakes
+    return mistakes or _trial_step(args)
+
+
+def _trial_step(args: TrainingArguments) -> list[str]:
+    """Move one small layer once: some optimizers find out only then that they cannot work on a device."""
+    if args.optim_target_modules is not None:
+        args = dataclasses.replace(args, optim_target_modules="all-linear")
+    gpus = [args.device] if args.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):  # the run's own random numbers stay the same
+        layer = nn.Sequential(nn.Linear(256, 256)).to(args.device)
+        layer(torch.ones(1, 256, device=args.device)).sum().backward()
+        try:
+            optimizer = make_optimizer(layer, args)
+            switch(optimizer, "train")
+            optimizer.step()
+        except ConfigError as error:
+            return [str(error)]
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            return [
+                f"trainer.optim: {OptimizerNames(args.optim).value} cannot work on {args.device.type}: "
+                f"{_first_line(error)}; use adamw_torch"
+            ]
+    return []
 
 
 def _options(args: TrainingArguments) -> dict[str, Any]:

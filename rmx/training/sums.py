@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SUMS", "Totals", "means", "share_of_totals", "step_sums", "sum_dtype"]
 
-# What every step adds up over its pairs; the order is that of the vector read from the device.
+# What every step adds up over its pairs, each times its weight but for the last three; the order is that of the vector
+# read from the device. `decided` and the five after it leave out pairs in which annotators saw no winner.
 SUMS = (
+    "loss", "weight", "decided", "correct", "ties", "margin", "chosen", "rejected", "rewards", "squares",
+    "pairs", "labelled_ties", "tokens",
+)  # fmt: skip
+# Those of version 0.1.0, whose means took every pair alike.
+_OLD_SUMS = (
     "loss", "weight", "correct", "ties", "decided", "margin", "chosen", "rejected", "squares", "pairs", "tokens",
 )  # fmt: skip
 
@@ -47,52 +53,76 @@ def share_of_totals(totals: Sequence[Sequence[float]], rank: int, ranks: int) ->
     >>> share_of_totals([[1.0, 2.0], [10.0, 20.0]], 0, 1)
     [11.0, 22.0]
     """
+    totals = [_as_now(sums) for sums in totals]
     if len(totals) == ranks:
         return list(totals[rank])
     return [math.fsum(column) if rank == 0 else 0.0 for column in zip(*totals, strict=True)]
 
 
-def means(sums: Sequence[float]) -> dict[str, float]:
-    """Turn sums over pairs into metrics.
+def _as_now(sums: Sequence[float]) -> Sequence[float]:
+    """Return sums in the order of `SUMS`; those of 0.1.0 are the same where no pair has a weight or is a tie."""
+    if len(sums) != 2 * len(_OLD_SUMS):
+        return sums
+    found: list[float] = []
+    for half in (sums[: len(_OLD_SUMS)], sums[len(_OLD_SUMS) :]):
+        old = dict(zip(_OLD_SUMS, half, strict=True))
+        new = {"rewards": old["chosen"] + old["rejected"], "labelled_ties": old["pairs"] - old["decided"]}
+        found += [(old | new)[name] for name in SUMS]
+    return found
 
-    >>> two = dict(loss=1.0, weight=2, correct=1, ties=0, decided=2, margin=1.0, chosen=1.0, rejected=0.0,
-    ...            squares=1.0, pairs=2, tokens=40)
+
+def means(sums: Sequence[float]) -> dict[str, float]:
+    """Turn sums over pairs into metrics, with the names and definitions of `rmx.metrics.pair_metrics`.
+
+    What is not defined is absent: all but the counts where no pair has a weight, and `accuracy` and its kin where
+    annotators saw a winner in none of them.
+
+    Two pairs of weight 1 with rewards 1 over 0 and 0 over 0: means 1/2 and 0, squares 1, so a variance of 1/4 - 1/16.
+
+    >>> two = dict.fromkeys(SUMS, 0.0) | dict(
+    ...     loss=1.0, weight=2, correct=1, ties=1, decided=2, margin=1.0, chosen=1.0, rewards=1.0, squares=1.0, pairs=2
+    ... )
     >>> m = means([two[name] for name in SUMS])
-    >>> m["loss"], m["accuracy"], m["margin"], round(m["reward_std"], 4)
-    (0.5, 0.5, 0.5, 0.433)
+    >>> m["loss"], m["accuracy"], m["tie_rate"], m["margin"], round(m["reward_std"], 4)
+    (0.5, 0.5, 0.5, 0.5, 0.433)
     """
     s = dict(zip(SUMS, sums, strict=True))
-    pairs = s["pairs"] or math.nan
-    mean_reward = (s["chosen"] + s["rejected"]) / (2 * pairs)
-    return {
-        "loss": s["loss"] / s["weight"] if s["weight"] else math.nan,
-        "accuracy": s["correct"] / s["decided"] if s["decided"] else math.nan,
-        "tie_rate": s["ties"] / s["decided"] if s["decided"] else math.nan,
-        "margin": s["margin"] / pairs,
-        "chosen_reward": s["chosen"] / pairs,
-        "rejected_reward": s["rejected"] / pairs,
-        "reward_std": math.sqrt(max(s["squares"] / (2 * pairs) - mean_reward**2, 0.0)),
-        "pairs": s["pairs"],
-        "tokens": s["tokens"],
-    }
+    found: dict[str, float] = {}
+    if weight := s["weight"]:
+        mean = s["rewards"] / (2 * weight)
+        found |= {
+            "loss": s["loss"] / weight,
+            "reward_std": math.sqrt(max(s["squares"] / (2 * weight) - mean**2, 0.0)),
+        }
+    if decided := s["decided"]:
+        found |= {
+            "accuracy": s["correct"] / decided,
+            "tie_rate": s["ties"] / decided,
+            "margin": s["margin"] / decided,
+            "chosen_reward": s["chosen"] / decided,
+            "rejected_reward": s["rejected"] / decided,
+        }
+    return found | {name: s[name] for name in ("pairs", "labelled_ties", "tokens")}
 
 
 def step_sums(winner: Tensor, loser: Tensor, terms: Tensor, pairs: PairTable, tokens: int) -> Tensor:
     """Return the sums over one micro-batch's pairs, in the order of `SUMS`, on the device of the rewards."""
     exact = sum_dtype(winner.device)
     w, lo, weight = winner.to(exact), loser.to(exact), pairs.weight.to(exact)
-    decided = ~pairs.tie  # annotators' ties have no right order
+    decided = weight * ~pairs.tie  # annotators' ties have no right order
     sums = {
         "loss": (weight * terms.to(exact)).sum(),
         "weight": weight.sum(),
-        "correct": ((w > lo) & decided).sum().to(exact),
-        "ties": ((w == lo) & decided).sum().to(exact),
-        "decided": decided.sum().to(exact),
-        "margin": (w - lo).sum(),
-        "chosen": w.sum(),
-        "rejected": lo.sum(),
-        "squares": w.square().sum() + lo.square().sum(),
+        "decided": decided.sum(),
+        "correct": (decided * (w > lo)).sum(),
+        "ties": (decided * (w == lo)).sum(),
+        "margin": (decided * (w - lo)).sum(),
+        "chosen": (decided * w).sum(),
+        "rejected": (decided * lo).sum(),
+        "rewards": (weight * (w + lo)).sum(),
+        "squares": (weight * (w.square() + lo.square())).sum(),
         "pairs": w.new_full((), winner.numel()),
+        "labelled_ties": pairs.tie.sum().to(exact),
         "tokens": w.new_full((), tokens),
     }
     return torch.stack([sums[name] for name in SUMS])
