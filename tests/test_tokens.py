@@ -14,11 +14,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rmx.errors import ConfigError, DataError
+from rmx.models import tiny_tokenizer
 from rmx.records import Comparison, EncodedComparison, Message, Pair
 from rmx.templates import BoundTemplate, Template
 from rmx.tokens import TruncationReport, encode, encode_conversations, show_sample, show_tokens
 from rmx.tokens.chunk import ChunkEncoder
 from rmx.tokens.control import Tokeniser
+from rmx.tokens.show import token_texts
 from rmx.tokens.truncate import common_prefix, cut_left, shorter_prompts
 
 NATIVE = {
@@ -610,6 +612,19 @@ def test_shown_tokens_mark_the_scored_one_and_keep_spaces() -> None:
     assert "<|||im" in rejected or "<|||i|m" in rejected  # the spelled token is letters
     scored = [shown.plain[span.start : span.end] for span in shown.spans if "reverse" in str(span.style)]
     assert scored == ["⟦<|im_end|>⟧", "⟦<|im_end|>⟧"]
+
+
+def test_letters_of_several_tokens_are_shown_as_letters() -> None:
+    """Byte tokens: an apostrophe has three, a dog's face four; a part alone is named as the tokenizer names it."""
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer("I’d 🐶", add_special_tokens=False)["input_ids"]
+    assert token_texts(ids, tokenizer) == ["I", "", "", "’", "d", " ", "", "", "", "🐶"]
+    half = token_texts(ids[:2], tokenizer)
+    assert half == ["I", tokenizer.convert_ids_to_tokens(ids[1])] and len(half[1]) == 1
+    shown = show_tokens(
+        comparison(["Ça va?"], "Così 🐶", "No"), tokenizer, Template("auto").bind(tokenizer), max_tokens=512
+    ).plain
+    assert "Ça va?" in shown and "Così 🐶⟦" in shown
 
 
 def test_long_parts_lose_their_middle_only_on_the_screen() -> None:

@@ -119,7 +119,7 @@ class _Look:
         texts = dict(zip(kept, token_texts([ids[i] for i in kept], self.tokenizer), strict=True))
         for i, text in texts.items():
             if i and (i - 1) in texts:
-                shown.append(self.between, style="dim")
+                shown.append(self.between if texts[i - 1] else "", style="dim")
             elif i:
                 shown.append(f" ... {len(skip)} tokens ... ", style="dim")
             if i == mark:
@@ -133,17 +133,32 @@ class _Look:
 def token_texts(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The text that each token stands for, with newline as ↵, tab as ⇥ and other unprintable letters escaped.
 
-    A token that is only a part of a UTF-8 letter is shown as the tokenizer names it.
+    Of a letter that several tokens spell, the last has the letter and the others have nothing. A token that spells a
+    part of a letter without the rest is shown as the tokenizer names it.
     """
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
     before = str(tokenizer.decode(anchor))
-    texts = []
-    for number in ids:
-        # decoded behind another token, because SentencePiece drops the space of a token that stands alone
-        text = str(tokenizer.decode([*anchor, int(number)], skip_special_tokens=False))
-        text = text.removeprefix(before)
-        if not text or "\ufffd" in text:
-            text = str(tokenizer.convert_ids_to_tokens(int(number)))
-        text = text.replace("\n", "↵").replace("\t", "⇥")
-        texts.append("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text))
+
+    def decoded(part: list[int]) -> str:
+        # behind another token, because SentencePiece drops the space of a token that stands alone
+        return str(tokenizer.decode([*anchor, *part], skip_special_tokens=False)).removeprefix(before)
+
+    numbers, texts = [int(number) for number in ids], []
+    while (i := len(texts)) < len(numbers):
+        text, size = decoded(numbers[i : i + 1]), 1
+        while _PART in text and size < min(_MOST_PARTS, len(numbers) - i):
+            size += 1
+            text = decoded(numbers[i : i + size])
+        if not text or _PART in text:
+            text, size = str(tokenizer.convert_ids_to_tokens(numbers[i])), 1
+        texts += [*[""] * (size - 1), _printable(text)]
     return texts
+
+
+_PART = "\ufffd"  # what bytes that are no whole letter are decoded to
+_MOST_PARTS = 4  # bytes of the longest letter in UTF-8
+
+
+def _printable(text: str) -> str:
+    text = text.replace("\n", "↵").replace("\t", "⇥")
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
