@@ -143,7 +143,8 @@ def token_texts(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> list[
         # behind another token, because SentencePiece drops the space of a token that stands alone
         return str(tokenizer.decode([*anchor, *part], skip_special_tokens=False)).removeprefix(before)
 
-    numbers, texts = [int(number) for number in ids], []
+    numbers = [int(number) for number in ids]
+    texts: list[str] = []
     while (i := len(texts)) < len(numbers):
         text, size = decoded(numbers[i : i + 1]), 1
         while _PART in text and size < min(_MOST_PARTS, len(numbers) - i):
