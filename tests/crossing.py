@@ -38,6 +38,7 @@ ROWS, NAMED_ROWS, GENERATED = 24, 7, 20
 BAD = (3, 9)  # numbers of the rows without an answer
 LONG = (5, 14)  # numbers of the rows with more tokens than MAX_TOKENS
 MAX_TOKENS, STEPS, BATCH = 256, 3, 5
+ENCODERS = ("modernbert", "deberta-v2")
 MIXED = ("mixture", "mixture_llamafactory", "mixture_synthetic", "llamafactory_two")
 FAST = 25
 
@@ -87,6 +88,9 @@ def settled(cell: Cell) -> Cell:
         cell = replace(cell, streaming=False)
     if cell.scores and cell.evals == "none":
         cell = replace(cell, evals="fraction")
+    if cell.family in ENCODERS:  # they have no chat template, and their attention looks ahead
+        template = "plain" if cell.template == "auto" else cell.template
+        cell = replace(cell, template=template, encoding={"shared": "separate"}.get(cell.encoding, cell.encoding))
     return cell if cell.trains else replace(cell, resume="fresh")
 
 
@@ -164,7 +168,9 @@ def row_of(cell: Cell, kind: str, name: str, i: int) -> dict[str, Any]:
     if kind == "pairs":
         row = {"prompt": prompt, "chosen": good, "rejected": bad}
     elif kind == "dialogue":
-        row = {side: f"\n\nHuman: {prompt}\n\nAssistant: {text}" for side, text in (("chosen", good), ("rejected", bad))}
+        row = {
+            side: f"\n\nHuman: {prompt}\n\nAssistant: {text}" for side, text in (("chosen", good), ("rejected", bad))
+        }
     else:
         turns = {side: {"from": "gpt", "value": text} for side, text in (("chosen", good), ("rejected", bad))}
         row = {"conversations": [{"from": "human", "value": prompt}], **turns}

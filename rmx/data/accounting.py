@@ -124,6 +124,7 @@ class SourceAccount:
     choices: list[str] = field(default_factory=list)  # what was chosen unasked: a split, and so files left out
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)  # name → use, rows, share, looks
     message_fields: Counter[str] = field(default_factory=Counter)  # column.field → messages with what is not read
+    max_bad_fraction: float | None = None  # share of bad rows that its spec lets pass; None: not one (on_bad_row=error)
 
     @property
     def bad(self) -> int:
@@ -250,14 +251,14 @@ def write_rejects(rejects: list[Reject], output_dir: Path | None) -> Path | None
     return write_lines(path, (json.dumps(reject.as_dict()) for reject in rejects))
 
 
-def judge(accounting: Accounting, on_bad_row: str, max_bad_fraction: float, rejects_file: Path | None) -> None:
-    """Raise when bad rows are not allowed or too many, or when a source has no good row at all.
+def judge(accounting: Accounting, rejects_file: Path | None) -> None:
+    """Raise when a source has bad rows and allows none, or too many, or when it has no good row at all.
 
     Raises:
         DataError: naming the count, the reasons, the first five places and what to do.
     """
     for name, account in accounting.sources.items():
-        allowed = 0.0 if on_bad_row == "error" else max_bad_fraction * account.read
+        allowed = (account.max_bad_fraction or 0.0) * account.read
         if account.kept and account.bad <= allowed:
             continue
         rejects = [reject for reject in accounting.rejects if reject.file in account.files]
@@ -270,11 +271,11 @@ def judge(accounting: Accounting, on_bad_row: str, max_bad_fraction: float, reje
             lines.append(f"  ... and {len(rejects) - 5} more{listed}")
         if not account.kept:
             lines.append(f"  Read as {account.detected}; if that is wrong, give data.format or data.columns")
-        elif on_bad_row == "error":
+        elif account.max_bad_fraction is None:
             lines.append("  Repair the rows, or leave them out with data.on_bad_row=skip")
         else:
             lines.append(
-                f"  That is more than data.max_bad_fraction={max_bad_fraction:g} allows; "
+                f"  That is more than data.max_bad_fraction={account.max_bad_fraction:g} allows; "
                 f"read as {account.detected}: if that is wrong, give data.format or data.columns"
             )
         raise DataError("\n".join(lines))

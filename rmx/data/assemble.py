@@ -39,14 +39,6 @@ class Policy(Protocol):
         """Of the split."""
 
     @property
-    def on_bad_row(self) -> Literal["error", "skip"]:
-        """What a bad row does."""
-
-    @property
-    def max_bad_fraction(self) -> float:
-        """Share of bad rows that `skip` allows."""
-
-    @property
     def on_overlap(self) -> Overlap:
         """What a pair does that stands in training and evaluation."""
 
@@ -71,7 +63,7 @@ def assemble(
         for account in own.sources.values():
             account.evals = {name: account.kept}
         accounting.merge(own)
-    judge(accounting, policy.on_bad_row, policy.max_bad_fraction, write_rejects(accounting.rejects, output_dir))
+    judge(accounting, write_rejects(accounting.rejects, output_dir))
     train, aside = split_by_prompt(rows, policy.validation_fraction, policy.seed, policy.validation_by)
     if policy.on_overlap == "drop_train":
         train = _without(train, evals, accounting)

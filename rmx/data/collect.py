@@ -54,7 +54,7 @@ def collect(
     Raises:
         DataError: nothing to read, no known format, or not one good row.
     """
-    account = SourceAccount()
+    account = SourceAccount(max_bad_fraction=None if spec.on_bad_row == "error" else spec.max_bad_fraction)
     accounting.sources[spec.source] = account
     with _garbage_collection_off():
         rows = stream(spec, account, accounting.rejects, key, inherited, given)

@@ -83,6 +83,10 @@ class LlamaFactoryData(PreferenceData):
             raise ConfigError("data.dataset: name an entry of dataset_info.json, for example data.dataset=dpo_en_demo")
         if self.format != "auto" or self.columns or self.tags:
             raise ConfigError("data.format, data.columns and data.tags come from dataset_info.json; leave them out")
+        if self.streaming and len(self.datasets) > 1:
+            raise ConfigError(
+                "data.streaming: the rows of several entries are held in memory; name one in data.dataset"
+            )
 
     @property
     def datasets(self) -> list[str]:
@@ -104,7 +108,7 @@ class LlamaFactoryData(PreferenceData):
         """
         from rmx.data.rows.asking import Keys, not_ignored
 
-        folder, entries = self._entries()
+        folder, entries = self._entries("data")
         specs = {name: self._keys(folder, name, entries) for name in self.datasets}
         evals: dict[str, Any] = {
             name: self._keys(folder, given, entries) if isinstance(given, str) and given in entries else given
@@ -122,14 +126,31 @@ class LlamaFactoryData(PreferenceData):
             raise mistake
         return splits
 
-    def _entries(self) -> tuple[Path, dict[str, Any]]:
+    def part(self, name: str, key: str) -> LlamaFactoryData:
+        """One entry as a source of a mixture; see `PreferenceData.part`."""
+        if len(self.datasets) > 1:
+            raise ConfigError(f"{key}.dataset: a source of a mixture is one entry; make a source of each")
+        super().part(name, key)
+        return replace(self, name=name, dataset=self.datasets, validation_fraction=0.0)
+
+    def resolved(self, key: str) -> PreferenceData:
+        """The entry's file, format and columns.
+
+        Raises:
+            DataError: as `read`.
+        """
+        folder, entries = self._entries(key)
+        (entry,) = self.datasets
+        return _Entry(**{**self._keys(folder, entry, entries, key), "name": self.name}, entry=entry)
+
+    def _entries(self, key: str) -> tuple[Path, dict[str, Any]]:
         path = Path(self.paths[0]).expanduser()
         file = path if path.suffix == ".json" else path / "dataset_info.json"
         try:
             entries = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(
-                f"data.path: cannot read {file} ({error.strerror}); give the folder that holds it"
+                f"{key}.path: cannot read {file} ({error.strerror}); give the folder that holds it"
             ) from error
         except ValueError as error:
             raise DataError(f"{file}: is not JSON: {error}") from error
@@ -137,20 +158,20 @@ class LlamaFactoryData(PreferenceData):
             raise DataError(f"{file}: is not an object of named datasets")
         return file.parent, entries
 
-    def _keys(self, folder: Path, name: str, entries: dict[str, Any]) -> dict[str, Any]:
+    def _keys(self, folder: Path, name: str, entries: dict[str, Any], key: str = "data") -> dict[str, Any]:
         """The keys of `PreferenceData` that an entry means."""
         entry = entries.get(name)
         if not isinstance(entry, dict):
             ranking = [key for key, value in entries.items() if isinstance(value, dict) and value.get("ranking")]
             raise DataError(
-                f"data.dataset: {name!r} is not in {folder / 'dataset_info.json'}; its ranking datasets: "
+                f"{key}.dataset: {name!r} is not in {folder / 'dataset_info.json'}; its ranking datasets: "
                 f"{', '.join(ranking) or 'none'}"
             )
         if not entry.get("ranking"):
-            raise DataError(f'data.dataset: {name!r} has no "ranking": true in dataset_info.json: it holds no pairs')
+            raise DataError(f'{key}.dataset: {name!r} has no "ranking": true in dataset_info.json: it holds no pairs')
         formatting = entry.get("formatting", "alpaca")
         if formatting not in _PARTS:
-            raise DataError(f"data.dataset: {name!r} has formatting {formatting!r}; known: {', '.join(_PARTS)}")
+            raise DataError(f"{key}.dataset: {name!r} has formatting {formatting!r}; known: {', '.join(_PARTS)}")
         given = entry.get("columns") or {}
         known = [*_PARTS[formatting], *_COMMON, *_NOT_READ]
         for theirs in given:
@@ -167,7 +188,7 @@ class LlamaFactoryData(PreferenceData):
         keys.update(name=name, format=formatting, columns=columns, tags=dict(entry.get("tags") or {}), eval_sets={})
         if entry.get("num_samples") and self.max_samples is None:
             keys["max_samples"] = int(entry["num_samples"])
-        keys.update(_place(folder, name, entry))
+        keys.update(_place(folder, name, entry, key))
         return keys
 
 
@@ -186,7 +207,7 @@ _SHARED = frozenset(
 )
 
 
-def _place(folder: Path, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+def _place(folder: Path, name: str, entry: dict[str, Any], key: str) -> dict[str, Any]:
     if "file_name" in entry:
         return {"path": str(folder / entry["file_name"])}
     if "hf_hub_url" in entry:
@@ -196,6 +217,6 @@ def _place(folder: Path, name: str, entry: dict[str, Any]) -> dict[str, Any]:
             "split": entry.get("split", "train"),
         }
     raise DataError(
-        f"data.dataset: {name!r} has neither file_name nor hf_hub_url; rmx runs no loading scripts and reads "
+        f"{key}.dataset: {name!r} has neither file_name nor hf_hub_url; rmx runs no loading scripts and reads "
         "no other hubs: download the file and name it as file_name"
     )

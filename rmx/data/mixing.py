@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,10 @@ from rmx.values import Count, Positive, Seed, Share, refuse_wrong_fields
 
 __all__ = ["Mixture"]
 
+# Keys of a spec that a mixture has for all its sources, and those that a source may say for itself.
+_OF_THE_WHOLE = ("validation_fraction", "validation_by", "eval_sets", "on_overlap", "max_tokens", "truncation")
+_RULES = ("on_bad_row", "max_bad_fraction")
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -31,7 +35,8 @@ class Mixture:
 
     Args:
         name: of the mixture, for folders and titles; by default the sources' names, joined.
-        sources: name → keys of `PreferenceData` (at least `path`), or a data spec.
+        sources: name → keys of `PreferenceData` (at least `path`), or a data spec. What is said of the mixture as a
+            whole (`validation_fraction`, `eval_sets`, `max_tokens`, ...) cannot be said of a source.
         fractions: name → share of the source's good rows to use, drawn by `seed`.
         caps: name → at most this many comparisons.
         epochs: name → how often the training rows are used in one pass; 1.5 is all of them and half of them again.
@@ -96,30 +101,33 @@ class Mixture:
 
     def specs(self) -> dict[str, PreferenceData | SyntheticData]:
         """The sources as specs, without a validation split of their own."""
-        known = {item.name for item in fields(PreferenceData)}
-        common: dict[str, Any] = {
-            "on_bad_row": self.on_bad_row,
-            "max_bad_fraction": self.max_bad_fraction,
-            "seed": self.seed,
-        }
         out: dict[str, PreferenceData | SyntheticData] = {}
         for name, given in self.sources.items():
-            if isinstance(given, PreferenceData) and given.streaming:
-                raise ConfigError(f"data.sources.{name}.streaming: a mixture holds its rows in memory; use caps")
-            if isinstance(given, PreferenceData | SyntheticData):
-                out[name] = replace(given, name=name, validation_fraction=0.0)
+            key = f"data.sources.{name}"
+            spec = given if isinstance(given, PreferenceData | SyntheticData) else self._spec(key, given)
+            for whole in _OF_THE_WHOLE:
+                alike = getattr(spec, whole, None) in (_default(spec, whole), getattr(self, whole))
+                if not alike or (isinstance(given, dict) and whole in given):
+                    raise ConfigError(f"{key}.{whole}: holds for the mixture as a whole; give data.{whole} instead")
+            if isinstance(spec, SyntheticData):
+                out[name] = replace(spec, name=name, validation_fraction=0.0)
                 continue
-            if isinstance(given, str):
-                given = {"path": given}
-            if not isinstance(given, dict) or "path" not in given:
-                raise ConfigError(f"data.sources.{name}: give at least a path, for example {{path: {name}.jsonl}}")
-            unknown = set(given) - known
-            if unknown:
-                raise ConfigError(f"data.sources.{name}: unknown key {min(unknown)}; known: {', '.join(sorted(known))}")
-            if given.get("streaming"):
-                raise ConfigError(f"data.sources.{name}.streaming: a mixture holds its rows in memory; use caps")
-            out[name] = PreferenceData(**{**common, **given, "name": name, "validation_fraction": 0.0})
+            if spec is given:  # what it does not say of bad rows, the mixture says
+                unsaid = [rule for rule in _RULES if getattr(spec, rule) == _default(spec, rule)]
+                spec = replace(spec, **{rule: getattr(self, rule) for rule in unsaid})
+            out[name] = spec.part(name, key)
         return out
+
+    def _spec(self, key: str, given: Any) -> PreferenceData:
+        """The spec that a path or keys mean."""
+        if isinstance(given, str):
+            given = {"path": given}
+        if not isinstance(given, dict) or "path" not in given:
+            raise ConfigError(f"{key}: give at least a path, for example {{path: {key.split('.')[-1]}.jsonl}}")
+        known = {item.name for item in fields(PreferenceData)}
+        if unknown := set(given) - known:
+            raise ConfigError(f"{key}: unknown key {min(unknown)}; known: {', '.join(sorted(known))}")
+        return PreferenceData(**{"seed": self.seed, **{rule: getattr(self, rule) for rule in _RULES}, **given})
 
     def read(self, output_dir: Path | None = None) -> Splits:
         """Read all sources, mix and split; rejects.jsonl goes to `output_dir`.
@@ -136,10 +144,10 @@ class Mixture:
         for name, spec in self.specs().items():
             own = Accounting()
             if isinstance(spec, PreferenceData):
-                # Entries of dataset_info.json share the keys of the data group.
-                shared = spec.say_columns is not None
+                # Entries that data=llamafactory joins share the keys of the data group.
+                shared = getattr(self.sources[name], "say_columns", None) is not None
                 key = "data" if shared else f"data.sources.{name}"
-                found = collect(spec, own, key=key, inherited=shared)
+                found = collect(spec.resolved(key), own, key=key, inherited=shared)
             else:
                 found = _generated(spec, own)
             accounting.merge(own)
@@ -149,11 +157,12 @@ class Mixture:
         first = PreferenceData(
             path="mixture",
             on_bad_row=self.on_bad_row,
+            max_bad_fraction=self.max_bad_fraction,
             seed=self.seed,
             eval_sets=self.eval_sets,
             validation_fraction=0.0,
         )
-        splits = assemble(rows, accounting, self, first.eval_readers(), output_dir)
+        splits = assemble(rows, accounting, self, first.eval_readers(output_dir), output_dir)
         splits.train = self._mix(list(splits.train), accounting)
         return splits
 
@@ -224,6 +233,14 @@ class Mixture:
             taken[name] += 1
             if self.stop == "all_exhausted" and all(taken[key] >= len(parts[key]) for key in names):
                 return mixed
+
+
+def _default(spec: Any, name: str) -> Any:
+    """The default of a spec's field; None where it has no such field."""
+    item = next((item for item in fields(spec) if item.name == name), None)
+    if item is None:
+        return None
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def _generated(spec: SyntheticData, accounting: Accounting) -> Sequence[Comparison]:

@@ -157,16 +157,29 @@ class PreferenceData:
 
         accounting = Accounting(notes=renamings(self.eval_sets))
         rows = collect(self, accounting, output_dir)
-        evals = self.eval_readers()
-        return assemble(rows, accounting, self, evals, output_dir)
+        return assemble(rows, accounting, self, self.eval_readers(output_dir), output_dir)
 
     @property
     def say_columns(self) -> Callable[[Mapping[str, str]], str] | None:
         """How a mapping of columns is written, where it is not the key `columns`."""
         return None
 
-    def eval_readers(self) -> dict[str, Callable[[Accounting], Sequence[Comparison]]]:
-        """What reads the further evaluation sets, by name."""
+    def part(self, name: str, key: str) -> PreferenceData:
+        """This spec as the source `name` of a mixture, which splits for all its sources; nothing is read.
+
+        Raises:
+            ConfigError: it cannot be one; `key` is what stands before the names of its keys.
+        """
+        if self.streaming:
+            raise ConfigError(f"{key}.streaming: a mixture holds its rows in memory; use caps")
+        return replace(self, name=name, validation_fraction=0.0)
+
+    def resolved(self, key: str) -> PreferenceData:
+        """The spec that names files and columns: this one; `key` as for `part`."""
+        return self
+
+    def eval_readers(self, output_dir: Path | None = None) -> dict[str, Callable[[Accounting], Sequence[Comparison]]]:
+        """What reads the further evaluation sets, by name; rows that are streamed lie in `output_dir`."""
         from rmx.data.collect import collect
 
         readers: dict[str, Callable[[Accounting], Sequence[Comparison]]] = {}
@@ -175,7 +188,9 @@ class PreferenceData:
             given = self.eval_sets[given_as[name]]
             own = isinstance(given, dict) and "ignore" in given
             keys = frozenset(given) if isinstance(given, dict) else frozenset()
-            readers[name] = partial(collect, spec, key=f"data.eval_sets.{name}", inherited=not own, given=keys)
+            readers[name] = partial(
+                collect, spec, spool=output_dir, key=f"data.eval_sets.{name}", inherited=not own, given=keys
+            )
         return readers
 
     def eval_specs(self) -> dict[str, PreferenceData]:
