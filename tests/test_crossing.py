@@ -21,13 +21,13 @@ from typing import Any
 import crossing
 import numpy as np
 import pytest
-from crossing import BAD, GENERATED, LONG, NAMED_ROWS, ROWS, STEPS, Cell
+from crossing import BAD, GENERATED, NAMED_ROWS, ROWS, STEPS, Cell
 from tiny_models import save_base
 from transformers import TrainerCallback
 
 import rmx
 from rmx.data import Splits
-from rmx.errors import InputError, Interrupted
+from rmx.errors import Interrupted
 from rmx.metrics import pair_metrics
 from rmx.workflow import Workflow
 

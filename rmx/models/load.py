@@ -56,7 +56,8 @@ def _weights(
     seed: int,
     device: str | None,
 ) -> tuple[Base, Any, dict[str, torch.Tensor] | None]:
-    stored = place is not None and (place.folder / "adapter_config.json").exists()
+    adapted = place is not None and (place.folder / "adapter_config.json").exists()
+    stored = adapted and place is not None and is_reward_adapter(place.folder)  # else of a language model: merged
     exact = adapter is not None and adapter.kind == "pissa"  # its base changes: half precision would round it
     wish = Wish(
         source,
@@ -67,13 +68,12 @@ def _weights(
     )
     if place is None:
         base = build_tiny(wish)
-    elif stored:
+    elif adapted:
         base = base_of_adapter(place, wish)
     else:
         base = build_checkpoint(place, wish)
-    if stored and place is not None and not is_reward_adapter(place.folder):
+    if adapted and not stored and place is not None:
         merge_foreign(base, place, wish)
-        stored = False
     in_float32(base.model)
     if stored and place is not None:
         if adapter is not None:

@@ -101,7 +101,7 @@ def merge_foreign(base: Base, place: Resolved, wish: Wish) -> None:
             settings = PeftConfig.from_pretrained(str(place.folder))
             settings.task_type = None  # the wrapper for language models wants a model that generates
             wrapped = PeftModel.from_pretrained(base.model, str(place.folder), config=settings)
-        base.model = wrapped.merge_and_unload()
+        base.model = wrapped.merge_and_unload().requires_grad_(True)  # the adapter had frozen what it now is part of
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, AttributeError) as error:
         detail = (str(error).strip().splitlines() or [""])[0][:300]
         raise ModelError(f"model.path: the adapter {place.path} cannot be merged into {base.path}: {detail}") from None

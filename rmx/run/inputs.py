@@ -99,6 +99,8 @@ def prepare(
     trains = "train" in phases
     needs_model = trains or bool({"eval", "predict"} & set(phases))
     use_trained = trained is not None and not trains
+    if w.peft is not None and not trains:
+        log.info("peft=%s does nothing: phases has no train, and what is scored is the model of model.path", w.peft.kind)
     loaded = trained.loaded if use_trained and trained else _load(w, args, trains) if needs_model else None
     tokenizer = tokenizer_of(w.model) if loaded is None else loaded.tokenizer
     template = _bind(w, tokenizer)
@@ -164,7 +166,15 @@ class _Encoder:
         }
 
     def __call__(self, name: str, comparisons: Sequence[Comparison]) -> Sequence[EncodedComparison]:
-        rows, report = cached_encode(comparisons, self._tokenizer, self._template, **self._options)
+        try:
+            rows, report = cached_encode(comparisons, self._tokenizer, self._template, **self._options)
+        except DataError as error:
+            raise DataError(f"data, {name}: {error}") from error
+        if not any(pair.weight > 0 for row in rows for pair in row.pairs):
+            raise DataError(
+                f"data, {name}: all {len(rows)} comparisons have weight 0, so nothing can be learned or measured; "
+                "look at the column of data.columns.weight"
+            )
         report.require_printed(name, self._template.name, self._max_unprinted_fraction)
         self.reports[name] = report
         return rows
