@@ -245,3 +245,43 @@ def test_evaluating_before_and_after_training_scores_two_models(tmp_path: Path) 
     found = [row for row in rows(tmp_path / "twice", "metrics.jsonl") if row["phase"] == "eval"]
     assert found[0]["step"] == 0 and found[-1]["step"] == 6
     assert found[0]["eval/loss"] != found[-1]["eval/loss"]
+
+
+def pairs_file(path: Path, count: int, **columns: object) -> str:
+    name = path.stem
+    rows = [{"prompt": f"{name} {i}?", "chosen": f"yes {i}", "rejected": f"no {i}", **columns} for i in range(count)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(("weightless", "phases"), [("train", ["train"]), ("test", ["train"]), ("test", ["eval"])])
+def test_rows_that_all_weigh_nothing_are_refused_by_their_set(tmp_path: Path, weightless: str, phases: list) -> None:
+    from rmx.data import PreferenceData
+
+    paths = {
+        name: pairs_file(tmp_path / f"{name}.jsonl", 8, weight=0.0 if name == weightless else 1.0)
+        for name in ("train", "test")
+    }
+    data = PreferenceData(path=paths["train"], eval_sets={"test": paths["test"]}, validation_fraction=0.0)
+    with pytest.raises(DataError, match=rf"data, {weightless}: all 8 comparisons have weight 0"):
+        make_workflow(tmp_path / "run", data=data, phases=phases).run()
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_set_of_which_nothing_is_left_is_named(tmp_path: Path) -> None:
+    from rmx.data import PreferenceData
+
+    long = pairs_file(tmp_path / ("long" * 20 + ".jsonl"), 8)
+    data = PreferenceData(
+        path=pairs_file(tmp_path / "s.jsonl", 8), eval_sets={"test": long}, validation_fraction=0.0, max_tokens=60,
+        truncation="drop",
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"data, test: 0 of 8 rows left: 8 dropped.*raise data.max_tokens"):
+        make_workflow(tmp_path / "run", data=data).run()
+
+
+def test_an_adapter_without_training_is_said_to_do_nothing(tmp_path: Path) -> None:
+    from rmx.models import Adapter
+
+    make_workflow(tmp_path / "run", phases=["eval"], peft=Adapter(kind="lora", r=4)).run()
+    assert "peft=lora does nothing: phases has no train" in (tmp_path / "run" / "run.log").read_text()

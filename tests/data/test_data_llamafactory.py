@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rmx.data import LlamaFactoryData
+from rmx.data import LlamaFactoryData, Mixture
 from rmx.errors import ConfigError, DataError
 
 INFO: dict[str, Any] = {
@@ -113,3 +114,29 @@ def test_what_the_entry_says_is_not_said_twice() -> None:
         LlamaFactoryData(path="x", dataset="x", columns={"chosen": "y"})
     with pytest.raises(ConfigError, match=r"data\.dataset"):
         LlamaFactoryData(path="x")
+
+
+def test_an_entry_is_a_source_of_a_mixture(folder: Path) -> None:
+    """Its rows are those that the entry names, under the name that the mixture gives them, beside those of a file."""
+    (folder / "own.jsonl").write_text(json.dumps({"prompt": "Own?", "chosen": "yes", "rejected": "no"}) + "\n")
+    task = LlamaFactoryData(path=str(folder), dataset="task")
+    mixed = Mixture(sources={"lf": task, "own": {"path": str(folder / "own.jsonl")}}, validation_fraction=0.0)
+    splits = mixed.read()
+    assert Counter(row.source for row in splits.train) == {"lf": 8, "own": 1}  # num_samples is 8
+    assert [row.prompt for row in splits.train[:8]] == [
+        row.prompt for row in LlamaFactoryData(path=str(folder), dataset="task", validation_fraction=0.0).read().train
+    ]
+    account = splits.accounting.sources["lf"]
+    assert (account.read, account.kept, account.unused, splits.accounting.adds_up()) == (10, 8, 2, True)
+
+
+def test_a_source_of_a_mixture_is_one_entry_and_its_mistakes_name_it(folder: Path) -> None:
+    two = LlamaFactoryData(path=str(folder), dataset=["talk", "task"])
+    with pytest.raises(
+        ConfigError, match=r"data.sources.lf.dataset: a source of a mixture is one entry; make a source"
+    ):
+        Mixture(sources={"lf": two})
+    with pytest.raises(DataError, match=r"data.sources.lf.dataset: 'tusk' is not in"):
+        Mixture(sources={"lf": LlamaFactoryData(path=str(folder), dataset="tusk")}).read()
+    with pytest.raises(ConfigError, match=r"data.streaming: the rows of several entries are held in memory"):
+        LlamaFactoryData(path=str(folder), dataset=["talk", "task"], streaming=True)

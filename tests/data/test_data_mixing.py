@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rmx.data import Mixture, Splits, SyntheticData
+from rmx.data import Mixture, PreferenceData, Splits, SyntheticData
 from rmx.data.audit import audit
 from rmx.errors import ConfigError, DataError
 
@@ -120,3 +120,37 @@ def test_bad_rows_of_one_source_stop_the_mixture(sources: dict[str, Any], tmp_pa
 def test_mistakes(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Mixture(**{"sources": {"a": "a.jsonl", "b": "b.jsonl"}, **keys})
+
+
+def test_a_bad_row_is_judged_by_what_its_own_source_says(sources: dict[str, Any], tmp_path: Path) -> None:
+    """Source b has one bad row of 21; the mixture's rule holds where a source says nothing."""
+    with (tmp_path / "b.jsonl").open("a") as file:
+        file.write("{\n")
+    skipping = {**sources["b"], "on_bad_row": "skip"}
+    assert Mixture(sources={**sources, "b": skipping}).read().accounting.sources["b"].bad == 1
+    strict = {**sources["b"], "on_bad_row": "error"}
+    with pytest.raises(DataError, match=r"data b: 20 of 21 rows.*\n.*\n.*on_bad_row=skip"):
+        Mixture(sources={**sources, "b": strict}, on_bad_row="skip").read()
+    few = {**skipping, "max_bad_fraction": 0.01}
+    with pytest.raises(DataError, match=r"more than data.max_bad_fraction=0.01 allows"):
+        Mixture(sources={**sources, "b": few}).read()
+    tolerant = {"b": {"path": sources["b"]["path"], "on_bad_row": "skip"}}
+    splits = Mixture(sources={"a": sources["a"]}, eval_sets=tolerant).read()
+    assert (splits.accounting.sources["b"].bad, len(splits.evals["b"])) == (1, 20)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("validation_fraction", 0.5), ("validation_by", "count"), ("eval_sets", {"t": "t.jsonl"}),
+        ("on_overlap", "allow"), ("max_tokens", 64), ("truncation", "drop"),
+    ],
+)  # fmt: skip
+def test_what_holds_for_the_whole_cannot_be_said_of_a_source(key: str, value: Any) -> None:
+    message = rf"data.sources.a.{key}: holds for the mixture as a whole; give data.{key} instead"
+    with pytest.raises(ConfigError, match=message):
+        Mixture(sources={"a": {"path": "a.jsonl", key: value}})
+    with pytest.raises(ConfigError, match=message):
+        Mixture(sources={"a": PreferenceData(path="a.jsonl", **{key: value})})
+    same = {} if key == "eval_sets" else {key: value}
+    assert Mixture(sources={"a": PreferenceData(path="a.jsonl", **same)}, **{key: value}).specs()

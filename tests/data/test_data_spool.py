@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,16 @@ def test_cells_of_a_table_become_plain_text(tmp_path: Path) -> None:
     assert {type(message["content"]) for message in messages} == {str}
     streamed = PreferenceData(**spec, streaming=True).read().train
     assert [row.responses for row in streamed] == [row.responses for row in plain]
+
+
+def test_streamed_evaluation_sets_lie_in_the_run_folder_too(path: str, tmp_path: Path, monkeypatch) -> None:
+    """The set `test` has rows of its own; no file is made in the system's temporary folder, which may be small."""
+    made: list[str] = []
+    make = tempfile.mkstemp
+    monkeypatch.setattr(tempfile, "mkstemp", lambda *a, **k: made.append(k.get("dir")) or make(*a, **k))
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"prompt": "Other?", "responses": ["a", "b"], "scores": [1, 2]}) + "\n")
+    spec = PreferenceData(path=path, on_bad_row="skip", streaming=True, eval_sets={"test": str(other)})
+    splits = spec.read(tmp_path / "out")
+    assert isinstance(splits.evals["test"], Spool) and len(splits.evals["test"]) == 1
+    assert [folder for folder in made if folder is None] == [] and made.count(tmp_path / "out") >= 2

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import save_base
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rmx.errors import ConfigError, ModelError
 from rmx.models import Adapter, RewardModelSource, check_trainable, head_of, save_artefact
@@ -150,3 +151,21 @@ def test_a_lost_head_is_found_when_the_adapter_is_opened(tmp_path: Path, templat
     save_file({n: v for n, v in stored.items() if "score" not in n}, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="was saved without score: its head is lost"):
         RewardModelSource(name="x", path=str(folder)).load()
+
+
+def test_a_merged_language_model_adapter_can_be_trained_in_full(tmp_path: Path) -> None:
+    """Without an adapter of its own the run trains every weight, in float32: the merged one leaves nothing frozen."""
+    base = save_base("llama", tmp_path, dtype=torch.bfloat16)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(base)
+        get_peft_model(
+            model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+        ).save_pretrained(tmp_path / "adapter")  # fmt: skip
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "adapter")
+    source = RewardModelSource(name="m", path=str(tmp_path / "adapter"))
+    loaded = source.load()
+    check_trainable(loaded.model)
+    assert loaded.trainable_parameters == loaded.parameters
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    assert source.load(trainable=False).trainable_parameters == 0
+    assert 0 < source.load(adapter=Adapter(kind="lora", r=2)).trainable_parameters < loaded.parameters
