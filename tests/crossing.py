@@ -122,10 +122,58 @@ def fast_cells(count: int = FAST) -> list[Cell]:
     return chosen
 
 
+def rank_cells(count: int = 5) -> list[Cell]:
+    """Cells of training that start anew, for two ranks: the first of every kind of data that reads files."""
+    found: dict[str, Cell] = {}
+    for cell in cells():
+        if cell.trains and cell.resume == "fresh" and cell.evals != "none":
+            found.setdefault(cell.data, cell)
+    return list(found.values())[:count]
+
+
 def pairs_of(cell: Cell) -> set[tuple[Any, ...]]:
     """All pairs of two features' values that a cell has."""
     named = list(vars(cell).items())
     return {(*a, *b) for i, a in enumerate(named) for b in named[:i]}
+
+
+# What is not allowed: values put into a cell that is, further words of the command line, and what the one message says.
+PLAIN: dict[str, Any] = {
+    "data": "pairs", "phases": ("train", "eval", "predict"), "family": "tiny", "loss": "bradley_terry",
+    "labels": "plain", "evals": "both", "template": "plain", "encoding": "auto", "precision": "fp32",
+    "bad_rows": "none", "streaming": False, "peft": "none", "workers": 0, "trackers": "none", "resume": "fresh",
+    "truncation": "keep_end",
+}  # fmt: skip
+REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
+    ({"bad_rows": "skip"}, ["data.on_bad_row=error"], r"data main: 22 of 24 rows .* data\.on_bad_row=skip"),
+    ({"bad_rows": "skip"}, ["data.max_bad_fraction=0.01"], r"data\.max_bad_fraction=0\.01"),
+    ({"data": "mixture", "streaming": True}, [], r"data\.streaming"),
+    ({"data": "mixture"}, ["+data.sources.own.streaming=true"], r"data\.sources\.own\.streaming: a mixture holds"),
+    ({"data": "mixture"}, ["+data.sources.own.max_tokens=64"], r"data\.sources\.own\.max_tokens: .*give data\.max_tok"),
+    ({"data": "mixture_llamafactory"}, ["data.sources.first.dataset=[main,other]"], r"data\.sources\.first\.dataset: "),
+    ({"data": "mixture_llamafactory"}, ["data.sources.first.dataset=mian"], r"data\.sources\.first\.dataset: 'mian'"),
+    ({"data": "llamafactory_two", "streaming": True}, [], r"data\.streaming: the rows of several entries"),
+    ({"data": "synthetic", "streaming": True, "evals": "fraction"}, [], r"data\.streaming"),
+    ({"evals": "none"}, [], r"phases: eval and predict need an evaluation set; set data\.validation_fraction"),
+    ({"evals": "none", "phases": ("predict",)}, [], r"data\.eval_sets"),
+    ({"evals": "none", "phases": ("train",)}, ["callbacks=[early_stopping]"], r"callbacks\.early_stopping: "),
+    ({"family": "modernbert", "template": "auto"}, [], r"template=auto: this tokenizer has no chat template"),
+    ({"family": "modernbert", "encoding": "shared"}, [], r"trainer\.encoding: 'shared' would change the rewards"),
+    ({"family": "deberta-v2", "encoding": "shared"}, [], r"trainer\.encoding: 'shared' would change the rewards"),
+    ({"labels": "ties"}, ["data.ties=drop", 'data.where="tie == true"'], r"data main: 0 of 24 rows can be used"),
+    ({"labels": "plain"}, ["data.ties=keep"], r"data\.ties=keep: does nothing for main"),
+    ({"labels": "margins"}, ["data.margin_from_scores=1"], r"data\.margin_from_scores=1\.0: does nothing for main"),
+    ({"truncation": "drop"}, ["data.max_tokens=8"], r"data, train: 0 of \d+ rows left: .* raise data\.max_tokens"),
+    ({"peft": "lora"}, ["model.freeze_layers=1"], r"model\.freeze_layers: an adapter freezes all layers already"),
+    ({"trackers": "no_such"}, [], r"trackers: 'no_such' cannot be used"),
+    (
+        {},
+        ["trainer.dataloader_drop_last=true", "trainer.per_device_train_batch_size=99"],
+        r"trainer\.dataloader_drop_last",
+    ),
+    ({}, ["trainer.metric_for_best_model=eval_nothing_loss"], r"trainer\.metric_for_best_model: 'eval_nothing_loss'"),
+    ({}, ["data.eval_sets.easy=null"], r"data\.eval_sets\.easy"),
+]
 
 
 # --- the files and the words of a cell ---

@@ -9,7 +9,9 @@ import functools
 import json
 import math
 import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from transformers import TrainerCallback
 
 import rmx
 from rmx.data import Splits
-from rmx.errors import Interrupted
+from rmx.errors import InputError, Interrupted
 from rmx.metrics import pair_metrics
 from rmx.workflow import Workflow
 
@@ -73,6 +75,52 @@ def test_the_array_covers_every_pair_that_can_be_meant() -> None:
                     assert (b, u, a, v) not in crossing.pairs_of(crossing.settled(changed)), (a, v, b, u)
     for name, values in crossing.FEATURES.items():
         assert {getattr(cell, name) for cell in FAST} == set(values), name
+
+
+@pytest.mark.parametrize(("values", "words", "message"), crossing.REFUSED, ids=lambda value: str(value)[:60])
+def test_what_is_not_allowed_is_refused_with_the_key(
+    values: dict[str, Any], words: list[str], message: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """One message, of input, that names the key; and nothing that looks like a result is left behind."""
+    cell = Cell(**{**crossing.PLAIN, **values})
+    crossing.write_files(cell, tmp_path / "files")
+    base = None if cell.family == "tiny" else bases[cell.family]
+    with pytest.raises(InputError) as caught:
+        rmx.instantiate(rmx.compose(crossing.overrides(cell, tmp_path / "files", base, tmp_path / "run") + words)).run()
+    assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
+    left = ("model", "train_results.json", "eval_results.json", "generated_predictions*")
+    assert not [name for name in left if list((tmp_path / "run").glob(name))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", crossing.rank_cells(), ids=str)
+def test_two_ranks_give_what_one_gives(cell: Cell, bases: dict[str, Path], tmp_path: Path) -> None:
+    """Half the batch on each of two ranks: the same rows, invariants, pairs in training, and predictions."""
+    crossing.write_files(cell, tmp_path / "files")
+    words = crossing.overrides(
+        cell, tmp_path / "files", None if cell.family == "tiny" else bases[cell.family], tmp_path
+    )
+    words += ["trainer.use_cpu=true", "trainer.optim=sgd", "trainer.per_device_train_batch_size=4"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    for name, start, more in (
+        ("one", [sys.executable], []),
+        ("two", launch, ["trainer.per_device_train_batch_size=2"]),
+    ):
+        command = [*start, "-m", "rmx", *words, f"output_dir={tmp_path / name}", *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = tmp_path / "one", tmp_path / "two"
+    splits = rmx.instantiate(rmx.compose(words)).data.read()
+    check_rows(cell, splits, two)
+    check_files(cell, two, None)
+    found = [[row for row in read_rows(run / "metrics.jsonl") if row["phase"] == "train"] for run in (one, two)]
+    assert [row.get("train/pairs") for row in found[0]] == [row.get("train/pairs") for row in found[1]]
+    if "predict" in cell.phases:
+        check_predictions(cell, splits, two)
+    for path in one.glob("generated_predictions*"):
+        first, second = ([row["chosen"] for row in read_rows(run / path.name)] for run in (one, two))
+        assert second == pytest.approx(first, abs=0.02 if cell.precision != "fp32" else 1e-4)
 
 
 # --- one cell ---
@@ -179,7 +227,7 @@ def check_rows(cell: Cell, splits: Splits, run: Path) -> None:
         assert report["truncated"] == cut - dropped, name
 
 
-def check_files(cell: Cell, run: Path, results: dict[str, Any]) -> None:
+def check_files(cell: Cell, run: Path, results: dict[str, Any] | None) -> None:
     """What was asked for is there and can be read; what was not asked for did not happen."""
     phases = set(cell.phases)
     several = cell.evals == "both" or cell.evals == "named"
@@ -208,7 +256,7 @@ def check_files(cell: Cell, run: Path, results: dict[str, Any]) -> None:
     assert bool(evaluated) == ("eval" in phases or (cell.trains and cell.evals != "none"))
     steps = [row["step"] for row in logged if row["phase"] == "train" and "train/pairs_per_second" in row]
     assert steps == (list(range(1, STEPS + 1)) if cell.trains else [])
-    if (run / "all_results.json").exists():
+    if results is not None and (run / "all_results.json").exists():
         stored = read_json((run / "all_results.json").read_text(encoding="utf-8"))
         assert {**stored, "output_dir": str(run)} == results
     if (run / "report.html").exists():
