@@ -100,7 +100,9 @@ def prepare(
     needs_model = trains or bool({"eval", "predict"} & set(phases))
     use_trained = trained is not None and not trains
     if w.peft is not None and not trains:
-        log.info("peft=%s does nothing: phases has no train, and what is scored is the model of model.path", w.peft.kind)
+        log.info(
+            "peft=%s does nothing: phases has no train, and what is scored is the model of model.path", w.peft.kind
+        )
     loaded = trained.loaded if use_trained and trained else _load(w, args, trains) if needs_model else None
     tokenizer = tokenizer_of(w.model) if loaded is None else loaded.tokenizer
     template = _bind(w, tokenizer)

@@ -148,7 +148,8 @@ def load(
     """Load a finished run's `model/` folder (or the run folder itself) as a scorer.
 
     The template, the length limit and the scored position come from the folder's reward_contract.json, so a
-    text gets the score here that it got in the run.
+    text gets the score here that it got in the run. Only where a prompt was cut there, all responses of its comparison
+    had what the longest of them left of it; a text that is scored alone is cut by its own length.
 
     Raises:
         ModelError: the folder holds no reward model, or its contract does not match its files.
