@@ -6,6 +6,9 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from rmx.data.read.hub import read_card
+from rmx.data.read.kinds import hub_ids
+from rmx.errors import DataError
 from rmx.files import write_text
 from rmx.models import export_merged, model_card, push, unwrap
 from rmx.plots import draw_run
@@ -14,6 +17,8 @@ from rmx.run.folder import environment
 from rmx.run.header import final_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rmx.run.inputs import Inputs
     from rmx.run.open_run import OpenRun
     from rmx.workflow import Done, Workflow
@@ -74,6 +79,8 @@ def _card_facts(w: Workflow, run: OpenRun, inputs: Inputs, done: Done) -> dict[s
     model = done.trained.model
     loaded = model.loaded
     metrics = done.scores.metrics if done.scores else {}
+    accounts = inputs.splits.accounting.sources
+    base = _card_of(loaded.folder)
     return {
         "name": f"{w.model.name} reward model, {w.data.source}",
         "repo_id": w.push_to_hub,
@@ -99,6 +106,19 @@ def _card_facts(w: Workflow, run: OpenRun, inputs: Inputs, done: Done) -> dict[s
             "comparisons per step": w.trainer.comparisons_per_step * run.ranks,
             "epochs": model.epoch,
         },
+        "license": base.get("license"),  # of the model that was trained on
+        "language": base.get("language"),
+        "datasets": hub_ids(file for account in accounts.values() for file in account.files),
+        "sources": [
+            {
+                "name": name,
+                "train": account.train,
+                "evaluation": sum(account.evals.values()),
+                "rejected": account.bad,
+                "left out": account.read - account.bad - account.kept,
+            }
+            for name, account in accounts.items()
+        ],
         "data": [
             {
                 "set": name,
@@ -116,3 +136,14 @@ def _card_facts(w: Workflow, run: OpenRun, inputs: Inputs, done: Done) -> dict[s
         ],
         "versions": environment()["versions"],
     }
+
+
+def _card_of(folder: Path | None) -> dict[str, Any]:
+    """What the card of the model that was trained on says; {} where it has none, or one that cannot be read."""
+    if folder is None:
+        return {}
+    try:
+        return read_card(folder)
+    except DataError as error:  # a finished run does not fail for the sake of another model's card
+        log.warning("%s; the model card goes without its licence and languages", error)
+        return {}

@@ -48,6 +48,22 @@ def test_front_matter_and_tables() -> None:
         assert f"\n## {title}\n" in card
 
 
+def test_licence_languages_and_data_sets_of_a_run() -> None:
+    """The hub's keys: one licence, a list of languages, ids of data sets; a table of sources before that of sets."""
+    facts = {
+        "name": "run",
+        "license": "apache-2.0",
+        "language": ["en", "de"],
+        "datasets": ["org/pairs"],
+        "sources": [{"name": "pairs", "train": 90, "evaluation": 10, "rejected": 2, "left out": 0}],
+        "data": [{"set": "train", "comparisons": 90}],
+    }
+    card = model_card(facts)
+    head = front_matter(card)
+    assert [head[key] for key in ("license", "language", "datasets")] == ["apache-2.0", ["en", "de"], ["org/pairs"]]
+    assert "| pairs | 90 | 10 | 2 | 0 |" in card and "| train | 90 |" in card
+
+
 def test_hostile_names_stay_text() -> None:
     """Every name at once: one front-matter block, no tag, no link, no code block that ends early, no new row."""
     keys = "name repo_id base_model revision adapter template scored_token truncation precision loss license language"

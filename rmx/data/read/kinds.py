@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +35,15 @@ def is_local(path: str) -> bool:
     if Path(path).expanduser().exists() or kind_of(Path(path)) in SUFFIXES or any(sign in path for sign in "*?["):
         return True
     return path.startswith(("/", ".", "~")) or path.count("/") != 1
+
+
+def hub_ids(places: Iterable[str]) -> list[str]:
+    """The datasets of the hub among the places of files.
+
+    >>> hub_ids(["org/pairs/data/train-0.parquet", "org/pairs/data/train-1.parquet", "/data/mine.jsonl"])
+    ['org/pairs']
+    """
+    return sorted({repo for repo in ("/".join(place.split("/")[:2]) for place in places) if not is_local(repo)})
 
 
 def open_bytes(path: Path) -> IO[bytes]:

@@ -32,9 +32,10 @@ def model_card(facts: Mapping[str, Any]) -> str:
         facts: Any of name, repo_id (or a folder: what the code loads), base_model, revision, adapter, dtype,
             architecture, parameters, trainable_parameters; template, scored_token, start_token, max_tokens,
             truncation, precision, is_encoder; loss, seed, steps, settings (a mapping); data (rows with
-            name, comparisons, pairs, kept, truncated, dropped, ...: the keys become columns); metrics (rows with
-            set, pairs, accuracy, accuracy_low, accuracy_high, loss, ...); limits (more sentences); versions (a
-            mapping); license, language.
+            name, comparisons, pairs, kept, truncated, dropped, ...: the keys become columns); sources (rows with
+            name, train, evaluation, ...); datasets (ids of the hub); metrics (rows with set, pairs, accuracy,
+            accuracy_low, accuracy_high, loss, ...); limits (more sentences); versions (a mapping); license,
+            language (a text or a list).
 
     >>> card = model_card({"name": "demo", "metrics": [{"set": "eval", "accuracy": 0.75}]})
     >>> card.splitlines()[0], "| eval | 0.7500 |" in card
@@ -48,7 +49,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         _section("Results", _table(facts.get("metrics"))),
         _section("How to score a conversation", _code(facts)),
         _section("How a text becomes this score", _bullets(_scoring(facts))),
-        _section("Data", _table(facts.get("data"))),
+        _section("Data", "\n\n".join(filter(None, (_table(facts.get("sources")), _table(facts.get("data")))))),
         _section("Training", _mapping(_training(facts))),
         _section("Limits", _bullets([*LIMITS, *(_text(limit) for limit in facts.get("limits", ()))])),
         _section("Versions", _mapping(facts.get("versions"))),
@@ -67,12 +68,13 @@ def _front_matter(facts: Mapping[str, Any], name: str) -> str:
         "tags": [_line(tag) for tag in tags],
     }
     for key in ("license", "language"):
-        if facts.get(key):
-            content[key] = _line(facts[key])
+        value = facts.get(key)
+        if value:
+            content[key] = [_line(item) for item in value] if isinstance(value, list) else _line(value)
     if _hub_id(facts.get("base_model")):
         content["base_model"] = facts["base_model"]
-    data = _rows(facts.get("data"))
-    ids = sorted({str(row["name"]) for row in data if _hub_id(row.get("name"))})
+    named = [*facts.get("datasets", ()), *(row.get("name") for row in _rows(facts.get("data")))]
+    ids = sorted({str(name) for name in named if _hub_id(name)})
     if ids:
         content["datasets"] = ids
     results = [_result(row) for row in _rows(facts.get("metrics")) if isinstance(row.get("accuracy"), int | float)]
