@@ -109,33 +109,43 @@ def _card_facts(w: Workflow, run: OpenRun, inputs: Inputs, done: Done) -> dict[s
         "license": base.get("license"),  # of the model that was trained on
         "language": base.get("language"),
         "datasets": hub_ids(file for account in accounts.values() for file in account.files),
-        "sources": [
-            {
-                "name": name,
-                "train": account.train,
-                "evaluation": sum(account.evals.values()),
-                "rejected": account.bad,
-                "left out": account.read - account.bad - account.kept,
-            }
-            for name, account in accounts.items()
-        ],
-        "data": [
-            {
-                "set": name,
-                "comparisons": report.kept,
-                "truncated": report.truncated,
-                "dropped": report.dropped + report.refused + report.all_equal,
-                "not printed": ", ".join(f"{field} of {n}" for field, n in report.unprinted.items()) or "nothing",
-                "tokens": report.tokens,
-            }
-            for name, report in inputs.reports.items()
-        ],
+        "sources": _source_rows(inputs),
+        "data": _set_rows(inputs),
         "metrics": [
             {"set": name} | {key: values[key] for key in CARD_METRICS if key in values}
             for name, values in metrics.items()
         ],
         "versions": environment()["versions"],
     }
+
+
+def _source_rows(inputs: Inputs) -> list[dict[str, Any]]:
+    """What became of each source's rows."""
+    return [
+        {
+            "name": name,
+            "train": account.train,
+            "evaluation": sum(account.evals.values()),
+            "rejected": account.bad,
+            "left out": account.read - account.bad - account.kept,
+        }
+        for name, account in inputs.splits.accounting.sources.items()
+    ]
+
+
+def _set_rows(inputs: Inputs) -> list[dict[str, Any]]:
+    """What tokenising made of each set."""
+    return [
+        {
+            "set": name,
+            "comparisons": report.kept,
+            "truncated": report.truncated,
+            "dropped": report.dropped + report.refused + report.all_equal,
+            "not printed": ", ".join(f"{field} of {n}" for field, n in report.unprinted.items()) or "nothing",
+            "tokens": report.tokens,
+        }
+        for name, report in inputs.reports.items()
+    ]
 
 
 def _card_of(folder: Path | None) -> dict[str, Any]:
