@@ -39,6 +39,7 @@ __all__ = [
     "RankError",
     "RmxError",
     "did_you_mean",
+    "first_line",
 ]
 
 
@@ -109,6 +110,15 @@ class Pruned(RmxError):
     """A sweep asked this run to stop early; its checkpoint and metrics are complete up to here."""
 
     exit_code = 75
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library's error says, cut to 300 characters; its kind, where it says nothing.
+
+    >>> first_line(ValueError("no such file\\n  at line 3")), first_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.6) -> str:

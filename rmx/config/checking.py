@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rmx.config.signatures import Signature, read_signature
 from rmx.config.targets import import_target, is_user_target, refusal
-from rmx.errors import ConfigError, did_you_mean
+from rmx.errors import ConfigError, did_you_mean, first_line
 from rmx.values import Mistake, is_scalar, mismatches, shown
 
 __all__ = ["both_given", "build", "mistakes_in", "mistakes_in_node", "mistakes_of", "plain"]
@@ -101,7 +101,7 @@ def _item(node: DictConfig | ListConfig, name: Any, key: str, mistakes: list[Mis
     try:
         value = node[name]
     except (OmegaConfBaseException, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         mistakes.append(Mistake(key, f"cannot be resolved: {reason}"))
         return _UNREADABLE
     return _resolved(value, key, mistakes, depth + 1)

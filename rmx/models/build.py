@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rmx.errors import ModelError
+from rmx.errors import ModelError, first_line
 from rmx.models.head import HEADS, StoredHead, embedding_of, find_head, head_parts, init_head, restore_head
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve, trust_remote_code
@@ -66,7 +66,7 @@ def build_tiny(wish: Wish) -> Base:
             config, attn_implementation=_attention(source, config), dtype=dtype, trust_remote_code=False
         )
     except (ImportError, ValueError) as error:
-        raise ModelError(f"model.attn_implementation: {_first_line(error)}") from None
+        raise ModelError(f"model.attn_implementation: {first_line(error)}") from None
     init_head(model, "zero" if source.head_init == "zero" else "normal", wish.seed)
     return Base(model, tokenizer, TINY, None, None, head_was_kept=False, changed=True)
 
@@ -128,7 +128,7 @@ def _config(place: Resolved) -> PreTrainedConfig:
                 f"model.path: {place.path} brings its own code, which is not run; if you have read and trust it, "
                 "repeat the command with --trust-remote-code"
             ) from None
-        raise ModelError(f"model.path: the config of {place.path} cannot be used: {_first_line(error)}") from None
+        raise ModelError(f"model.path: the config of {place.path} cannot be used: {first_line(error)}") from None
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not trust_remote_code():
         raise ModelError(
             f"model.path: {place.path} is a {config.model_type} model, for which transformers has no "
@@ -187,7 +187,7 @@ def _from_pretrained(
             )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(
-            f"model.path: {place.path} cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+            f"model.path: {place.path} cannot be loaded: {type(error).__name__}: {first_line(error)}"
         ) from None
 
 
@@ -216,7 +216,3 @@ def _fit_vocabulary(
         notes.append(f"the embedding grew from {rows} to {rows + 1} rows for the new padding token")
     check_vocabulary(tokenizer, embedding_of(model).num_embeddings, path)
     return pad == rows
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]

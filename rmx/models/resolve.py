@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from rmx.errors import ModelError
+from rmx.errors import ModelError, first_line
 
 __all__ = ["Resolved", "resolve", "transport_error", "trust_remote_code"]
 
@@ -110,7 +110,7 @@ def _download(path: str, revision: str | None, key: str, weights: bool) -> Path:
                 f"network, {local}, or use model=tiny, which needs none"
             )
     except (transport, OSError) as error:
-        why = f"cannot be downloaded: {type(error).__name__}: {_first_line(error)}; try again, {local}"
+        why = f"cannot be downloaded: {type(error).__name__}: {first_line(error)}; try again, {local}"
     raise ModelError(f"{key}: {path} {why}") from None
 
 
@@ -137,7 +137,3 @@ def _check_folder(folder: Path, key: str, shown: str | None = None) -> None:
             f"{key}: {shown} has no *.safetensors{found}; pickled weights are not loaded, because opening them "
             "runs code: convert the model with save_pretrained, or choose a revision with safetensors"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from rmx.errors import ModelError
+from rmx.errors import ModelError, first_line
 from rmx.models.adapters import Adapter
 from rmx.models.build import Base, Wish, build_checkpoint, reward_config
 from rmx.models.head import find_head, head_parts, restore_head
@@ -85,7 +85,7 @@ def open_adapter(base: Base, place: Resolved, trainable: bool) -> Any:
         with quiet():
             model = PeftModel.from_pretrained(base.model, str(place.folder), is_trainable=trainable)
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
-        detail = (str(error).strip().splitlines() or [""])[0][:300]
+        detail = first_line(error)
         raise ModelError(f"model.path: the adapter {place.path} does not fit {base.path}: {detail}") from None
     base.head_was_kept = True
     base.notes = [f"adapter {place.path} on {base.path}, with its head"]  # what was said of the base's own head is void
@@ -103,7 +103,7 @@ def merge_foreign(base: Base, place: Resolved, wish: Wish) -> None:
             wrapped = PeftModel.from_pretrained(base.model, str(place.folder), config=settings)
         base.model = wrapped.merge_and_unload().requires_grad_(True)  # the adapter had frozen what it now is part of
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, AttributeError) as error:
-        detail = (str(error).strip().splitlines() or [""])[0][:300]
+        detail = first_line(error)
         raise ModelError(f"model.path: the adapter {place.path} cannot be merged into {base.path}: {detail}") from None
     base.changed = True
     base.notes.append(f"the language-model adapter {place.path} is merged into {base.path}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from rmx.errors import ModelError
+from rmx.errors import ModelError, first_line
 from rmx.models.head import ScoredPosition, scored_position
 from rmx.models.resolve import resolve, trust_remote_code
 from rmx.models.tiny import tiny_tokenizer
@@ -84,7 +84,7 @@ def scored_position_of(source: RewardModelSource) -> ScoredPosition:
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code())
     except (OSError, ValueError, KeyError, ImportError) as error:
-        detail = (str(error).strip().splitlines() or [""])[0][:300]
+        detail = first_line(error)
         raise ModelError(f"model.path: {place} ({type(error).__name__}: {detail})") from None
     return scored_position(model)
 
@@ -98,7 +98,7 @@ def load_tokenizer(folder: Path, key: str = "model.path") -> PreTrainedTokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code())
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-        detail = (str(error).strip().splitlines() or [""])[0][:300]
+        detail = first_line(error)
         raise ModelError(
             f"{key}: no tokenizer can be loaded from {folder} ({type(error).__name__}: {detail}); "
             "give one with model.tokenizer_path"

@@ -37,7 +37,7 @@ def due(state: TrainerState, args: TrainingArguments, at: Literal["step", "epoch
 
     The last step of a run is always logged. Where a strategy counts steps, it is also evaluated and saved.
 
-    >>> args = TrainingArguments("/tmp/x", eval_strategy="steps", eval_steps=2, logging_steps=3, use_cpu=True)
+    >>> args = TrainingArguments("run", eval_strategy="steps", eval_steps=2, logging_steps=3, use_cpu=True)
     >>> state = TrainerState(global_step=6, max_steps=7, logging_steps=3, eval_steps=2, save_steps=500)
     >>> due(state, args)
     Due(log=True, evaluate=True, save=False, stop=False)
@@ -71,9 +71,9 @@ def due(state: TrainerState, args: TrainingArguments, at: Literal["step", "epoch
 def total_steps(args: TrainingArguments, steps_per_epoch: int) -> tuple[int, int]:
     """Return (optimizer steps of the whole run, epochs that they touch).
 
-    >>> total_steps(TrainingArguments("/tmp/x", num_train_epochs=1.5, use_cpu=True), 5)
+    >>> total_steps(TrainingArguments("run", num_train_epochs=1.5, use_cpu=True), 5)
     (8, 2)
-    >>> total_steps(TrainingArguments("/tmp/x", max_steps=11, use_cpu=True), 5)
+    >>> total_steps(TrainingArguments("run", max_steps=11, use_cpu=True), 5)
     (11, 3)
     """
     steps = args.max_steps if args.max_steps > 0 else -int(-args.num_train_epochs * steps_per_epoch // 1)

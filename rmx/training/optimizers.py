@@ -22,7 +22,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from rmx.checkpoints.tensors import load_state
-from rmx.errors import CheckpointError, ConfigError
+from rmx.errors import CheckpointError, ConfigError, first_line
 
 __all__ = [
     "check_optimizer",
@@ -85,9 +85,9 @@ def check_optimizer(args: TrainingArguments, given: Mapping[str, Any]) -> list[s
     try:
         options = _options(args)
     except ImportError as error:
-        return [f"trainer.optim: {name} needs a package that is not installed: {_first_line(error)}"]
+        return [f"trainer.optim: {name} needs a package that is not installed: {first_line(error)}"]
     except ValueError as error:
-        return [f"trainer.optim: {name}: {_first_line(error)}"]
+        return [f"trainer.optim: {name}: {first_line(error)}"]
     mistakes = []
     for key in _ADAM:
         if key in given and _options(dataclasses.replace(args, **{key: getattr(args, key) / 2})) == options:
@@ -119,7 +119,7 @@ def _trial_step(args: TrainingArguments) -> list[str]:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             return [
                 f"trainer.optim: {OptimizerNames(args.optim).value} cannot work on {args.device.type}: "
-                f"{_first_line(error)}; use adamw_torch"
+                f"{first_line(error)}; use adamw_torch"
             ]
     return []
 
@@ -181,8 +181,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, args: TrainingArguments, ste
         )
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise ConfigError(
-            f"trainer.lr_scheduler_kwargs: {options} does not fit trainer.lr_scheduler_type={name}: "
-            f"{_first_line(error)}"
+            f"trainer.lr_scheduler_kwargs: {options} does not fit trainer.lr_scheduler_type={name}: {first_line(error)}"
         ) from error
 
 
@@ -222,7 +221,3 @@ def restore_schedule(schedule: Any, optimizer: torch.optim.Optimizer, checkpoint
         schedule.base_lrs = rates
         for group, rate, shape in zip(optimizer.param_groups, rates, schedule.lr_lambdas, strict=True):
             group["initial_lr"], group["lr"] = rate, rate * shape(schedule.last_epoch)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rmx.errors import ModelError
+from rmx.errors import ModelError, first_line
 from rmx.models.resolve import transport_error
 from rmx.models.stored import BASE
 from rmx.models.tensor_files import read_json
@@ -53,13 +53,13 @@ def push(
     except errors.LocalTokenNotFoundError:
         why = "there is no access token; run `hf auth login` or set HF_TOKEN"
     except errors.HFValidationError as error:
-        why = f"{repo_id!r} is no repository id ({_first_line(error)}); give user/name"
+        why = f"{repo_id!r} is no repository id ({first_line(error)}); give user/name"
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "?"
         hint = "; the token may not write there" if status in (401, 403) else ""
-        why = f"the hub answered {status}{hint}: {_first_line(error)}"
+        why = f"the hub answered {status}{hint}: {first_line(error)}"
     except (transport_error(), OSError, RuntimeError) as error:  # RuntimeError: an upload failed half-way
-        why = f"the upload to {constants.ENDPOINT} failed: {type(error).__name__}: {_first_line(error)}"
+        why = f"the upload to {constants.ENDPOINT} failed: {type(error).__name__}: {first_line(error)}"
     else:
         log.info("published %s", commit.commit_url)
         return str(commit.commit_url)
@@ -76,7 +76,3 @@ def _check_publishable(folder: Path) -> None:
                 f"push: the base of the adapter {folder} is on this machine only ({base}); publish the merged model: "
                 "peft.merge=true writes model-merged/"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
