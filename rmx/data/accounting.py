@@ -131,9 +131,18 @@ class SourceAccount:
         """Rows rejected, over all reasons."""
         return sum(self.rejected.values())
 
+    @property
+    def left_out(self) -> int:
+        """Good rows that were not used.
+
+        >>> SourceAccount(read=2, kept=5, split=4, filtered=Counter({"where": 1})).left_out  # one row made 5
+        1
+        """
+        return sum(self.filtered.values()) + self.unused
+
     def adds_up(self) -> bool:
         """Whether every row read is kept, rejected, filtered or unused, and every kept row stands in one set."""
-        rows = self.kept + self.merged + self.bad + sum(self.filtered.values()) + self.unused
+        rows = self.kept + self.merged + self.bad + self.left_out
         return self.read + self.split == rows and self.kept + self.repeated == self.train + sum(self.evals.values())
 
     def columns_in_words(self, trivial: bool = False) -> str:

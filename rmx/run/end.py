@@ -127,7 +127,7 @@ def _source_rows(inputs: Inputs) -> list[dict[str, Any]]:
             "train": account.train,
             "evaluation": sum(account.evals.values()),
             "rejected": account.bad,
-            "left out": account.read - account.bad - account.kept,
+            "left out": account.left_out,
         }
         for name, account in inputs.splits.accounting.sources.items()
     ]
