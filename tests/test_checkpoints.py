@@ -19,7 +19,7 @@ from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import CheckpointError, ModelError, OutputError
 from rmx.losses import bradley_terry
 from rmx.records import EncodedComparison, Pair
-from rmx.training.drift import content_hash, describe, differences, flat, refuse_drift, rows_facts
+from rmx.training.drift import content_hash, differences, dotted, plain_values, refuse_drift, rows_facts
 
 
 def make(folder: CheckpointFolder, step: int, content: str = "x", best: int | None = None) -> None:
@@ -184,8 +184,8 @@ def row(id_: str = "1", prefix: tuple[int, ...] = (1, 2), **pair: Any) -> Encode
 def test_describe() -> None:
     """Dataclasses, partial functions and callbacks as plain values; argument names as on the command line."""
     loss = functools.partial(bradley_terry, label_smoothing=0.1)
-    described = describe({"trainer": Spec(arguments={"learning_rate": 0.1}), "loss": loss})
-    assert flat(described) == {
+    described = plain_values({"trainer": Spec(arguments={"learning_rate": 0.1}), "loss": loss})
+    assert dotted(described) == {
         "trainer._target_": "test_checkpoints.Spec",
         "trainer.path": "a.jsonl",
         "trainer.learning_rate": 0.1,

@@ -105,6 +105,20 @@ def test_no_two_files_have_one_name() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_no_two_public_functions_or_classes_have_one_name() -> None:
+    """Verbs of modules that are called by it (`main`, a lazy `__getattr__`) are the exception."""
+    places: dict[str, list[str]] = {}
+    for file, tree in trees():
+        for node in tree.body:
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and not node.name.startswith("_")
+                and node.name != "main"
+            ):
+                places.setdefault(node.name, []).append(str(file))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 def test_contributing_has_a_phrase_for_every_name() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     tree = text[text.index("    rmx/") : text.index("Read six files")]

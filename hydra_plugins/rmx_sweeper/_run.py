@@ -20,7 +20,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hydra_plugins.rmx_sweeper.overrides import quoted, split_overrides
+from hydra_plugins.rmx_sweeper.overrides import override_value, split_overrides
 from rmx import __version__
 from rmx.errors import ConfigError, RmxError
 from rmx.redact import redact_command
@@ -28,7 +28,7 @@ from rmx.run.screen import Screen
 from rmx.sweep.batches import BatchJobs, run_guarded
 from rmx.sweep.confirm import Confirmation, read_confirmation, seeds_table
 from rmx.sweep.jobs import Job, JobRunner, LocalJobs, gpu_groups, job_program
-from rmx.sweep.on_screen import show
+from rmx.sweep.on_screen import print_leaderboard
 from rmx.sweep.runner import Sweep, SweepResult
 from rmx.sweep.space import SearchSpace
 from rmx.sweep.strategy import SweepSettings
@@ -69,7 +69,9 @@ def run_sweep(given: Mapping[str, Any], config: DictConfig, context: HydraContex
     path = sweep_path(config, settings, confirmation)
     folder = SweepFolder(path)
     flags = config_flags(config)
-    group = [] if any(word.lstrip("+").startswith("group=") for word in fixed) else [f"group={quoted(path.name)}"]
+    group = (
+        [] if any(word.lstrip("+").startswith("group=") for word in fixed) else [f"group={override_value(path.name)}"]
+    )
     own = [*hydra_overrides(config), *group]
     about = {"command": command_line(), "version": __version__, "started_in": str(Path.cwd())}
     folder.jobs.mkdir(parents=True, exist_ok=True)
@@ -81,11 +83,11 @@ def run_sweep(given: Mapping[str, Any], config: DictConfig, context: HydraContex
             fixed,
             settings,
             jobs,
-            overrides=lambda output_dir: [f"output_dir={quoted(str(output_dir))}", *own],
+            overrides=lambda output_dir: [f"output_dir={override_value(str(output_dir))}", *own],
             about=about,
         )
         result = sweep.run()
-        show(screen.console, folder, result.rows, settings.objectives, confirms=confirmation is not None)
+        print_leaderboard(screen.console, folder, result.rows, settings.objectives, confirms=confirmation is not None)
         if confirmation is not None:
             screen.console.print(seeds_table(result.rows, settings))
         written = ["leaderboard.csv", "sweep.json", *report(path)]

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from rmx.errors import ConfigError
 from rmx.sweep import Dimension
 
-__all__ = ["quoted", "split_overrides"]
+__all__ = ["override_value", "split_overrides"]
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-/.+%@")
 
@@ -62,10 +62,10 @@ def dimension(key: str, override: Override) -> Dimension:
     return Dimension(key, choices=choices)
 
 
-def quoted(text: str) -> str:
+def override_value(text: str) -> str:
     """Return text as one value of Hydra's override grammar.
 
-    >>> quoted("/data/a b"), quoted("outputs/x")
+    >>> override_value("/data/a b"), override_value("outputs/x")
     ("'/data/a b'", 'outputs/x')
     """
     if text and all(character in _PLAIN for character in text):

@@ -95,7 +95,7 @@ def _dispatch(words: list[str]) -> int:
     if arguments.shell_completion or arguments.info or arguments.cfg in {"hydra", "all"}:
         return runs.ask_hydra(arguments)
     if arguments.cfg:
-        return runs.show(arguments)
+        return runs.print_config(arguments)
     return runs.sweep(arguments) if arguments.multirun else runs.run(arguments)
 
 

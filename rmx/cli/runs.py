@@ -17,7 +17,7 @@ from rmx.errors import ConfigError, RmxError
 from rmx.redact import redact
 from rmx.values import Mistake, raise_all
 
-__all__ = ["ask_hydra", "run", "show", "sweep"]
+__all__ = ["ask_hydra", "print_config", "run", "sweep"]
 
 
 def run(arguments: Arguments) -> int:
@@ -30,7 +30,7 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def show(arguments: Arguments) -> int:
+def print_config(arguments: Arguments) -> int:
     """--cfg job: print the configuration without secrets, then say what is wrong with it."""
     composer = Composer(arguments.config_dir, arguments.config_name)
     cfg, composing = composer.compose(arguments.overrides)

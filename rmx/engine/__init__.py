@@ -76,7 +76,7 @@ class Engine:
         self.wrapper, self.model = model, classifier_of(model)
         self.wanted, self.precision, self.kernel = encoding, precision, "per_run"
         self.multiple_of = CPU_BF16_MULTIPLE if precision == "bf16" and self.model.device.type == "cpu" else 1
-        forward.bind(self.model)
+        forward.return_rewards(self.model)
         self.encoding, self.reason = self._resolve()
         config = self.model.config.get_text_config()
         self.collator = Collator(self.encoding, config.pad_token_id or 0, self.multiple_of)

@@ -15,7 +15,7 @@ import torch
 from rmx.engine.layout import Collator, Encoding
 from rmx.records import Batch, EncodedComparison
 
-__all__ = ["GRADIENT_TOLERANCE", "TOLERANCE", "Probed", "probe", "quiet", "why_not_rows"]
+__all__ = ["GRADIENT_TOLERANCE", "TOLERANCE", "Probed", "evaluating", "probe", "why_not_rows"]
 
 # Probe errors up to here are rounding: valid models stay below 5e-7 and invalid ones reach 2e-3 in float32.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
@@ -84,7 +84,7 @@ def probe(engine: Any, encoding: Encoding) -> Probed:
         return torch.randint(vocabulary, (count,), generator=generator).tolist()
 
     comparisons = [EncodedComparison(str(n), "probe", ids(12), (ids(n), ids(n + 1)), ()) for n in (5, 7)]
-    with quiet(engine.model), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(engine.model), torch.inference_mode(False), torch.enable_grad():
         batch = Collator(encoding, multiple_of=engine.multiple_of)(comparisons)
         states, gradient = _states_and_gradient(engine, batch)
         alone = [
@@ -139,7 +139,7 @@ def _windows(config: Any) -> list[int | None]:
 
 
 @contextmanager
-def quiet(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every submodule has its own mode and every device its random state back."""
     modes = [(module, module.training) for module in model.modules()]
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -13,7 +13,7 @@ import torch
 
 from rmx.engine.layout import Layout
 
-__all__ = ["Call", "bind", "unbind"]
+__all__ = ["Call", "return_rewards", "unbind"]
 
 INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values")
 
@@ -27,7 +27,7 @@ class Call:
     states_only: bool = False  # return the scored hidden states themselves
 
 
-def bind(model: Any) -> None:
+def return_rewards(model: Any) -> None:
     """Let `model(..., rmx=Call(...))` return rewards [N]; calls without `rmx` behave as before.
 
     The method sits on the instance, not on the class: PEFT, DDP and save_pretrained keep the model they know.

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from rmx.models.source import RewardModelSource
 
-__all__ = ["load"]
+__all__ = ["load_model"]
 
 
-def load(
+def load_model(
     source: RewardModelSource,
     place: Resolved | None,
     *,

@@ -106,9 +106,9 @@ class RewardModelSource:
             ModelError: It cannot be found, reached or used; the message says which and what to do.
         """
         place = self.locate()  # first, because it may fail: the imports of the next line take seconds
-        from rmx.models.load import load
+        from rmx.models.load import load_model
 
-        return load(self, place, adapter=adapter, trainable=trainable, seed=seed, device=device)
+        return load_model(self, place, adapter=adapter, trainable=trainable, seed=seed, device=device)
 
 
 def _name_of(path: str | None) -> str:

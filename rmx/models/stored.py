@@ -11,7 +11,7 @@ from rmx.models.build import Base, Wish, build_checkpoint, reward_config
 from rmx.models.head import find_head, head_parts, restore_head
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve
-from rmx.models.tensor_files import VALUE_HEAD, read_json, tensors
+from rmx.models.tensor_files import VALUE_HEAD, json_object, tensors
 from rmx.models.tokenizer import choose_padding, load_tokenizer
 
 __all__ = ["base_of_adapter", "describe_adapter", "is_reward_adapter", "merge_foreign", "open_adapter"]
@@ -21,12 +21,12 @@ BASE = "base"  # folder inside an artefact for a base that is nowhere else
 
 def is_reward_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter that carries a trained head."""
-    return read_json(folder / "adapter_config.json").get("task_type") == "SEQ_CLS"
+    return json_object(folder / "adapter_config.json").get("task_type") == "SEQ_CLS"
 
 
 def describe_adapter(folder: Path) -> Adapter | None:
     """A stored LoRA in rmx's words; None for another method of peft."""
-    settings = read_json(folder / "adapter_config.json")
+    settings = json_object(folder / "adapter_config.json")
     if settings.get("peft_type") != "LORA":
         return None
     kind: Literal["lora", "rslora", "dora"] = "lora"
@@ -48,7 +48,7 @@ def base_of_adapter(place: Resolved, wish: Wish) -> Base:
     Raises:
         ModelError: The adapter names no base, or the base cannot be found.
     """
-    settings = read_json(place.folder / "adapter_config.json")
+    settings = json_object(place.folder / "adapter_config.json")
     inside = place.folder / BASE
     if (inside / "config.json").exists():
         below = Resolved(inside, str(inside), None)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from rmx.errors import ModelError
 
-__all__ = ["StoredTensor", "half_precision", "read_json", "read_tensor", "tensors"]
+__all__ = ["StoredTensor", "half_precision", "json_object", "read_tensor", "tensors"]
 
 VALUE_HEAD = "value_head.safetensors"  # LLaMA-Factory's head, beside the backbone's files
 
@@ -34,7 +34,7 @@ def tensors(folder: Path, prefix: str = "model") -> dict[str, StoredTensor]:
     """
     index = folder / f"{prefix}.safetensors.index.json"
     if index.exists():
-        files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+        files = [folder / name for name in sorted(set(json_object(index).get("weight_map", {}).values()))]
     else:
         files = sorted(folder.glob(f"{prefix}*.safetensors"))
     found = {}
@@ -70,7 +70,7 @@ def half_precision(stored: dict[str, StoredTensor]) -> str | None:
     return {"BF16": "bfloat16", "F16": "float16"}.get(largest.dtype)
 
 
-def read_json(file: Path) -> dict:
+def json_object(file: Path) -> dict:
     """A JSON object from a file.
 
     Raises:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from rmx.plots import Picture
 from rmx.plots.style import BLUE, VERMILION, figure, legend
 from rmx.report.facts import flat
-from rmx.report.render import interval, number, percent
+from rmx.report.render import interval, percent, shown_number
 
 __all__ = ["AuditFacts", "audit_facts"]
 
@@ -63,8 +63,8 @@ def audit_facts(content: Mapping[str, Any]) -> AuditFacts:
             (
                 name,
                 [
-                    *(number(report.get(key)) for key in TRUNCATION),
-                    number(sum(_part(report, "equal_pairs").values())) if "equal_pairs" in report else "–",
+                    *(shown_number(report.get(key)) for key in TRUNCATION),
+                    shown_number(sum(_part(report, "equal_pairs").values())) if "equal_pairs" in report else "–",
                     ", ".join(f"{field} of {count}" for field, count in _part(report, "unprinted").items()) or "–",
                 ],
             )
@@ -79,13 +79,13 @@ def audit_facts(content: Mapping[str, Any]) -> AuditFacts:
 
 def _source(name: str, account: Mapping[str, Any]) -> tuple[str, list[str], str]:
     reasons = [
-        f"{number(count)} {key}: {reason}"
+        f"{shown_number(count)} {key}: {reason}"
         for key in ("rejected", "filtered")
         for reason, count in _part(account, key).items()
     ]
     if account.get("adds_up") is False:
         reasons.append("the counts do not add up: this is a bug")
-    return name, [number(account.get(key)) for key in COUNTS], "; ".join(reasons) or "nothing left out"
+    return name, [shown_number(account.get(key)) for key in COUNTS], "; ".join(reasons) or "nothing left out"
 
 
 def _columns(source: str, account: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
@@ -94,13 +94,13 @@ def _columns(source: str, account: Mapping[str, Any]) -> Iterator[tuple[str, str
         use, looks = str(column.get("use", "")), str(column.get("looks", ""))
         yield source, name, "not read" if use == "unused" else use, percent(column.get("share"), 0), looks
     for name, count in _part(account, "message_fields").items():
-        yield source, str(name), "not read", "–", f"field of {number(count)} messages"
+        yield source, str(name), "not read", "–", f"field of {shown_number(count)} messages"
 
 
 def _set(name: str, sizes: Mapping[str, Any], lengths: Mapping[str, Any]) -> tuple[str, list[str]]:
     sequence = _part(lengths, "sequence")
-    cells = [number(sizes.get(key)) for key in ("comparisons", "pairs", "prompts", "ties")]
-    cells += [number(sequence.get(key)) for key in ("p50", "p95", "max")]
+    cells = [shown_number(sizes.get(key)) for key in ("comparisons", "pairs", "prompts", "ties")]
+    cells += [shown_number(sequence.get(key)) for key in ("p50", "p95", "max")]
     cells += [percent(lengths.get("shared_prefix_share"), 0), percent(lengths.get("longer_preferred"))]
     rule = lengths.get("length_only_accuracy")
     ends = interval(lengths.get("length_only_accuracy_low"), lengths.get("length_only_accuracy_high"))
@@ -127,7 +127,7 @@ def _histograms(lengths: Mapping[str, Any]) -> list[tuple[Picture, str]]:
         axes.set_xticks(ticks, [f"{edges[tick]:g}" for tick in ticks])
         legend(axes, loc="best")
         median = _part(stats, "response").get("p50")
-        words = f"Histogram of response lengths in {unit}, set {name}: median {number(median)}."
+        words = f"Histogram of response lengths in {unit}, set {name}: median {shown_number(median)}."
         found.append((Picture(f"lengths_{name}", drawn), words))
     return found
 

@@ -11,13 +11,13 @@ import numpy as np
 from rmx import metrics
 from rmx.results import Curve, Predictions
 
-__all__ = ["Mistake", "SetFacts", "flat", "set_facts", "worst_mistakes"]
+__all__ = ["SetFacts", "WrongPair", "flat", "set_facts", "worst_mistakes"]
 
 WORST = 15  # mistakes shown
 
 
 @dataclass(frozen=True)
-class Mistake:
+class WrongPair:
     """A pair that the model puts the wrong way round, and what is known of its texts."""
 
     id: str
@@ -41,7 +41,7 @@ class SetFacts:
     ceiling: dict[str, float] | None
     truth: dict[str, float | None] | None
     sources: dict[str, dict[str, float]]
-    mistakes: list[Mistake]
+    mistakes: list[WrongPair]
     truncated: int
     unscored: int
 
@@ -83,12 +83,12 @@ def set_facts(predictions: Predictions, texts: Mapping[str, Mapping[str, str]] |
     )
 
 
-def worst_mistakes(predictions: Predictions, texts: Mapping[str, Mapping[str, str]]) -> list[Mistake]:
+def worst_mistakes(predictions: Predictions, texts: Mapping[str, Mapping[str, str]]) -> list[WrongPair]:
     """The pairs that the model is most confidently wrong about, worst first."""
     margin = np.where(predictions.tie, 0.0, predictions.chosen - predictions.rejected)
     order = np.argsort(margin, kind="stable")[:WORST]
     return [
-        Mistake(
+        WrongPair(
             id=predictions.ids[i],
             source=predictions.source[i],
             chosen=float(predictions.chosen[i]),

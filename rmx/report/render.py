@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from rmx.files import write_text
 
-__all__ = ["duration", "interval", "number", "percent", "signed", "write_page"]
+__all__ = ["interval", "percent", "seconds_in_words", "shown_number", "signed", "write_page"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOT_DEFINED = "–"
@@ -63,11 +63,11 @@ def interval(low: float | None, high: float | None) -> str:
     return NOT_DEFINED if low is None or high is None else f"{percent(low)} to {percent(high)}"
 
 
-def number(value: object, digits: int = 4) -> str:
+def shown_number(value: object, digits: int = 4) -> str:
     """A number with so many significant digits, integers whole, anything else as text.
 
-    >>> number(0.123456), number(1200.0), number(1e-5), number(float("nan")), number("adamw"), number(True)
-    ('0.1235', '1,200', '1e-05', '–', 'adamw', 'true')
+    >>> [shown_number(value) for value in (0.123456, 1200.0, 1e-5, float("nan"), "adamw", True)]
+    ['0.1235', '1,200', '1e-05', '–', 'adamw', 'true']
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -88,10 +88,10 @@ def signed(value: float | None) -> str:
     return NOT_DEFINED if value is None else f"{round(value, 2) + 0.0:+.2f}"  # the sum turns -0.0 into 0.0
 
 
-def duration(seconds: float | None) -> str:
+def seconds_in_words(seconds: float | None) -> str:
     """Seconds for people.
 
-    >>> duration(7.25), duration(90), duration(7500), duration(None)
+    >>> seconds_in_words(7.25), seconds_in_words(90), seconds_in_words(7500), seconds_in_words(None)
     ('7.2 s', '1 min 30 s', '2 h 05 min', '–')
     """
     if seconds is None or not math.isfinite(seconds):
@@ -120,7 +120,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (percent, number, duration, p_value, signed)
+    shown = (percent, shown_number, seconds_in_words, p_value, signed)
     environment.filters |= {function.__name__: function for function in shown}
     environment.globals |= {"interval": interval}
     return environment

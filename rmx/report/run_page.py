@@ -14,7 +14,7 @@ from markupsafe import Markup
 from rmx.plots import Picture, RunPictures, draw_run
 from rmx.report.audit_section import audit_facts
 from rmx.report.facts import SetFacts, curve_words, flat, set_facts
-from rmx.report.render import duration, interval, number, percent, signed, write_page
+from rmx.report.render import interval, percent, seconds_in_words, shown_number, signed, write_page
 from rmx.results import RunRecord, eval_sets, read_object
 
 __all__ = ["write_run_report"]
@@ -120,7 +120,7 @@ def _cards(record: RunRecord, facts: SetFacts) -> list[Card]:
     n = facts.numbers
     cards = []
     if "accuracy" in n:
-        context = f"95 % interval {interval(n['accuracy_low'], n['accuracy_high'])}, {number(n['pairs'])} pairs"
+        context = f"95 % interval {interval(n['accuracy_low'], n['accuracy_high'])}, {shown_number(n['pairs'])} pairs"
         cards.append(Card("Accuracy", percent(n["accuracy"]), context))
     best = f"; the true rewards {facts.ceiling['loss']:.4f} on average" if facts.ceiling else ""
     cards.append(Card("Log loss", f"{n['loss']:.4f}", f"nats per pair; a coin has {math.log(2):.4f}{best}"))
@@ -140,7 +140,7 @@ def _cards(record: RunRecord, facts: SetFacts) -> list[Card]:
         cards.append(Card("Correlation with true reward", signed(facts.truth["margin_pearson"]), context))
     seconds = (read_object(record.folder / "all_results.json") or {}).get("train_runtime")
     if isinstance(seconds, int | float):
-        cards.append(Card("Training time", duration(seconds), "wall clock"))
+        cards.append(Card("Training time", seconds_in_words(seconds), "wall clock"))
     return cards
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from rmx.plots import Line, overlay_figure
 from rmx.plots.style import BLUE, GREY, INK, PALETTE, PAPER, VERMILION, figure, legend
-from rmx.results import Curve, Parameter, SweepRecord, SweepRow, read_metrics
+from rmx.results import Curve, SweepParameter, SweepRecord, SweepRow, read_metrics
 
 __all__ = ["sweep_figures"]
 
@@ -152,7 +152,7 @@ def _curves(sweep: SweepRecord) -> tuple[Figure, str] | None:
     return drawn, f"{metric} over the steps of {len(lines)} trials; {pruned} end early because they were pruned."
 
 
-def _parameter(sweep: SweepRecord, axis: Parameter) -> tuple[Figure, str] | None:
+def _parameter(sweep: SweepRecord, axis: SweepParameter) -> tuple[Figure, str] | None:
     metric, _ = sweep.objectives[0]
     members_of = [t for t in sweep.trials if axis.name in t.params]
     reached = {t.number: v for t in members_of if (v := _reached(sweep, t)) is not None}
@@ -233,7 +233,7 @@ def _compute(sweep: SweepRecord) -> tuple[Figure, str] | None:
 Scale = tuple[Callable[[Any], float], list[tuple[float, str]]]
 
 
-def _scale(axis: Parameter, values: Sequence[Any]) -> Scale:
+def _scale(axis: SweepParameter, values: Sequence[Any]) -> Scale:
     if axis.kind != "choice":
         numbers = [float(value) for value in values if isinstance(value, int | float)]
         return _numeric(numbers, log=axis.log, up=True, whole=axis.kind == "int")
@@ -262,7 +262,7 @@ def _numeric(numbers: Sequence[float], *, log: bool, up: bool, whole: bool = Fal
     return height, [(height(value), f"{value:.3g}") for value in values]
 
 
-def _categories(axis: Parameter, values: Sequence[Any]) -> tuple[dict[str, int], list[str]]:
+def _categories(axis: SweepParameter, values: Sequence[Any]) -> tuple[dict[str, int], list[str]]:
     """Positions of the categories that were tried: numbers by size, texts as the search listed them."""
     labels = {str(value) for value in values}
     try:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from rmx.plots import Picture
-from rmx.report.render import duration, interval, number, percent, write_page
+from rmx.report.render import interval, percent, seconds_in_words, shown_number, write_page
 from rmx.report.run_page import Card
 from rmx.report.sweep_figures import sweep_figures
 from rmx.results import SweepRecord, SweepRow, read_sweep
@@ -61,7 +61,7 @@ def _cards(sweep: SweepRecord) -> list[Card]:
             context = f"{interval(winner.accuracy_low, winner.accuracy_high)}, {winner.name}"
             cards.append(Card("Best accuracy", percent(winner.accuracy), context))
         else:
-            cards.append(Card(f"Best {metric}", number(winner.values.get(metric)), winner.name))
+            cards.append(Card(f"Best {metric}", shown_number(winner.values.get(metric)), winner.name))
     done = sum(trial.status == "finished" for trial in sweep.trials)
     others = [(status, sum(t.status == status for t in sweep.trials)) for status in ("pruned", "failed", "killed")]
     rest = ", ".join(f"{count} {status}" for status, count in others if count) or "none pruned, none failed"
@@ -69,7 +69,7 @@ def _cards(sweep: SweepRecord) -> list[Card]:
     total = sum(trial.seconds for trial in sweep.trials)
     early = sum(trial.seconds for trial in sweep.trials if trial.status == "pruned")
     context = f"process time over all trials, {percent(early / total, 0)} in pruned ones" if total else "not known"
-    cards.append(Card("Compute", duration(total), context))
+    cards.append(Card("Compute", seconds_in_words(total), context))
     compared = [trial.vs_winner for trial in sweep.trials if trial.vs_winner]
     if compared:
         tied = sum(difference.within_noise for difference in compared)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from rmx.results.metrics import Curve, MetricsFile, MetricsTail, eval_sets, last_values
 from rmx.results.predictions import DecidedPair, Predictions, decided_pairs, prediction_row, predictions_name
 from rmx.results.run_folder import RunRecord, read_metrics, read_object, read_run
-from rmx.results.sweep import Difference, Parameter, SweepRecord, SweepRow, read_sweep
+from rmx.results.sweep import Difference, SweepParameter, SweepRecord, SweepRow, read_sweep
 
 __all__ = [
     "Curve",
@@ -19,9 +19,9 @@ __all__ = [
     "Difference",
     "MetricsFile",
     "MetricsTail",
-    "Parameter",
     "Predictions",
     "RunRecord",
+    "SweepParameter",
     "SweepRecord",
     "SweepRow",
     "decided_pairs",

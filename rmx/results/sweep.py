@@ -19,7 +19,7 @@ from typing import Any
 from rmx.errors import DataError
 from rmx.results.metrics import float_or_nan
 
-__all__ = ["FORMAT", "STATUSES", "Difference", "Parameter", "SweepRecord", "SweepRow", "read_sweep"]
+__all__ = ["FORMAT", "STATUSES", "Difference", "SweepParameter", "SweepRecord", "SweepRow", "read_sweep"]
 
 FORMAT = 1
 # waiting    chosen, not started            running   a process works on it
@@ -79,7 +79,7 @@ class SweepRow:
 
 
 @dataclass(frozen=True)
-class Parameter:
+class SweepParameter:
     """One parameter of the search."""
 
     name: str
@@ -95,12 +95,12 @@ class SweepRecord:
     folder: Path
     facts: dict[str, Any]  # the plain entries: name, command, sampler, pruner, ...
     objectives: list[tuple[str, bool]]  # metric, whether more is better
-    parameters: list[Parameter]
+    parameters: list[SweepParameter]
     importance: dict[str, float] | None
     trials: list[SweepRow]  # ranked first, by rank; then the others
 
     @property
-    def varying(self) -> list[Parameter]:
+    def varying(self) -> list[SweepParameter]:
         """The parameters of which more than one value was tried; all when none varies."""
         tried = {p.name: {str(trial.params.get(p.name)) for trial in self.trials} for p in self.parameters}
         return [p for p in self.parameters if len(tried[p.name]) > 1] or self.parameters
@@ -133,7 +133,7 @@ def read_sweep(folder: Path | str) -> SweepRecord:
         trials = [_row(entry) for entry in content["trials"]]
         objectives = [(str(entry["metric"]), entry["direction"] == "maximize") for entry in content["objectives"]]
         parameters = [
-            Parameter(str(e["name"]), str(e["kind"]), bool(e.get("log")), tuple(map(str, e.get("values") or ())))
+            SweepParameter(str(e["name"]), str(e["kind"]), bool(e.get("log")), tuple(map(str, e.get("values") or ())))
             for e in content["parameters"]
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:

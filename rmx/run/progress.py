@@ -10,17 +10,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from rmx.run.screen import Screen
 
-__all__ = ["EvaluationProgress", "ShowProgress", "duration"]
+__all__ = ["EvaluationProgress", "ShowProgress", "clock"]
 
 log = logging.getLogger(__name__)
 
 SIGN_OF_LIFE_SECONDS = 60.0  # between two lines of a long evaluation in a log
 
 
-def duration(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Write a time as a clock does.
 
-    >>> duration(59.6), duration(3725)
+    >>> clock(59.6), clock(3725)
     ('1:00', '1:02:05')
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -54,7 +54,7 @@ class EvaluationProgress:
         if not self.screen.console.is_terminal and now - self.shown >= SIGN_OF_LIFE_SECONDS:
             self.shown = now
             left = (now - self.started) / done * (total - done)
-            log.info("evaluating: %s of %s comparisons, %s left", f"{done:,}", f"{total:,}", duration(left))
+            log.info("evaluating: %s of %s comparisons, %s left", f"{done:,}", f"{total:,}", clock(left))
         if done >= total:
             self.started = 0.0
             if self.own_bar:
@@ -103,7 +103,7 @@ class ShowProgress(TrainerCallback):
             state.global_step,
             state.max_steps,
             numbers,
-            duration(left),
+            clock(left),
         )
 
     def on_evaluate(

@@ -16,7 +16,7 @@ from rmx.results.sweep import SweepRow, read_sweep
 from rmx.sweep.space import Dimension, SearchSpace
 from rmx.sweep.strategy import SweepSettings
 
-__all__ = ["Confirmation", "read_confirmation", "seeds_table", "spread"]
+__all__ = ["Confirmation", "mean_and_spread", "read_confirmation", "seeds_table"]
 
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom (Fisher & Yates 1963, table III).
 _T95 = (
@@ -71,10 +71,10 @@ def _key(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0]
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float, float]:
     """Return mean, standard deviation (n - 1) and half the 95 % interval of the mean, t s / √n (Student 1908).
 
-    >>> mean, deviation, half = spread([0.60, 0.62, 0.64])
+    >>> mean, deviation, half = mean_and_spread([0.60, 0.62, 0.64])
     >>> round(mean, 3), round(deviation, 3), round(half, 4)  # 4.303 × 0.02 / √3
     (0.62, 0.02, 0.0497)
     """
@@ -97,7 +97,7 @@ def seeds_table(rows: Sequence[SweepRow], settings: SweepSettings) -> Table:
         if metric in row.values:
             found.setdefault(str(row.params["candidate"]), []).append(row.values[metric])
     for name, values in sorted(found.items(), key=lambda item: sign * fmean(item[1])):
-        mean, deviation, half = spread(values)
+        mean, deviation, half = mean_and_spread(values)
         cells = [name, str(len(values)), f"{mean:.4f}", "", "", f"{min(values):.4f}", f"{max(values):.4f}"]
         if len(values) > 1:
             cells[3], cells[4] = f"± {half:.4f}", f"{deviation:.4f}"

@@ -59,7 +59,7 @@ def read_facts(folder: Path, evaluation: str = "eval") -> Facts:
     )
 
 
-def ranked(
+def best_first(
     trials: Sequence[Trial], facts: Mapping[int, Facts], directed: Mapping[str, str]
 ) -> tuple[list[Trial], set[int], list[Trial]]:
     """Return the finished trials best first, the numbers on the Pareto front, and the other trials by status."""
@@ -96,7 +96,7 @@ def build_rows(
     With several objectives those on the Pareto front come first; within and behind it the first
     objective decides, then the loss.
     """
-    finished, front, rest = ranked(trials, facts, directed)
+    finished, front, rest = best_first(trials, facts, directed)
     ranks = {trial.number: rank for rank, trial in enumerate(finished, start=1)}
     differences = compare_with_winner(folder, finished, facts, evaluation, paired=paired)
     rows = []

@@ -15,12 +15,12 @@ from rmx.redact import redact_text
 from rmx.results.sweep import SweepRow
 from rmx.sweep.trials import SweepFolder
 
-__all__ = ["failures_table", "last_line", "leaderboard_table", "parameter_text", "short_duration", "show"]
+__all__ = ["failures_table", "last_line", "leaderboard_table", "parameter_text", "print_leaderboard", "short_duration"]
 
 _FAILURES_SHOWN = 12
 
 
-def show(
+def print_leaderboard(
     console: Console,
     folder: SweepFolder,
     rows: Sequence[SweepRow],

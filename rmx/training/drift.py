@@ -22,7 +22,7 @@ from rmx.errors import CheckpointError
 from rmx.records import EncodedComparison
 from rmx.redact import redact
 
-__all__ = ["describe", "differences", "environment_facts", "refuse_drift", "rows_facts"]
+__all__ = ["differences", "environment_facts", "plain_values", "refuse_drift", "rows_facts"]
 
 # Keys that decide nothing about weights, optimizer state or the order of rows.
 FREE = (
@@ -37,22 +37,22 @@ COMPARED = ("trainer.metric_for_best_model", "rows.")  # what the best checkpoin
 SEEN_IN_ROWS = ("data.", "template.")
 
 
-def describe(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Return nested plain values for a specification: dataclasses, partial functions, callbacks, numbers.
 
-    >>> describe(functools.partial(max, 1, key=None))
+    >>> plain_values(functools.partial(max, 1, key=None))
     {'_target_': 'builtins.max', 'args': [1], 'key': None}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not f.name.startswith("_")}
-        return {"_target_": name_of(type(value)), **{key: describe(item) for key, item in items.items()}}
+        return {"_target_": name_of(type(value)), **{key: plain_values(item) for key, item in items.items()}}
     if isinstance(value, functools.partial):
-        arguments = {"args": describe(list(value.args))} if value.args else {}
-        return {"_target_": name_of(value.func), **arguments, **describe(value.keywords)}
+        arguments = {"args": plain_values(list(value.args))} if value.args else {}
+        return {"_target_": name_of(value.func), **arguments, **plain_values(value.keywords)}
     if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
+        return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
+        return [plain_values(item) for item in value]
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Path):
@@ -69,16 +69,16 @@ def name_of(value: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return dotted keys, as one writes them on the command line.
 
-    >>> flat({"trainer": {"arguments": {"learning_rate": 0.1}}, "seed": 1, "peft": {}})
+    >>> dotted({"trainer": {"arguments": {"learning_rate": 0.1}}, "seed": 1, "peft": {}})
     {'trainer.learning_rate': 0.1, 'seed': 1}
     """
     if isinstance(value, Mapping):
         result: dict[str, Any] = {}
         for key, item in value.items():
-            result |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+            result |= dotted(item, f"{prefix}.{key}" if prefix else str(key))
         return result
     return {prefix.replace("trainer.arguments.", "trainer."): value}
 
@@ -119,7 +119,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, 
     >>> differences({"loss": {"_target_": "rmx.old.hinge"}}, {"loss": {"_target_": "rmx.losses.hinge"}})
     {}
     """
-    old, new = flat(there), flat(here)
+    old, new = dotted(there), dotted(here)
     absent = "(not set)"
     keys = [*new, *(key for key in old if key not in new)]
     pairs = {k: (old.get(k, absent), new.get(k, absent)) for k in keys}

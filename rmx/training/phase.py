@@ -11,7 +11,7 @@ from rmx.models import check_trainable, save_artefact, verify_artefact
 from rmx.redact import redact
 from rmx.run.folder import write_setup
 from rmx.run.progress import EvaluationProgress, ShowProgress
-from rmx.training.drift import describe, environment_facts, rows_facts
+from rmx.training.drift import environment_facts, plain_values, rows_facts
 from rmx.training.loop import Loop
 from rmx.training.pruning import PruneOnRequest
 from rmx.training.resuming import choose, rewind
@@ -47,7 +47,7 @@ def train(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> Trained:
         evals=inputs.evals,
         settings=w.trainer,
         recorder=run.recorder,
-        checkpoints=CheckpointFolder(run.folder / "checkpoints", run_facts(w, run, inputs)),
+        checkpoints=CheckpointFolder(run.folder / "checkpoints", manifest_facts(w, run, inputs)),
         signals=run.signals,
         callbacks=w.callbacks,
         own=[ShowProgress(run.screen), PruneOnRequest(run.folder)],
@@ -68,11 +68,11 @@ def train(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> Trained:
     return Trained(replace(model, step=step, epoch=loop.state.epoch), metrics)
 
 
-def run_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
+def manifest_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
     """Return what this run is made with, for the manifests of its checkpoints: settings, rows, machine."""
     parts = ("model", "data", "template", "loss", "trainer", "peft", "callbacks", "seed")
     return {
-        "config": redact(describe({part: getattr(w, part) for part in parts})),
+        "config": redact(plain_values({part: getattr(w, part) for part in parts})),
         "rows": rows_facts(inputs.sets),
         "ranks": run.ranks,
         "environment": environment_facts(inputs.device),

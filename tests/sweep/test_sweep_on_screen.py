@@ -14,9 +14,9 @@ from rich.console import Console
 from sweeping import choices, run_fake
 
 from rmx.results.sweep import SweepRow
-from rmx.sweep.confirm import spread
+from rmx.sweep.confirm import mean_and_spread
 from rmx.sweep.leaderboard import build_rows
-from rmx.sweep.on_screen import last_line, leaderboard_table, show
+from rmx.sweep.on_screen import last_line, leaderboard_table, print_leaderboard
 from rmx.sweep.summary import csv_text, point_to_best
 from rmx.sweep.trials import SweepFolder, Trial
 
@@ -83,7 +83,7 @@ def test_secrets_do_not_reach_the_files(tmp_path: Path) -> None:
 def test_failures_name_the_log(tmp_path: Path) -> None:
     result = run_fake(tmp_path, choices(mode="crash,ok"))
     console = Console(width=240, file=io.StringIO(), color_system=None)
-    show(console, SweepFolder(tmp_path), result.rows, list(ACCURACY))
+    print_leaderboard(console, SweepFolder(tmp_path), result.rows, list(ACCURACY))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Jobs without a result" in text
     assert str(tmp_path / "jobs" / "trial-000.log") in text
@@ -93,7 +93,9 @@ def test_failures_name_the_log(tmp_path: Path) -> None:
 def test_of_many_failures_a_few_are_shown(tmp_path: Path) -> None:
     trials = [Trial(n, {"a": str(n)}, "failed", reason="exit 1: no luck") for n in range(20)]
     console = Console(width=160, file=io.StringIO(), color_system=None)
-    show(console, SweepFolder(tmp_path), build_rows(SweepFolder(tmp_path), trials, {}, ACCURACY, {}), list(ACCURACY))
+    print_leaderboard(
+        console, SweepFolder(tmp_path), build_rows(SweepFolder(tmp_path), trials, {}, ACCURACY, {}), list(ACCURACY)
+    )
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert text.count(".log") == 12
     assert "and 8 more" in text
@@ -109,9 +111,9 @@ def test_tail_of_a_log_is_one_short_line(tmp_path: Path) -> None:
 
 def test_spread_of_one_seed_has_no_interval() -> None:
     """Two values 0.6 and 0.8: s = 0.1414, t(1) = 12.706, half = 12.706 × 0.1414 / √2 = 1.2706."""
-    assert spread([0.5])[0] == 0.5
-    assert math.isnan(spread([0.5])[2])
-    mean, deviation, half = spread([0.6, 0.8])
+    assert mean_and_spread([0.5])[0] == 0.5
+    assert math.isnan(mean_and_spread([0.5])[2])
+    mean, deviation, half = mean_and_spread([0.6, 0.8])
     assert (mean, deviation, half) == (pytest.approx(0.7), pytest.approx(0.141421, abs=1e-6), pytest.approx(1.2706))
 
 

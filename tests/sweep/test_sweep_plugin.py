@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from sweeping import FAKE, ROOT, starts
 
-from hydra_plugins.rmx_sweeper.overrides import quoted, split_overrides
+from hydra_plugins.rmx_sweeper.overrides import override_value, split_overrides
 from rmx.errors import ConfigError
 from rmx.sweep.space import Dimension, SearchSpace
 from rmx.sweep.strategy import SweepSettings
@@ -66,7 +66,7 @@ def test_grid_over_an_interval_names_the_way_out() -> None:
 
 @pytest.mark.parametrize("text", ["/a b/c", "it's", "a,b", "[x]", "back\\slash", "plain/path-1.0", "a=b", "ü"])
 def test_quoted_text_comes_back_through_hydra(text: str) -> None:
-    (override,) = OverridesParser.create().parse_overrides([f"output_dir={quoted(text)}"])
+    (override,) = OverridesParser.create().parse_overrides([f"output_dir={override_value(text)}"])
     assert override.value() == text
 
 

@@ -22,8 +22,8 @@ from rmx.data.rows.drafts import (
     RowOptions,
     alternating,
     answer,
-    finish,
     kind,
+    make_draft,
     needed,
     prompt_messages,
     prompt_of,
@@ -53,27 +53,27 @@ def preference(row: Row, options: RowOptions) -> Draft:
         if prompt is None and is_dialogue(chosen) and is_dialogue(rejected):
             return dialogue(row, options)
         before = prompt_messages(prompt, "prompt")
-        return finish(row, options, before, [answer(chosen, "chosen"), answer(rejected, "rejected")])
+        return make_draft(row, options, before, [answer(chosen, "chosen"), answer(rejected, "rejected")])
     turns = alternating(row.get("prompt"), chosen, rejected)
     if turns is not None:
-        return finish(row, options, *turns)
+        return make_draft(row, options, *turns)
     sides = to_messages(chosen, "chosen"), to_messages(rejected, "rejected")
     if not sides[0] or not sides[1]:
         raise RowFault("empty response", "chosen" if not sides[0] else "rejected")
     if sides[0][0]["role"] == "assistant" and sides[1][0]["role"] == "assistant":
         prompt = prompt_of(row)
         if prompt is not None:
-            return finish(row, options, prompt_messages(prompt, "prompt"), list(sides))
+            return make_draft(row, options, prompt_messages(prompt, "prompt"), list(sides))
     elif isinstance(row.get("prompt"), list):
         before = prompt_messages(row["prompt"], "prompt")
         n = len(before)
         if n and (sides[0][:n] != before or sides[1][:n] != before):
             raise RowFault("prompts differ", "chosen or rejected does not begin with the messages of prompt")
-        return finish(row, options, before, [sides[0][n:], sides[1][n:]])
+        return make_draft(row, options, before, [sides[0][n:], sides[1][n:]])
     # A text or a conversation beside whole conversations (UltraFeedback) repeats what these say; where it does not,
     # the check of the columns finds it.
     before, responses = split_shared(sides[0], sides[1])
-    return finish(row, options, before, responses)
+    return make_draft(row, options, before, responses)
 
 
 def dialogue(row: Row, options: RowOptions) -> Draft:
@@ -98,7 +98,7 @@ def dialogue(row: Row, options: RowOptions) -> Draft:
             raise RowFault(reason, f"{side} is no '\\n\\nHuman:' dialogue")
         texts.append(usual)
     before, responses = _split_dialogues(*texts)
-    return finish(row, options, before, responses)
+    return make_draft(row, options, before, responses)
 
 
 def _split_dialogues(chosen: str, rejected: str) -> tuple[list[Message], list[list[Message]]]:
@@ -135,7 +135,7 @@ def sharegpt(row: Row, options: RowOptions) -> Draft:
     for side in ("chosen", "rejected"):
         value = needed(row, side)
         responses.append(answer(value, side) if isinstance(value, str) else to_messages(value, side))
-    return finish(row, options, before, responses)
+    return make_draft(row, options, before, responses)
 
 
 def alpaca(row: Row, options: RowOptions) -> Draft:
@@ -153,4 +153,4 @@ def alpaca(row: Row, options: RowOptions) -> Draft:
     if row.get("input") is not None and not isinstance(row["input"], str):
         raise RowFault("wrong type", f"input is a {kind(row['input'])}, not text")
     before = prompt_messages(prompt, "instruction")
-    return finish(row, options, before, [answer(needed(row, side), side) for side in ("chosen", "rejected")])
+    return make_draft(row, options, before, [answer(needed(row, side), side) for side in ("chosen", "rejected")])

@@ -21,8 +21,8 @@ __all__ = [
     "alternating",
     "answer",
     "decided",
-    "finish",
     "kind",
+    "make_draft",
     "needed",
     "number",
     "prompt_messages",
@@ -67,7 +67,7 @@ class RowOptions:
     met: set[str] = field(default_factory=set, compare=False, repr=False)
 
 
-def finish(
+def make_draft(
     row: Row,
     options: RowOptions,
     prompt: list[Message],

@@ -13,7 +13,7 @@ from rmx.data.rows.drafts import (
     Row,
     RowOptions,
     answer,
-    finish,
+    make_draft,
     needed,
     prompt_messages,
     prompt_of,
@@ -38,7 +38,7 @@ def last_turn(row: Row, options: RowOptions) -> Draft:
     rejected = needed(row, "rejected")
     if row.get("response") is not None:
         prompt = prompt_messages(prompt_of(row), "prompt")
-        return finish(
+        return make_draft(
             row, options, prompt, [response_of(row["response"], "response"), response_of(rejected, "rejected")]
         )
     turns = to_messages(needed(row, "history"), "history")
@@ -52,4 +52,4 @@ def last_turn(row: Row, options: RowOptions) -> Draft:
             other = [*turns[:-1], *other]
     if not other or not other[-1]["content"].strip():
         raise RowFault("empty response", "rejected")
-    return finish(row, options, *split_shared(turns, other))
+    return make_draft(row, options, *split_shared(turns, other))

@@ -31,8 +31,8 @@ from rmx.data.rows.drafts import (
     Row,
     RowOptions,
     answer,
-    finish,
     kind,
+    make_draft,
     needed,
     number,
     prompt_messages,
@@ -143,7 +143,7 @@ def rank(
         weight /= len(found)
     own = [1.0] * len(kept) if weights is None else [weights[k] for k in kept]
     pairs = tuple(Pair(i, j, margin, 0.5 if tie else 1.0, weight * own[i] * own[j], tie) for i, j, margin, tie in found)
-    return finish(row, options, prompt, [responses[k] for k in kept], pairs, remarks)
+    return make_draft(row, options, prompt, [responses[k] for k in kept], pairs, remarks)
 
 
 def _pairs(values: list[float], options: RowOptions, graded: bool) -> Iterator[tuple[int, int, float, bool]]:

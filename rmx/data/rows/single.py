@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from rmx.data.accounting import RowFault
 from rmx.data.rows.columns import NAMES
-from rmx.data.rows.drafts import Draft, Row, RowOptions, finish, needed, number, prompt_messages, prompt_of
+from rmx.data.rows.drafts import Draft, Row, RowOptions, make_draft, needed, number, prompt_messages, prompt_of
 from rmx.data.rows.gathering import Joined, Place
 from rmx.data.rows.lists import SCORES, rank, response_of, yes_or_no
 from rmx.data.rows.messages import to_messages
@@ -48,7 +48,7 @@ def pointwise(row: Row, options: RowOptions) -> Draft:
         prompt, response = _last_turn(row)
     else:
         prompt, response = prompt_messages(prompt_of(row), "prompt"), response_of(row[column], column)
-    return finish(row, options, prompt, [response], (Pair(0, 0),))
+    return make_draft(row, options, prompt, [response], (Pair(0, 0),))
 
 
 def score_of(row: Row) -> tuple[float, bool]:

@@ -30,7 +30,7 @@ from rmx.data.rows.drafts import (
     RowOptions,
     alternating,
     decided,
-    finish,
+    make_draft,
     needed,
     number,
     prompt_messages,
@@ -285,4 +285,4 @@ def _two(
     weight = 1.0 if row.get("weight") is None else number(row["weight"], "weight", low=0.0)
     options.met.add("ties")
     pair, remarks = decided(options, first, gap, weight=weight)
-    return finish(row, options, prompt, responses, (pair,), remarks)
+    return make_draft(row, options, prompt, responses, (pair,), remarks)

@@ -23,7 +23,7 @@ from rmx.models.head import head_of, linear_of, unwrap
 from rmx.models.quiet import quiet
 from rmx.models.source import RewardModelSource
 from rmx.models.stored import BASE
-from rmx.models.tensor_files import VALUE_HEAD, read_json
+from rmx.models.tensor_files import VALUE_HEAD, json_object
 
 __all__ = ["export_merged", "export_value_head", "main", "merge"]
 
@@ -149,7 +149,7 @@ def _write_causal(artefact: Artefact, out: Path) -> None:
 
 
 def _write_adapter(folder: Path, out: Path) -> None:
-    settings = read_json(folder / "adapter_config.json")
+    settings = json_object(folder / "adapter_config.json")
     settings.update(task_type="CAUSAL_LM", modules_to_save=None, exclude_modules=None)
     (out / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
     stored = load_file(folder / "adapter_model.safetensors")

@@ -8,7 +8,7 @@ from pathlib import Path
 from rmx.errors import ModelError, first_line
 from rmx.models.resolve import transport_error
 from rmx.models.stored import BASE
-from rmx.models.tensor_files import read_json
+from rmx.models.tensor_files import json_object
 
 __all__ = ["push"]
 
@@ -70,7 +70,7 @@ def _check_publishable(folder: Path) -> None:
     if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise ModelError(f"push: {folder} is no artefact: it has neither config.json nor adapter_config.json")
     if (folder / "adapter_config.json").exists():
-        base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
+        base = str(json_object(folder / "adapter_config.json").get("base_model_name_or_path") or "")
         if (folder / BASE).exists() or Path(base).is_absolute():
             raise ModelError(
                 f"push: the base of the adapter {folder} is on this machine only ({base}); publish the merged model: "

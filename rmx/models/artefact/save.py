@@ -31,7 +31,7 @@ from rmx.models.loaded import LoadedModel
 from rmx.models.quiet import quiet
 from rmx.models.source import RewardModelSource
 from rmx.models.stored import BASE
-from rmx.models.tensor_files import read_json
+from rmx.models.tensor_files import json_object
 
 __all__ = ["CONTRACT", "Artefact", "head_hash", "read_artefact", "save_artefact"]
 
@@ -39,7 +39,7 @@ CONTRACT = "reward_contract.json"
 CARD = "README.md"
 
 
-class BoundTemplate(Protocol):
+class SavedTemplate(Protocol):
     """What of rmx.templates.BoundTemplate is written into the artefact."""
 
     @property
@@ -88,7 +88,7 @@ def save_artefact(
     loaded: LoadedModel,
     folder: str | Path,
     *,
-    template: BoundTemplate,
+    template: SavedTemplate,
     contract: Mapping[str, Any],
     card: str | None = None,
 ) -> Path:
@@ -125,7 +125,7 @@ def read_artefact(path: str | Path, *, device: str | None = None) -> Artefact:
     if not loaded.head_was_kept:
         raise ModelError(f"{path} is no reward model: it has no trained scalar head")
     local = loaded.folder or folder
-    contract = read_json(local / CONTRACT) if (local / CONTRACT).exists() else {}
+    contract = json_object(local / CONTRACT) if (local / CONTRACT).exists() else {}
     expected = contract.get("head", {}).get("sha256")
     if expected is not None and expected != head_hash(loaded.model):
         raise ModelError(
@@ -152,7 +152,7 @@ def _write(
     loaded: LoadedModel,
     staging: Path,
     final: Path,
-    template: BoundTemplate,
+    template: SavedTemplate,
     contract: Mapping[str, Any],
     card: str | None,
 ) -> None:
@@ -174,7 +174,7 @@ def _write(
         (staging / CARD).write_text(card, encoding="utf-8")
 
 
-def _contract(loaded: LoadedModel, template: BoundTemplate, contract: Mapping[str, Any]) -> dict[str, Any]:
+def _contract(loaded: LoadedModel, template: SavedTemplate, contract: Mapping[str, Any]) -> dict[str, Any]:
     inner = unwrap(loaded.model)
     packages = ("rmx", "torch", "transformers", "tokenizers", "peft")
     return {

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from rmx.errors import ArtefactError, ModelError
 from rmx.models.artefact.save import CONTRACT, head_hash
 from rmx.models.quiet import quiet
-from rmx.models.tensor_files import read_json
+from rmx.models.tensor_files import json_object
 
 __all__ = ["Verification", "verify_artefact"]
 
@@ -59,7 +59,7 @@ def verify_artefact(
     folder = Path(folder)
     if not token_ids or len(token_ids) != len(expected):
         raise ValueError(f"{len(token_ids)} rows and {len(expected)} rewards: give at least one row, one reward each")
-    contract = read_json(folder / CONTRACT) if (folder / CONTRACT).exists() else {}
+    contract = json_object(folder / CONTRACT) if (folder / CONTRACT).exists() else {}
     model: Any = _load_plain(folder, contract)
     model.to(device or "cpu")
     stored_half = contract.get("model", {}).get("dtype", str(model.dtype)) not in ("float32", "torch.float32")
