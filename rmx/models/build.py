@@ -19,6 +19,7 @@ from transformers import (
 
 from rmx.errors import ModelError, first_line
 from rmx.models.head import HEADS, StoredHead, embedding_of, find_head, head_parts, init_head, restore_head
+from rmx.models.quantization import Quantization
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve, trust_remote_code
 from rmx.models.tensor_files import VALUE_HEAD, half_precision, tensors
@@ -37,7 +38,7 @@ class Wish:
 
     source: RewardModelSource
     master: bool  # all weights are trained: keep them in float32
-    quantization: Any  # BitsAndBytesConfig or None
+    quantization: Quantization | None
     seed: int
     device: str | None
 
@@ -54,6 +55,7 @@ class Base:
     head_was_kept: bool
     changed: bool  # differs from what is at `path`
     notes: list[str] = field(default_factory=list)
+    quantization: Quantization | None = None
 
 
 def build_tiny(wish: Wish) -> Base:
@@ -94,7 +96,17 @@ def build_checkpoint(place: Resolved, wish: Wish) -> Base:
         changed = changed or head.file.name == VALUE_HEAD
     else:
         init_head(model, "zero" if source.head_init == "zero" else "normal", wish.seed)
-    return Base(model, tokenizer, place.path, place.revision, place.folder, head is not None, changed, notes)
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        path=place.path,
+        revision=place.revision,
+        folder=place.folder,
+        head_was_kept=head is not None,
+        changed=changed,
+        notes=notes,
+        quantization=wish.quantization,
+    )
 
 
 def reward_config(config: PreTrainedConfig, pad_token_id: int, *, keep_dropout: bool = False) -> None:
@@ -169,9 +181,10 @@ def _attention(source: RewardModelSource, config: PreTrainedConfig) -> str:
 def _from_pretrained(
     place: Resolved, config: PreTrainedConfig, wish: Wish, dtype: torch.dtype, strict: bool
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    extra = {}
+    extra: dict[str, Any] = {}
     if wish.quantization is not None:
-        extra = {"quantization_config": wish.quantization, "device_map": {"": wish.device or "cuda"}}
+        here = wish.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        extra = {"quantization_config": wish.quantization.config(), "device_map": {"": here}}
     try:
         with quiet(sum(file.stat().st_size for file in place.folder.glob("*.safetensors"))):
             return AutoModelForSequenceClassification.from_pretrained(

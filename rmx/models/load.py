@@ -14,6 +14,7 @@ from rmx.models.adapters import Adapter, attach
 from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
 from rmx.models.head import backbone_of, head_of, head_parts, in_float32, linear_of, text_backbone, unwrap
 from rmx.models.loaded import LoadedModel
+from rmx.models.quantization import wanted_quantization
 from rmx.models.resolve import Resolved
 from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
 
@@ -40,7 +41,7 @@ def load_model(
     adapter = adapter if trainable else None
     with _seeded(seed):
         base, model, initial = _weights(source, place, adapter, trainable, seed, device)
-    if device is not None:
+    if device is not None and base.quantization is None:  # which is where it belongs since it was read
         model = model.to(device)
     if adapter is None and isinstance(model, PeftModel) and base.folder is not None:
         adapter = describe_adapter(base.folder)
@@ -62,7 +63,9 @@ def _weights(
     wish = Wish(
         source,
         master=trainable and (exact or (adapter is None and not stored)),
-        quantization=_quantization(source, adapter, trainable),
+        quantization=wanted_quantization(
+            source, adapter, place.folder if place is not None and stored else None, trainable
+        ),
         seed=seed,
         device=device,
     )
@@ -81,38 +84,10 @@ def _weights(
                 f"model.path: {place.path} is an adapter already; peft=none continues to train it, and a second one "
                 "needs the merged model: `rmx export FOLDER --format merged OUT`"
             )
-        return base, open_adapter(base, place, trainable), None
+        return base, open_adapter(base, place, wish, trainable), None
     if adapter is not None:
         return base, *attach(base.model, adapter)
     return base, base.model, None
-
-
-def _quantization(source: RewardModelSource, adapter: Adapter | None, trainable: bool) -> Any:
-    bits = source.quantization or ("4bit" if adapter is not None and adapter.kind == "qlora" else None)
-    if bits is None:
-        return None
-    key = "model.quantization" if source.quantization else "peft=qlora"
-    if trainable and adapter is None:
-        raise ConfigError(f"{key}: {bits} weights cannot be trained themselves; train an adapter (peft=qlora)")
-    if not torch.cuda.is_available():
-        raise ModelError(f"{key}: {bits} weights need a CUDA device, and there is none; use peft=lora without it")
-    from importlib.util import find_spec
-
-    from transformers import BitsAndBytesConfig
-
-    if find_spec("bitsandbytes") is None:
-        raise ModelError(f"{key}: {bits} weights need bitsandbytes; pip install 'rmx[quantization]'")
-    skip = ["score", "classifier", "pooler", "head"]
-    if bits == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    compute = torch.bfloat16 if source.dtype in ("auto", "bfloat16") else getattr(torch, source.dtype)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=skip,
-    )
 
 
 @contextmanager
@@ -201,5 +176,6 @@ def _describe(
         is_encoder=head_parts(model) != ["score"],
         notes=base.notes,
         folder=base.folder,
+        quantization=base.quantization,
         initial_adapter=initial,
     )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rmx.models.adapters import Adapter
+    from rmx.models.quantization import Quantization
     from rmx.models.source import RewardModelSource
 
 __all__ = ["LoadedModel"]
@@ -38,6 +39,7 @@ class LoadedModel:
     is_encoder: bool  # reads in both directions and scores with its own pooling
     notes: list[str] = field(default_factory=list)  # one sentence for each thing that loading decided
     folder: Path | None = None  # the local files it was read from
+    quantization: Quantization | None = None  # of the weights below the adapter
     initial_adapter: dict[str, torch.Tensor] | None = None  # PiSSA: the adapter that was taken out of the base
 
     @property

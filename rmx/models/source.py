@@ -33,7 +33,8 @@ class RewardModelSource:
             stored in. The head is float32 always: a bfloat16 reward near 20 moves in steps of 0.125.
         attn_implementation: Attention kernel; "auto" is sdpa where the architecture has it, else eager. Always
             passed on explicitly, so that no checkpoint's config can choose code to run (CVE-2026-4372).
-        quantization: bitsandbytes weights of the frozen base under an adapter; needs CUDA.
+        quantization: bitsandbytes weights of the frozen base under an adapter. None: those that a finished adapter
+            was trained on, else the weights as they are stored; "none": always as they are stored.
         revision: Branch, tag or commit of a hub id.
         head_init: "keep" keeps the head of a checkpoint that is a reward model already, and draws a normal one
             for a checkpoint without; "normal" always draws N(0, 1/(H+1)), variance as in OpenRLHF; "zero"
@@ -54,7 +55,7 @@ class RewardModelSource:
     path: Annotated[str, MinLen(1)] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
-    quantization: Literal["8bit", "4bit"] | None = None
+    quantization: Literal["8bit", "4bit", "none"] | None = None
     revision: str | None = None
     head_init: Literal["keep", "normal", "zero"] = "keep"
     freeze_layers: Annotated[int, Ge(-1)] = 0

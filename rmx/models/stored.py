@@ -8,7 +8,7 @@ from typing import Any, Literal
 from rmx.errors import ModelError, first_line
 from rmx.models.adapters import Adapter
 from rmx.models.build import Base, Wish, build_checkpoint, reward_config
-from rmx.models.head import find_head, head_parts, restore_head
+from rmx.models.head import find_head, head_parts, init_head, restore_head
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve
 from rmx.models.tensor_files import VALUE_HEAD, json_object, tensors
@@ -65,8 +65,8 @@ def base_of_adapter(place: Resolved, wish: Wish) -> Base:
     return base
 
 
-def open_adapter(base: Base, place: Resolved, trainable: bool) -> Any:
-    """Put a stored reward adapter on its base, head included.
+def open_adapter(base: Base, place: Resolved, wish: Wish, trainable: bool) -> Any:
+    """Put a stored reward adapter on its base, with its head, or with a new one where `model.head_init` asks for one.
 
     Raises:
         ModelError: It does not fit the base, or it does not bring all of the head.
@@ -75,7 +75,8 @@ def open_adapter(base: Base, place: Resolved, trainable: bool) -> Any:
     from safetensors import SafetensorError
 
     stored = tensors(place.folder, "adapter_model")
-    for part in head_parts(base.model):
+    keep = wish.source.head_init == "keep"
+    for part in head_parts(base.model) if keep else ():
         if not any(f".{part}." in name for name in stored):
             raise ModelError(
                 f"model.path: the adapter {place.path} was saved without {part}: its head is lost, and any reload "
@@ -87,8 +88,11 @@ def open_adapter(base: Base, place: Resolved, trainable: bool) -> Any:
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         detail = first_line(error)
         raise ModelError(f"model.path: the adapter {place.path} does not fit {base.path}: {detail}") from None
-    base.head_was_kept = True
-    base.notes = [f"adapter {place.path} on {base.path}, with its head"]  # what was said of the base's own head is void
+    base.head_was_kept = keep
+    if not keep:
+        init_head(model, "zero" if wish.source.head_init == "zero" else "normal", wish.seed)
+    head = "its head" if keep else f"a new head (model.head_init={wish.source.head_init})"
+    base.notes = [f"adapter {place.path} on {base.path}, with {head}"]  # what was said of the base's own head is void
     return model
 
 

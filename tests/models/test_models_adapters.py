@@ -134,14 +134,6 @@ def test_settings_that_cannot_be() -> None:
         RewardModelSource(name="tiny", freeze_layers=1).load(adapter=Adapter())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of machines without CUDA")
-def test_qlora_without_cuda() -> None:
-    with pytest.raises(
-        ModelError, match="peft=qlora: 4bit weights need a CUDA device, and there is none; use peft=lora"
-    ):
-        TINY.load(adapter=Adapter(kind="qlora"))
-
-
 def test_a_lost_head_is_found_when_the_adapter_is_opened(tmp_path: Path, template: Any) -> None:
     from safetensors.torch import load_file, save_file
 

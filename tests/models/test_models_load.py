@@ -181,15 +181,6 @@ def test_attention_is_passed_explicitly(tmp_path: Path) -> None:
             source(folder, attn_implementation="flash_attention_2").load()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of machines without CUDA")
-def test_quantization_without_cuda(tmp_path: Path) -> None:
-    folder = save_base("llama", tmp_path)
-    with pytest.raises(ConfigError, match="cannot be trained themselves"):
-        source(folder, quantization="4bit").load()
-    with pytest.raises(ModelError, match="need a CUDA device"):
-        source(folder, quantization="8bit").load(trainable=False)
-
-
 def test_language_model_without_a_scalar_head_class(tmp_path: Path) -> None:
     from transformers import MambaConfig, MambaForCausalLM
 

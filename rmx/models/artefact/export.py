@@ -70,9 +70,10 @@ def export_merged(folder: str | Path, out: str | Path) -> Path:
     folder, out = Path(folder), _new_folder(out)
     artefact = read_artefact(folder)
     half = artefact.loaded.dtype
-    if half != "float32" and (artefact.folder / "adapter_config.json").exists():
+    quantized = artefact.loaded.quantization is not None
+    if (quantized or half != "float32") and (artefact.folder / "adapter_config.json").exists():
         # Merging in half precision rounds twice: merge in float32, then round to what the base is stored in.
-        source = RewardModelSource(name="merge", path=str(artefact.folder), dtype="float32")
+        source = RewardModelSource(name="merge", path=str(artefact.folder), dtype="float32", quantization="none")
         artefact = Artefact(artefact.folder, source.load(trainable=False), artefact.contract)
     model = merge(artefact.model)
     if half != "float32":
@@ -85,7 +86,12 @@ def export_merged(folder: str | Path, out: str | Path) -> Path:
     contract = dict(artefact.contract)
     if contract:
         contract["head"] = {**contract.get("head", {}), "sha256": head_hash(model)}
-        contract["model"] = {**contract.get("model", {}), "adapter": None, "merged_from": str(artefact.folder)}
+        contract["model"] = {
+            **contract.get("model", {}),
+            "adapter": None,
+            "quantization": None,
+            "merged_from": str(artefact.folder),
+        }
         text = json.dumps(contract, indent=2, ensure_ascii=False, allow_nan=False)
         (out / CONTRACT).write_text(text + "\n", encoding="utf-8")
     card = artefact.folder / "README.md"

@@ -15,7 +15,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -196,6 +196,8 @@ def _contract(loaded: LoadedModel, template: SavedTemplate, contract: Mapping[st
         "model": {
             "architecture": type(inner).__name__,
             "dtype": loaded.dtype,
+            # of the base below the adapter, while that was trained
+            "quantization": asdict(loaded.quantization) if loaded.quantization else None,
             "parameters": loaded.parameters,
             "base": loaded.base_path,
             "revision": loaded.revision,

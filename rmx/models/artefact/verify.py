@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rmx.errors import ArtefactError, ModelError
 from rmx.models.artefact.save import CONTRACT, head_hash
+from rmx.models.quantization import quantization_in
 from rmx.models.quiet import quiet
 from rmx.models.tensor_files import json_object
 
@@ -60,8 +61,7 @@ def verify_artefact(
     if not token_ids or len(token_ids) != len(expected):
         raise ValueError(f"{len(token_ids)} rows and {len(expected)} rewards: give at least one row, one reward each")
     contract = json_object(folder / CONTRACT) if (folder / CONTRACT).exists() else {}
-    model: Any = _load_plain(folder, contract)
-    model.to(device or "cpu")
+    model: Any = _load_plain(folder, contract, device or "cpu")
     stored_half = contract.get("model", {}).get("dtype", str(model.dtype)) not in ("float32", "torch.float32")
     if tolerance is None:
         half = stored_half or contract.get("precision") not in (None, "fp32")
@@ -89,16 +89,19 @@ def verify_artefact(
     )
 
 
-def _load_plain(folder: Path, contract: dict[str, Any]) -> PreTrainedModel:
+def _load_plain(folder: Path, contract: dict[str, Any], device: str) -> PreTrainedModel:
+    """As others load it; only a base that was quantised in training is so here too, or two models are compared."""
     large = contract.get("model", {}).get("parameters", 0) > FLOAT32_PARAMETERS
+    base = quantization_in(contract)
+    extra: dict[str, Any] = {} if base is None else {"quantization_config": base.config(), "device_map": {"": device}}
     try:
         with quiet():
             model: Any = AutoModelForSequenceClassification.from_pretrained(
-                folder, num_labels=1, trust_remote_code=False, dtype="auto" if large else torch.float32
+                folder, num_labels=1, trust_remote_code=False, dtype="auto" if large else torch.float32, **extra
             )
     except (OSError, ValueError, RuntimeError, KeyError, ModelError) as error:
         raise ArtefactError(f"{folder} does not load with AutoModelForSequenceClassification: {error}") from None
-    return model.eval()
+    return model.eval() if base is not None else model.to(device).eval()
 
 
 def _check_head(folder: Path, model: PreTrainedModel, contract: dict[str, Any]) -> None:
