@@ -63,8 +63,9 @@ def test_training_goes_on_with_the_same_base(
     on_this_machine(monkeypatch)
     loaded = source(trained[0]).load(seed=2, device="cpu")
     assert loaded.quantization is not None and loaded.quantization.bits == "4bit"
-    train(loaded)
-    assert max(abs(a - b) for a, b in zip(rewards(loaded.model), trained[1], strict=True)) > 1e-4
+    loaded.model(input_ids=torch.tensor([ROWS[0]])).logits.sum().backward()
+    gradients = {name: p.grad.abs().max() for name, p in loaded.model.named_parameters() if p.grad is not None}
+    assert sum("lora_" in name and float(value) > 0 for name, value in gradients.items()) == 28  # 2 layers x 7 x 2
 
 
 def test_merging_takes_the_base_as_it_is_stored(trained: tuple[Path, list[float]], tmp_path: Path) -> None:
