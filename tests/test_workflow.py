@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from pathlib import Path
 
 import pytest
+from transformers import TrainerCallback
 from workflows import make_workflow
 
 import rmx
 from rmx.errors import ConfigError, DataError, OutputError
 from rmx.files import FolderLock
+from rmx.training import phase
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -285,3 +288,24 @@ def test_an_adapter_without_training_is_said_to_do_nothing(tmp_path: Path) -> No
 
     make_workflow(tmp_path / "run", phases=["eval"], peft=Adapter(kind="lora", r=4)).run()
     assert "peft=lora does nothing: phases has no train" in (tmp_path / "run" / "run.log").read_text()
+
+
+def test_the_optimizer_is_gone_before_the_saved_model_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second copy of the weights takes the place of the optimizer's moments."""
+    alive: dict[str, weakref.ref] = {}
+    at_check: list[object] = []
+    verify = phase.verify_artefact
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, optimizer=None, **given) -> None:
+            alive["optimizer"] = weakref.ref(optimizer)
+
+    def checked(*args, **options):
+        at_check.append(alive["optimizer"]())
+        return verify(*args, **options)
+
+    monkeypatch.setattr(phase, "verify_artefact", checked)
+    make_workflow(tmp_path / "run", callbacks={"watch": Watch()}).train()
+    assert at_check == [None]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from rmx.checkpoints import CheckpointFolder
 from rmx.models import check_trainable, save_artefact, verify_artefact
@@ -39,6 +42,19 @@ class Trained:
 def train(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> Trained:
     """Train the model and leave `model/` in the run's folder."""
     check_trainable(model.loaded.model)
+    metrics, step, epoch = _optimise(w, run, inputs, model)
+    model.scorer.model.eval()
+    gc.collect()  # the optimizer's memory is the check's
+    if inputs.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if run.is_main:
+        save(w, run, inputs, model)
+    run.write("train", metrics)
+    return Trained(replace(model, step=step, epoch=epoch), metrics)
+
+
+def _optimise(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> tuple[dict[str, float], int, float]:
+    """Return the metrics, the steps and the epochs that were trained; the loop and its optimizer end here."""
     loop = Loop(
         model.scorer,
         inputs.args,
@@ -61,11 +77,7 @@ def train(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> Trained:
     step, best = loop.state.global_step, loop.position.best_step
     if inputs.args.load_best_model_at_end and best is not None and best != step:
         log.info("Kept the checkpoint of step %d of %d: the best by %s", best, step, inputs.args.metric_for_best_model)
-    model.scorer.model.eval()
-    if run.is_main:
-        save(w, run, inputs, model)
-    run.write("train", metrics)
-    return Trained(replace(model, step=step, epoch=loop.state.epoch), metrics)
+    return metrics, step, float(loop.state.epoch or 0)
 
 
 def manifest_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
@@ -94,7 +106,14 @@ def save(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> None:
         "precision": model.scorer.engine.precision,
     }
     folder = save_artefact(model.loaded, run.folder / "model", template=inputs.template, contract=contract)
-    checked = verify_artefact(folder, sequences, expected, device=str(inputs.device))
+    checked = verify_artefact(
+        folder,
+        sequences,
+        expected,
+        device=str(inputs.device),
+        max_tokens_per_batch=model.scorer.max_tokens_per_micro_batch,
+        beside=model.loaded.model,
+    )
     log.info(
         "Saved %s; loaded afresh it scores %d texts as before (largest difference %.1e)",
         folder,

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import save_base
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForSequenceClassification
 
 from rmx.errors import ArtefactError, ModelError, OutputError
 from rmx.models import (
@@ -206,3 +206,20 @@ def test_saving_replaces_a_whole_folder_or_nothing(tmp_path: Path, template: Any
 def test_base_model_is_no_artefact(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no trained scalar head"):
         read_artefact(save_base("llama", tmp_path))
+
+
+def test_the_check_counts_its_tokens(tmp_path: Path, template: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 8, 6, 5 and 2 tokens in batches of at most 12 positions: 8; 6 and 5, padded to 6; 2; then one alone."""
+    loaded = RewardModelSource(name="tiny").load(seed=1)
+    expected = rewards(loaded.model)
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract=CONTRACT)
+    shapes: list[tuple[int, ...]] = []
+    forward = LlamaForSequenceClassification.forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForSequenceClassification, "forward", counted)
+    assert verify_artefact(folder, ROWS, expected, max_tokens_per_batch=12).max_difference < 1e-5
+    assert shapes == [(1, 8), (2, 6), (1, 2), (1, 5)]

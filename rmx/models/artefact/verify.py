@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from rmx.models.tensor_files import json_object
 
 __all__ = ["Verification", "verify_artefact"]
 
+ACTIVATIONS = 2**30  # bytes left for a batch of the check
 FLOAT32_PARAMETERS = 2 * 10**9  # 8 GB; a larger model is proved in the precision it is stored in
 
 
@@ -40,7 +42,8 @@ def verify_artefact(
     *,
     tolerance: float | None = None,
     device: str | None = None,
-    batch_size: int = 8,
+    max_tokens_per_batch: int = 4096,
+    beside: torch.nn.Module | None = None,
 ) -> Verification:
     """Load the artefact with plain `AutoModelForSequenceClassification` and score rows as TRL and others do.
 
@@ -52,6 +55,10 @@ def verify_artefact(
         tolerance: Allowed |difference| / max(1, |reward|). None is 1e-4 where weights and computation are float32;
             0.05 where either was in half precision; 0.25 where the fresh model is in half precision too, for plain
             loading then rounds the head and the adapter as well. (It is loaded in float32 up to 2e9 parameters.)
+        device: Where to score, e.g. "cuda:0"; None is the CPU.
+        max_tokens_per_batch: Padded positions computed at once; a longer row stands alone.
+        beside: The model in memory. Where `device` has no room for the saved one next to it, it waits in the host's
+            memory for as long as the check takes.
 
     Raises:
         ArtefactError: A reward differs by more, or the head on disk is not the one that was trained.
@@ -61,16 +68,16 @@ def verify_artefact(
     if not token_ids or len(token_ids) != len(expected):
         raise ValueError(f"{len(token_ids)} rows and {len(expected)} rewards: give at least one row, one reward each")
     contract = json_object(folder / CONTRACT) if (folder / CONTRACT).exists() else {}
-    model: Any = _load_plain(folder, contract, device or "cpu")
-    stored_half = contract.get("model", {}).get("dtype", str(model.dtype)) not in ("float32", "torch.float32")
+    with _room(contract, beside, torch.device(device or "cpu")):
+        model: Any = _load_plain(folder, contract, device or "cpu")
+        dtype = model.dtype
+        _check_head(folder, model, contract)
+        got = _score(model, token_ids, contract, max_tokens_per_batch)
+        del model
+    stored_half = contract.get("model", {}).get("dtype", str(dtype)) not in ("float32", "torch.float32")
     if tolerance is None:
         half = stored_half or contract.get("precision") not in (None, "fp32")
-        tolerance = 0.25 if model.dtype != torch.float32 else 0.05 if half else 1e-4
-    _check_head(folder, model, contract)
-    # An adapter's base knows no padding; TRL and others hand it over from the tokenizer, as here.
-    pad = contract.get("tokenization", {}).get("padding_token_id", model.config.get_text_config().pad_token_id)
-    model.config.get_text_config().pad_token_id = pad
-    got = _score(model, token_ids, pad, batch_size) + _score(model, token_ids[:1], pad, 1)
+        tolerance = 0.25 if dtype != torch.float32 else 0.05 if half else 1e-4
     wanted = torch.tensor([*expected, expected[0]], dtype=torch.float32)
     difference = (torch.tensor(got) - wanted).abs()
     worst = int(torch.nan_to_num(difference / wanted.abs().clamp(min=1), nan=torch.inf).argmax())
@@ -85,7 +92,7 @@ def verify_artefact(
         max_difference=float(difference.max()),
         tolerance=tolerance,
         order_changes=_order_changes(got[: len(expected)], list(expected)),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
     )
 
 
@@ -110,17 +117,56 @@ def _check_head(folder: Path, model: PreTrainedModel, contract: dict[str, Any]) 
         raise ArtefactError(f"{folder}: the head on disk is not the trained one (its hash differs from {CONTRACT})")
 
 
+@contextmanager
+def _room(contract: dict[str, Any], beside: torch.nn.Module | None, device: torch.device) -> Iterator[None]:
+    """Move the model in memory to the host while the device has no room for another one."""
+    parameters = contract.get("model", {}).get("parameters", 0)
+    needed = parameters * (2 if parameters > FLOAT32_PARAMETERS else 4) + ACTIVATIONS
+    fits = device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > needed
+    if fits or beside is None or quantization_in(contract) is not None:  # quantised weights stay where they are
+        yield
+        return
+    beside.to("cpu")
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        beside.to(device)
+
+
 @torch.no_grad()
-def _score(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad: int, batch_size: int) -> list[float]:
-    rewards: list[float] = []
-    for start in range(0, len(rows), batch_size):
-        part = [torch.tensor(list(row), dtype=torch.long) for row in rows[start : start + batch_size]]
-        ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=pad)
-        lengths = torch.tensor([len(row) for row in part])
+def _score(model: Any, rows: Sequence[Sequence[int]], contract: dict[str, Any], budget: int) -> list[float]:
+    """Score all rows, longest first, and the first one once more, alone."""
+    # An adapter's base knows no padding; TRL and others hand it over from the tokenizer, as here.
+    config = model.config.get_text_config()
+    pad = config.pad_token_id = contract.get("tokenization", {}).get("padding_token_id", config.pad_token_id)
+    rewards = [0.0] * len(rows)
+    for part in _batches(rows, budget):
+        ids = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(list(rows[i]), dtype=torch.long) for i in part], batch_first=True, padding_value=pad
+        )
+        lengths = torch.tensor([len(rows[i]) for i in part])
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
-        rewards.extend(logits[:, 0].float().tolist())
-    return rewards
+        for i, reward in zip(part, logits[:, 0].float().tolist(), strict=True):
+            rewards[i] = reward
+    alone = model(input_ids=torch.tensor([list(rows[0])], device=model.device)).logits
+    return [*rewards, float(alone[0, 0])]
+
+
+def _batches(rows: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
+    """Indices of the rows, longest first, in batches of at most `budget` padded positions.
+
+    >>> list(_batches([[1] * 3, [1] * 5, [1] * 2, [1] * 9], 8))
+    [[3], [1], [0, 2]]
+    """
+    part: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
+        if part and len(rows[part[0]]) * (len(part) + 1) > budget:
+            yield part
+            part = []
+        part.append(i)
+    yield part
 
 
 def _order_changes(got: list[float], expected: list[float]) -> int:
