@@ -136,6 +136,7 @@ class Workflow:
         from rmx.run import phases as phase
         from rmx.run.inputs import prepare, read
         from rmx.run.open_run import OpenRun
+        from rmx.training.agreement import refuse_other_runs
         from rmx.training.phase import train
         from rmx.training.preflight import check_before_data, check_before_model
         from rmx.training.strategies import join_ranks
@@ -157,6 +158,8 @@ class Workflow:
                 check_before_model(self.trainer, args, self.callbacks, comparisons=rows, sets=sets, ranks=run.ranks)
             note("loading the model and tokenising the data")
             inputs = prepare(self, splits, args, phases, self._trained)
+            if run.ranks > 1:
+                refuse_other_runs(self.config, inputs.rows, inputs.device)
             header.show(self, run, inputs, phases)
             if inputs.model is not None:
                 run.start_trackers(self, inputs.args)

@@ -19,7 +19,8 @@ from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import CheckpointError, ModelError, OutputError
 from rmx.losses import bradley_terry
 from rmx.records import EncodedComparison, Pair
-from rmx.training.drift import content_hash, differences, dotted, plain_values, refuse_drift, rows_facts
+from rmx.tokens.fingerprint import content_hash, rows_facts
+from rmx.training.drift import differences, dotted, plain_values, refuse_drift
 
 
 def make(folder: CheckpointFolder, step: int, content: str = "x", best: int | None = None) -> None:

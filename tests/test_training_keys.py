@@ -633,15 +633,17 @@ def test_memory_is_pinned_where_there_is_a_gpu(tmp_path: Path) -> None:
 def joined(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What torch.distributed would be started with."""
     asked: dict[str, Any] = {}
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    board = types.SimpleNamespace(store=torch.distributed.HashStore(), rank=1, ranks=2)
+    monkeypatch.setattr("rmx.training.strategies.meet", lambda seconds: board)
     monkeypatch.setattr("accelerate.PartialState", lambda **options: asked.update(options))
-    join_ranks(arguments)
+    join_ranks(arguments, seconds=90)
+    assert (asked["rank"], asked["world_size"]) == (1, 2)
     return asked
 
 
-@shows("ddp_backend", "ddp_timeout")
+@shows("ddp_backend")
 def test_ranks_meet_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = joined({"ddp_backend": "gloo", "ddp_timeout": 90}, monkeypatch)
+    asked = joined({"ddp_backend": "gloo"}, monkeypatch)
     assert (asked["backend"], asked["timeout"].total_seconds()) == ("gloo", 90)
 
 

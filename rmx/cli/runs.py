@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -20,9 +20,7 @@ from rmx.launch import origin_of
 from rmx.redact import redact
 from rmx.run.folder import open_folder
 from rmx.values import Mistake, raise_all
-
-if TYPE_CHECKING:
-    from rmx.workflow import Workflow
+from rmx.workflow import Workflow
 
 __all__ = ["ask_hydra", "print_config", "run", "sweep"]
 
@@ -37,15 +35,15 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def start(workflow: Workflow, words: list[str]) -> Any:
+def start(workflow: Any, words: list[str]) -> Any:
     """Run the workflow here, or in ranks that run `rmx WORDS` each, as `parallel.processes` and `launch` say.
 
     Raises:
         ConfigError: the ranks are started already, and not so many.
     """
-    launch, asked = workflow.launch, workflow.parallel.processes
-    if origin_of(os.environ).launcher != "alone":
+    if origin_of(os.environ).launcher != "alone" or not isinstance(workflow, Workflow):  # a root file of the user's
         return workflow.run()
+    launch, asked = workflow.launch, workflow.parallel.processes
     processes = launch.processes(asked)
     if asked == "auto" and processes == 1:
         sys.stderr.write("rmx: parallel.processes=auto: no GPU here, so one process; give a number for more\n")

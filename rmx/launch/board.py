@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ class Failure:
     message: str
     exit_code: int
     host: str = ""
+    time: float = 0.0  # seconds since 1970
 
     @property
     def is_consequence(self) -> bool:
@@ -51,10 +53,11 @@ class Board:
         store: of torch.distributed.
         rank: whose notes are written; None where they are only read.
         ranks: how many ranks there are.
+        is_host: whether the store ends with this process.
     """
 
-    def __init__(self, store: dist.Store, rank: int | None, ranks: int) -> None:
-        self.store, self.rank, self.ranks = store, rank, ranks
+    def __init__(self, store: dist.Store, rank: int | None, ranks: int, *, is_host: bool = False) -> None:
+        self.store, self.rank, self.ranks, self.is_host = store, rank, ranks, is_host
         self.host = socket.gethostname()
 
     @classmethod
@@ -71,9 +74,8 @@ class Board:
         opens = origin.rank == 0 and not lives_elsewhere
         if not opens:
             wait_for_port(host, int(port), seconds, origin)
-        wait = timedelta(seconds=max(seconds, 1))
         try:
-            store: dist.Store = dist.TCPStore(host, int(port), None, opens, wait, wait_for_workers=False)
+            store = _connected(host, int(port), opens, seconds)
         except dist.DistNetworkError as error:
             if opens and "EADDRINUSE" in str(error):
                 raise ConfigError(
@@ -82,7 +84,7 @@ class Board:
                 ) from error
             raise RankError(f"rank {origin.rank}: {host}:{port} (MASTER_ADDR, MASTER_PORT): {error}") from error
         attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return cls(dist.PrefixStore(f"rmx-{attempt}", store), origin.rank, origin.ranks)
+        return cls(dist.PrefixStore(f"rmx-{attempt}", store), origin.rank, origin.ranks, is_host=opens)
 
     # --- Writing ------------------------------------------------------------------------------------------------------
 
@@ -104,6 +106,12 @@ class Board:
             return self.store.add(f"said-{message}", 1) == 1
         except RuntimeError:
             return True
+
+    def stay(self, seconds: float) -> None:
+        """Keep the store for so long, until every rank has said how it ended; where it lives elsewhere, go at once."""
+        until = time.monotonic() + seconds
+        while self.is_host and len(self.failures()) < self.ranks and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -179,6 +187,30 @@ def wait_for_port(host: str, port: int, seconds: float, origin: Origin) -> None:
                     f"answers ({error.strerror or error}); the output of rank 0 says why"
                 ) from error
         time.sleep(POLL_SECONDS)
+
+
+def _connected(host: str, port: int, opens: bool, seconds: float) -> dist.Store:
+    """Open or reach the store. In a thread: torch waits without limit for a program there that is not a store."""
+    made: list[dist.Store | Exception] = []
+
+    def connect() -> None:
+        try:
+            wait = timedelta(seconds=max(seconds, 1))
+            made.append(dist.TCPStore(host, port, None, opens, wait, wait_for_workers=False))
+        except RuntimeError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(seconds + 1)
+    if not made:
+        raise RankError(
+            f"{host}:{port} (MASTER_ADDR, MASTER_PORT): something answers there that is not rank 0; set MASTER_PORT to "
+            "a free port for all processes"
+        )
+    if isinstance(made[0], Exception):
+        raise made[0]
+    return made[0]
 
 
 def _spoken(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -18,12 +19,13 @@ from rmx.values import AtLeastZero, Whole, refuse_wrong_fields
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-    from rmx.launch.board import Board, Failure
+    from rmx.launch.board import Board
 
 __all__ = ["LocalRanks", "RanksEnded"]
 
 log = logging.getLogger(__name__)
 
+_SECONDS_TO_NOTICE = 3.0  # between the end of a process and the launcher's look at it
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1"  # handed on to the ranks, which save and end
 
 
@@ -127,7 +129,7 @@ def _stopped(board: Board, number: int) -> RmxError:
     said = [failure for failure in board.failures() if failure.kind == "Interrupted"]
     if not said:
         return Interrupted(number)
-    return RanksEnded(said[0].message.strip(), 130 if number == signal.SIGINT else 143)
+    return RanksEnded(said[0].message, 130 if number == signal.SIGINT else 143)
 
 
 def ended(board: Board, killed: dict[int, ProcessFailure]) -> RanksEnded:
@@ -139,24 +141,23 @@ def ended(board: Board, killed: dict[int, ProcessFailure]) -> RanksEnded:
     said = board.failures()
     own = next((failure for failure in said if not failure.is_consequence), None)
     if own is not None:
-        return RanksEnded(_named(own, len(said), board.ranks), own.exit_code)
-    silent = {rank: failure for rank, failure in killed.items() if rank not in {failure.rank for failure in said}}
+        alone = own.rank != 0 and sum(failure.message == own.message for failure in said) < board.ranks
+        message = f"rank {own.rank} on {own.host}: {own.message}" if alone else own.message
+        return RanksEnded(message, own.exit_code)
+    first = min((failure.time for failure in said), default=math.inf)
+    silent = {rank: end for rank, end in killed.items() if rank not in {failure.rank for failure in said}}
+    silent = {rank: end for rank, end in silent.items() if end.timestamp <= first + _SECONDS_TO_NOTICE}
     if silent:
         rank = min(silent, key=lambda number: silent[number].timestamp)
-        failure = silent[rank]
-        how = (
-            f"was killed by {signal.Signals(-failure.exitcode).name}"
-            if failure.exitcode < 0
-            else f"ended with exit code {failure.exitcode} and gave no reason; its output is above"
-        )
-        out = " (often: out of memory)" if failure.exitcode == -signal.SIGKILL else ""
-        more = "the other ranks were stopped, and the same command in this folder continues from the last checkpoint"
-        return RanksEnded(f"{board.described(rank)}, {how}{out}; {more}", 1, by_accident=True)
+        return RanksEnded(f"{board.described(rank)}, {_how(silent[rank].exitcode)}", 1, by_accident=True)
     stopped = next((failure for failure in said if failure.kind != "RankError"), said[0])
-    return RanksEnded(stopped.message.strip(), stopped.exit_code, by_accident=stopped.kind == "RankError")
+    return RanksEnded(stopped.message, stopped.exit_code, by_accident=stopped.kind == "RankError")
 
 
-def _named(failure: Failure, how_many: int, ranks: int) -> str:
-    """What a rank said; with its number, where the others did not say it too."""
-    message = failure.message.strip()
-    return message if failure.rank == 0 or how_many == ranks else f"rank {failure.rank}: {message}"
+def _how(code: int) -> str:
+    """Say how a process ended that could not say it itself."""
+    how = f"ended with exit code {code} and gave no reason; its output is above"
+    if code < 0:
+        out = " (often: out of memory)" if code == -signal.SIGKILL else ""
+        how = f"was killed by {signal.Signals(-code).name}{out}"
+    return f"{how}; the others were stopped, and the same command in this folder continues from the last checkpoint"

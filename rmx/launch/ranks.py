@@ -115,12 +115,13 @@ def _waited_for(board: Board, error: RuntimeError) -> str:
     place = f"rank {board.rank} on {board.host}, {here['doing'] if here else 'starting'}"
     if gone:
         return f"{place}: rank {gone[0].rank} on {gone[0].host} has ended: {gone[0].message}"
-    late = board.behind()
-    named = "; ".join(board.described(rank) for rank in late[:8]) or "the others, which are as far as this one"
-    waited = "did not get an answer in time" if re.search(r"(?i)time", str(error)) else "lost its connection"
+    others = [rank for rank in range(board.ranks) if rank != board.rank]
+    late = board.behind() or others  # all at the same place: any of them may be the one
+    named = "; ".join(board.described(rank) for rank in late[:8]) + ("; ..." if len(late) > 8 else "")
+    waited = "got no answer in time" if re.search(r"(?i)timed? ?out", str(error)) else "lost its connection"
     return (
-        f"{place}: {waited} (parallel.timeout_minutes sets the limit) while waiting for {named}. The reason is in "
-        f"that rank's output; torch says: {first_line(error)}"
+        f"{place}: {waited} (parallel.timeout_minutes) while waiting for {named}. The reason is in the output there; "
+        f"torch says: {first_line(error)}"
     )
 
 
@@ -141,13 +142,14 @@ def end_with(message: str, error: BaseException, exit_code: int) -> None:
         return
     from rmx.launch.board import Failure
 
-    failure = Failure(board.rank or 0, type(error).__name__, message.removeprefix("rmx: "), exit_code, board.host)
+    said = message.removeprefix("rmx: ").strip()
+    failure = Failure(board.rank or 0, type(error).__name__, said, exit_code, board.host, time.time())
     known = isinstance(error, RankError) and any(not f.is_consequence for f in board.failures())
     board.failed(failure)
-    if STORE_VARIABLE in os.environ or known:  # said by the process that started the ranks; or by the rank meant
-        return
-    if board.is_first(message):
+    elsewhere = STORE_VARIABLE in os.environ or known  # by the process that started the ranks, or the rank meant
+    if not elsewhere and board.is_first(message):
         sys.stderr.write(message)
+    board.stay(_SECONDS_TO_HEAR)
 
 
 def _is_rank() -> bool:

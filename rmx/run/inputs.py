@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from rmx.data import SyntheticData
 from rmx.errors import DataError
 from rmx.models import tokenizer_of
 from rmx.scoring.scorer import Scorer
-from rmx.tokens import TruncationReport, cached_encode
+from rmx.tokens import TruncationReport, cached_encode, rows_facts
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,11 @@ class Inputs:
     def device(self) -> torch.device:
         """Where the model runs."""
         return self.args.device
+
+    @functools.cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Number and fingerprint of each set's rows."""
+        return rows_facts(self.sets)
 
     @property
     def sets(self) -> dict[str, Sequence[EncodedComparison]]:

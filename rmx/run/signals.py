@@ -53,6 +53,8 @@ class StopSignals:
         if os.getpid() != self._owner or self.received is not None:
             return
         self.received = number
+        if self._deferred and os.environ.get("RANK", "0") != "0":
+            return  # rank 0 says it
         if self._deferred:
             # Not through logging: the handler may run inside a write to the same stream.
             os.write(2, f"\n{signal.Signals(number).name}: stopping after this step's checkpoint\n".encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rmx.tokens.cache import cache_folder, cached_encode, content_key
 from rmx.tokens.encode import encode, encode_conversations
+from rmx.tokens.fingerprint import rows_facts
 from rmx.tokens.show import show_sample, show_tokens
 from rmx.tokens.store import EncodedRows
 from rmx.tokens.tally import TruncationReport
@@ -19,6 +20,7 @@ __all__ = [
     "content_key",
     "encode",
     "encode_conversations",
+    "rows_facts",
     "show_sample",
     "show_tokens",
 ]

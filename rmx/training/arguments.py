@@ -6,6 +6,7 @@ This module imports nothing heavy: a configuration can be built and checked with
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -127,6 +128,7 @@ class TrainerSettings:
         Raises:
             ConfigError: transformers refuses a value.
         """
+        import torch
         from transformers import TrainingArguments
 
         arguments = {name: value for name, value in self.arguments.items() if name != "bf16"}  # the engine autocasts
@@ -137,6 +139,8 @@ class TrainerSettings:
                 arguments.setdefault(new, arguments.pop(old))
         for name in ("logging_nan_inf_filter", "remove_unused_columns", "group_by_length"):
             arguments.pop(name, None)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+            arguments["use_cpu"] = True  # else accelerate takes each process for one that is alone
         if not evaluates:  # nothing to evaluate on: no best checkpoint either
             arguments.update(eval_strategy="no", load_best_model_at_end=False, metric_for_best_model=None)
             arguments.update(greater_is_better=None, eval_on_start=False)

@@ -6,7 +6,6 @@ neither. Keys that cannot change the result (where files go, how often something
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import functools
 import platform
@@ -16,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 
 from rmx.errors import CheckpointError
-from rmx.records import EncodedComparison
 from rmx.redact import redact
 
-__all__ = ["differences", "environment_facts", "plain_values", "refuse_drift", "rows_facts"]
+__all__ = ["differences", "environment_facts", "plain_values", "refuse_drift"]
 
 # Keys that decide nothing about weights, optimizer state or the order of rows.
 FREE = (
@@ -81,22 +78,6 @@ def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
             result |= dotted(item, f"{prefix}.{key}" if prefix else str(key))
         return result
     return {prefix.replace("trainer.arguments.", "trainer."): value}
-
-
-def rows_facts(sets: Mapping[str, Sequence[EncodedComparison]]) -> dict[str, dict[str, Any]]:
-    """Return the number of comparisons of each set and a hash of all that training reads of them, order included."""
-    return {name: {"comparisons": len(rows), "content": content_hash(rows)} for name, rows in sets.items()}
-
-
-def content_hash(rows: Sequence[EncodedComparison]) -> str:
-    """Return the xxh3_128 of ids, token ids and pairs."""
-    digest = xxhash.xxh3_128()
-    for row in rows:
-        pairs = [(p.winner, p.loser, p.margin, p.target, p.weight, p.tie) for p in row.pairs]
-        digest.update(repr((row.id, row.source, row.lengths, pairs)).encode("utf-8", "surrogatepass"))
-        for ids in (row.prefix_ids, *row.suffix_ids):
-            digest.update(array.array("q", ids).tobytes())
-    return digest.hexdigest()
 
 
 def environment_facts(device: torch.device) -> dict[str, Any]:

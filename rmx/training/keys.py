@@ -27,6 +27,7 @@ ELSEWHERE = {
     "push_to_hub": "the root key push_to_hub",
     "hub_model_id": "the root key push_to_hub",
     "resume_from_checkpoint": "the root key resume",
+    "ddp_timeout": "parallel.timeout_minutes",
     "disable_tqdm": "the root key verbose",
     "per_device_eval_batch_size": "trainer.max_tokens_per_micro_batch: evaluation, too, is laid out by tokens",
     "group_by_length": "trainer.train_sampling_strategy (random or sequential): rows have no padding to save",
@@ -148,7 +149,6 @@ ACTS = {
     "ddp_broadcast_buffers": "",
     "ddp_static_graph": "",
     "ddp_backend": "",
-    "ddp_timeout": "",
 }
 
 # Values of acting arguments that rmx does not take.

@@ -312,6 +312,7 @@ class Loop:
 
     def agree(self) -> None:
         """Let all ranks do what a callback or a signal asked of one of them."""
+        note(f"after step {self.state.global_step}, where all ranks agree on what is due")
         names = ("should_log", "should_evaluate", "should_save", "should_epoch_stop", "should_training_stop")
         mine = [int(getattr(self.control, name)) for name in names]
         *flags, signal = self.strategy.largest([*mine, self.signals.received or 0])

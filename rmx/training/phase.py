@@ -14,7 +14,7 @@ from rmx.models import check_trainable, save_artefact, verify_artefact
 from rmx.redact import redact
 from rmx.run.folder import write_setup
 from rmx.run.progress import EvaluationProgress, ShowProgress
-from rmx.training.drift import environment_facts, plain_values, rows_facts
+from rmx.training.drift import environment_facts, plain_values
 from rmx.training.loop import Loop
 from rmx.training.pruning import PruneOnRequest
 from rmx.training.resuming import choose, rewind
@@ -85,7 +85,7 @@ def manifest_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
     parts = ("model", "data", "template", "loss", "trainer", "peft", "callbacks", "seed")
     return {
         "config": redact(plain_values({part: getattr(w, part) for part in parts})),
-        "rows": rows_facts(inputs.sets),
+        "rows": inputs.rows,
         "ranks": run.ranks,
         "environment": environment_facts(inputs.device),
     }

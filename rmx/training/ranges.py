@@ -24,7 +24,6 @@ RANGES: dict[str, Any] = {
     "dataloader_num_workers": Whole,
     "dataloader_prefetch_factor": Count | None,
     "ddp_bucket_cap_mb": Count | None,
-    "ddp_timeout": Count,
     "eval_delay": AtLeastZero,
     "eval_steps": _Fraction | Count | None,
     "gradient_accumulation_steps": Count,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 
-from rmx.errors import ModelError, RankError, RmxError
-from rmx.launch import meet
+from rmx.errors import ModelError, RmxError
+from rmx.launch import meet, named_waits
 from rmx.run.signals import StopSignals
 from rmx.training.weights import load_weights, save_weights
 
@@ -245,24 +244,19 @@ class DataParallel(OneProcess):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Name the two errors of torch.distributed that a user can do something about.
+        """Name an error of DistributedDataParallel that a user can do something about.
 
         Raises:
-            RankError: another rank has ended, or did not answer for `trainer.ddp_timeout` seconds.
+            RankError: another rank has ended, or did not answer within `parallel.timeout_minutes`.
             ModelError: a parameter that usually has a gradient had none in a step.
         """
         try:
-            yield
+            with named_waits():
+                yield
         except RuntimeError as error:
-            text = str(error)
-            if "finished reduction in the prior iteration" in text:
+            if "finished reduction in the prior iteration" in str(error):
                 raise ModelError(
                     "a parameter of the model got no gradient in a step, which several ranks have to know beforehand; "
                     "set trainer.ddp_find_unused_parameters=true"
-                ) from error
-            if isinstance(error, dist.DistError) or re.search(r"(?i)gloo|nccl|closed by peer|reset by peer", text):
-                raise RankError(
-                    f"rank {self.rank}: another rank has ended, or did not answer for "
-                    f"{self.args.ddp_timeout} s (trainer.ddp_timeout); the reason is in that rank's output"
                 ) from error
             raise
