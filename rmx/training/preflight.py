@@ -42,7 +42,8 @@ def check_before_data(
     Callbacks(callbacks)
     given = settings.arguments
     for name, key in idle(given):
-        if given[name] != shipped_values().get(name):
+        # Epochs give way to steps in every trainer, and the header says so.
+        if given[name] != shipped_values().get(name) and name != "num_train_epochs":
             log.info("trainer.%s=%s does nothing: trainer.%s=%s", name, given[name], key, given.get(key))
     args = settings.training_arguments(output_dir, seed, evaluates=True)
     mistakes = [
