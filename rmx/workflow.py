@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import MinLen
 
 from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
+from rmx.launch import LocalRanks, named_waits, note, refuse_other_ranks
 from rmx.models import Adapter, RewardModelSource
+from rmx.parallel import NoParallel
 from rmx.templates import Template
 from rmx.training.arguments import TrainerSettings
 from rmx.values import Seed, refuse_wrong_fields
@@ -55,6 +57,8 @@ class Workflow:
         loss: (winner [M], loser [M], pairs) → loss per pair [M], in nats.
         trainer: optimisation settings.
         peft: an adapter to train instead of all weights.
+        parallel: how several processes share the model, and how many of them rmx starts.
+        launch: where those run.
         callbacks: name → `transformers.TrainerCallback`.
         phases: any of audit, inspect, train, eval, predict; the others are left out.
         seed: of head, adapter, data order and dropout.
@@ -74,6 +78,8 @@ class Workflow:
     loss: Callable[..., Any]
     trainer: TrainerSettings
     peft: Adapter | None = None
+    parallel: NoParallel = field(default_factory=NoParallel)
+    launch: LocalRanks = field(default_factory=LocalRanks)
     callbacks: dict[str, Any] | None = None
     phases: Annotated[list[Phase], MinLen(1)] = field(default_factory=lambda: ["train", "eval", "predict"])
     seed: Seed = 42
@@ -134,19 +140,22 @@ class Workflow:
         from rmx.training.preflight import check_before_data, check_before_model
         from rmx.training.strategies import join_ranks
 
-        join_ranks(self.trainer.arguments)
-        with OpenRun(self, self._folder) as run:
+        refuse_other_ranks(self.parallel.processes)
+        join_ranks(self.trainer.arguments, seconds=60 * self.parallel.timeout_minutes)
+        with named_waits(), OpenRun(self, self._folder) as run:
             done = Done(run.folder)
             self._folder = str(run.folder)
             if "train" in phases:
                 check_before_data(
                     self.trainer, self.callbacks, output_dir=run.folder, seed=self.seed, trackers=self.trackers
                 )
+            note("reading the data")
             splits = read(self, run, phases, self._trained)
             args = self.trainer.training_arguments(run.folder, self.seed, evaluates=bool(splits.evals))
             if "train" in phases:
                 rows, sets = len(splits.train), list(splits.evals)
                 check_before_model(self.trainer, args, self.callbacks, comparisons=rows, sets=sets, ranks=run.ranks)
+            note("loading the model and tokenising the data")
             inputs = prepare(self, splits, args, phases, self._trained)
             header.show(self, run, inputs, phases)
             if inputs.model is not None:
@@ -156,6 +165,7 @@ class Workflow:
             model = inputs.model
             for name in phases:
                 run.signals.check()
+                note(f"in the phase {name}")
                 if name == "inspect":
                     phase.inspect(self, run, inputs)
                 elif name == "train" and model is not None:

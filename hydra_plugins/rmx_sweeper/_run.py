@@ -20,8 +20,9 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hydra_plugins.rmx_sweeper.overrides import override_value, split_overrides
+from hydra_plugins.rmx_sweeper.overrides import split_overrides
 from rmx import __version__
+from rmx.config.overriding import override_value
 from rmx.errors import ConfigError, RmxError
 from rmx.redact import redact_command
 from rmx.run.screen import Screen

@@ -10,9 +10,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from rmx.errors import ConfigError
 from rmx.sweep import Dimension
 
-__all__ = ["override_value", "split_overrides"]
-
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-/.+%@")
+__all__ = ["split_overrides"]
 
 
 def split_overrides(words: Sequence[str], parser: OverridesParser) -> tuple[list[str], tuple[Dimension, ...]]:
@@ -60,14 +58,3 @@ def dimension(key: str, override: Override) -> Dimension:
     if not choices:
         raise ConfigError(f"{key}: {override.input_line!r} names no value")
     return Dimension(key, choices=choices)
-
-
-def override_value(text: str) -> str:
-    """Return text as one value of Hydra's override grammar.
-
-    >>> override_value("/data/a b"), override_value("outputs/x")
-    ("'/data/a b'", 'outputs/x')
-    """
-    if text and all(character in _PLAIN for character in text):
-        return text
-    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"

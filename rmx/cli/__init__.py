@@ -21,6 +21,7 @@ from importlib import import_module
 from rmx import __version__
 from rmx.cli.flags import Arguments, parse
 from rmx.errors import ConfigError, RmxError
+from rmx.launch import adopt, end_with, stop_with_parent
 from rmx.redact import redact_text
 
 __all__ = ["VERBS", "console", "main"]
@@ -41,25 +42,26 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 wrong input, 1 a bug, 75, 130, 143 (`rmx.errors`)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    stop_with_parent()
     try:
+        adopt()  # started by srun or mpirun, it is a rank from here on
         return _dispatch(words)
     except RmxError as error:
-        sys.stderr.write(message_of(error))
+        end_with(message_of(error), error, error.exit_code)
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("rmx: interrupted\n")
+    except KeyboardInterrupt as error:
+        end_with("rmx: interrupted\n", error, 130)
         return 130
     except BrokenPipeError:  # `rmx --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001  the door: nothing lies above it that could tell the user
-        sys.stderr.write(
-            redact_text(
-                f"{traceback.format_exc()}rmx: {type(error).__name__}: {error}: a bug in rmx {__version__}, not a "
-                "mistake of yours. Please report it with the lines above, the command, and the run folder's run.log "
-                "and environment.json.\n"
-            )
+        message = redact_text(
+            f"{traceback.format_exc()}rmx: {type(error).__name__}: {error}: a bug in rmx {__version__}, not a "
+            "mistake of yours. Please report it with the lines above, the command, and the run folder's run.log "
+            "and environment.json.\n"
         )
+        end_with(message, error, 1)
         return 1
 
 

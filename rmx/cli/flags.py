@@ -35,6 +35,15 @@ class Arguments:
     shell_completion: bool
     info: str | None
 
+    def words(self) -> list[str]:
+        """Return the words that say the same in another process, on another machine."""
+        flags = ["--config-dir", str(self.config_dir.absolute())] if self.config_dir is not None else []
+        flags += ["--config-name", self.config_name] if self.config_name != "config" else []
+        allowed = os.environ.get("RMX_ALLOW_TARGETS", "").split(",")
+        flags += [word for name in allowed if name for word in ("--allow-target", name)]
+        flags += ["--trust-remote-code"] if os.environ.get("RMX_TRUST_REMOTE_CODE") == "1" else []
+        return [*flags, *self.overrides]
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse that raises a ConfigError in place of printing a usage line and leaving."""

@@ -16,6 +16,8 @@ GROUPS = {
     "peft": "an adapter instead of all weights",
     "loss": "on chosen and rejected rewards",
     "trainer": "optimisation: the arguments of transformers.TrainingArguments",
+    "parallel": "several processes: how they share the model",
+    "launch": "where the processes of parallel.processes run",
     "callbacks": "a list: callbacks=[...]",
     "experiment": "named runs that set several of these",
 }

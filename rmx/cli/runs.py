@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -13,9 +14,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rmx.cli.flags import Arguments
 from rmx.config import instantiate, run_yaml
 from rmx.config.composing import Composer
+from rmx.config.overriding import override_value
 from rmx.errors import ConfigError, RmxError
+from rmx.launch import origin_of
 from rmx.redact import redact
+from rmx.run.folder import open_folder
 from rmx.values import Mistake, raise_all
+
+if TYPE_CHECKING:
+    from rmx.workflow import Workflow
 
 __all__ = ["ask_hydra", "print_config", "run", "sweep"]
 
@@ -26,8 +33,28 @@ def run(arguments: Arguments) -> int:
     cfg, mistakes = composer.checked(arguments.overrides)
     raise_all(mistakes)
     if cfg is not None:  # without a configuration there are mistakes
-        instantiate(cfg).run()
+        start(instantiate(cfg), arguments.words())
     return 0
+
+
+def start(workflow: Workflow, words: list[str]) -> Any:
+    """Run the workflow here, or in ranks that run `rmx WORDS` each, as `parallel.processes` and `launch` say.
+
+    Raises:
+        ConfigError: the ranks are started already, and not so many.
+    """
+    launch, asked = workflow.launch, workflow.parallel.processes
+    if origin_of(os.environ).launcher != "alone":
+        return workflow.run()
+    processes = launch.processes(asked)
+    if asked == "auto" and processes == 1:
+        sys.stderr.write("rmx: parallel.processes=auto: no GPU here, so one process; give a number for more\n")
+    if not launch.starts(processes):
+        return workflow.run()
+    if workflow.output_dir is None:  # so that ranks which start again go on where they were
+        folder = open_folder(None, workflow.model.name, workflow.data.source)
+        words = [*words, f"output_dir={override_value(str(folder))}"]
+    return launch.start(words, processes)
 
 
 def print_config(arguments: Arguments) -> int:

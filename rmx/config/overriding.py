@@ -12,7 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmx.values import Mistake
 
-__all__ = ["absent", "into_nothing", "is_hydra", "lenient", "option_values", "parse_override", "sweep_values"]
+__all__ = [
+    "absent", "into_nothing", "is_hydra", "lenient", "option_values", "override_value", "parse_override",
+    "sweep_values",
+]  # fmt: skip
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-/.+%@")
 
 
 def parse_override(text: str, loader: ConfigLoader | None = None) -> Override | Mistake:
@@ -89,3 +94,14 @@ def into_nothing(override: Override, cfg: DictConfig) -> list[Mistake]:
         return []
     cfg[group] = None
     return [Mistake(override.key_or_group, f"{group} is null here: choose an option first, for example {group}=lora")]
+
+
+def override_value(text: str) -> str:
+    """Return text as one value of Hydra's override grammar.
+
+    >>> override_value("/data/a b"), override_value("outputs/x")
+    ("'/data/a b'", 'outputs/x')
+    """
+    if text and all(character in _PLAIN for character in text):
+        return text
+    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"

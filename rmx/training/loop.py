@@ -31,6 +31,7 @@ from rmx.checkpoints import CheckpointFolder, verify
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.engine import EmbeddingGradient, Engine
 from rmx.errors import CheckpointError, ConfigError, Interrupted, ModelError, NonFiniteError
+from rmx.launch import note
 from rmx.models.quiet import quiet
 from rmx.records import Batch, EncodedComparison, PairTable
 from rmx.run.signals import StopSignals, ignore_stop_signals
@@ -170,6 +171,7 @@ class Loop:
 
     def optimizer_step(self, step: Step) -> None:
         """Move the weights once."""
+        note(f"at step {self.state.global_step + 1}")
         self.control.should_log = self.control.should_evaluate = self.control.should_save = False
         self.tell("on_step_begin")
         sums = self.gradients(step)
@@ -386,6 +388,7 @@ class Loop:
         if not self.evals:  # a callback asked for it
             raise ConfigError("trainer: a callback asked for an evaluation, and there is no evaluation set; give one")
         started = perf_counter()
+        note(f"evaluating after step {self.state.global_step}")
         switch(self.optimizer, "eval")
         with self.strategy.interruptible(self.signals):
             result = evaluate_pairs(self.scorer, self.evals, self.loss, progress=self.progress)
@@ -435,6 +438,7 @@ class Loop:
 
     def seal(self, pending: Pending, *, scheduled: bool) -> None:
         """Write a checkpoint of this step, whole or not at all."""
+        note(f"saving the checkpoint of step {self.state.global_step}")
         switch(self.optimizer, "eval")
         totals = self.strategy.gathered(self.position.totals.values())
         self.count_tokens([math.fsum(column) for column in zip(*totals, strict=True)][len(SUMS) :])

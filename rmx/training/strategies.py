@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 
 from rmx.errors import ModelError, RankError, RmxError
+from rmx.launch import meet
 from rmx.run.signals import StopSignals
 from rmx.training.weights import load_weights, save_weights
 
@@ -36,18 +37,33 @@ if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel.__init__).para
     _SYNC_BUFFERS = "broadcast_buffers"
 
 
-def join_ranks(arguments: dict[str, Any]) -> None:
-    """Start torch.distributed as `trainer.ddp_timeout`, `ddp_backend` and `use_cpu` say; once, before all else.
+def join_ranks(arguments: dict[str, Any], seconds: float) -> None:
+    """Meet the other ranks and start torch.distributed, as `ddp_backend` and `use_cpu` say; once, before all else.
 
     A process that is alone has nobody to join.
+
+    Args:
+        arguments: of `transformers.TrainingArguments`.
+        seconds: the limit of every wait for another rank.
+
+    Raises:
+        RankError: a rank has not come in that time.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    board = meet(seconds)
+    if board is None:
         return
     from accelerate import PartialState
 
-    timeout = timedelta(seconds=arguments.get("ddp_timeout", 1800))
-    on_cpu = bool(arguments.get("use_cpu")) or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    PartialState(cpu=on_cpu, backend=arguments.get("ddp_backend"), timeout=timeout)
+    asked = bool(arguments.get("use_cpu")) or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    on_cpu = asked or not torch.accelerator.is_available()  # accelerate would leave every process alone there
+    PartialState(
+        cpu=on_cpu,
+        backend=arguments.get("ddp_backend"),
+        timeout=timedelta(seconds=seconds),
+        store=dist.PrefixStore("torch", board.store),
+        rank=board.rank,
+        world_size=board.ranks,
+    )
 
 
 def strategy_for(args: TrainingArguments) -> OneProcess:

@@ -15,7 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from sweeping import FAKE, ROOT, starts
 
-from hydra_plugins.rmx_sweeper.overrides import override_value, split_overrides
+from hydra_plugins.rmx_sweeper.overrides import split_overrides
+from rmx.config.overriding import override_value
 from rmx.errors import ConfigError
 from rmx.sweep.space import Dimension, SearchSpace
 from rmx.sweep.strategy import SweepSettings

@@ -1,0 +1,26 @@
+"""Where the processes of one run come from: who started this one, how rmx starts them itself, how they meet.
+
+    origin     the variables of torchrun, accelerate, srun and mpirun → rank, ranks, meeting point
+    local      launch=local: this machine, through torch's elastic launcher
+    board      what every rank is doing and how it ended, in a store that all can read
+    ranks      this process among them: meeting, notes, one message at the end
+
+Nothing heavy is imported before ranks are started or met.
+"""
+
+from rmx.launch.local import LocalRanks
+from rmx.launch.origin import Origin, adopt, origin_of
+from rmx.launch.ranks import end_with, meet, named_waits, note, refuse_other_ranks, stop_with_parent
+
+__all__ = [
+    "LocalRanks",
+    "Origin",
+    "adopt",
+    "end_with",
+    "meet",
+    "named_waits",
+    "note",
+    "origin_of",
+    "refuse_other_ranks",
+    "stop_with_parent",
+]
