@@ -46,7 +46,7 @@ from rmx.training.position import Pending, Position
 from rmx.training.preflight import check_before_model
 from rmx.training.resuming import Start
 from rmx.training.steps import MicroBatches, Step, StepDataset, StepLoader
-from rmx.training.strategies import strategy_for
+from rmx.training.strategies import OneProcess, strategy_for
 from rmx.training.sums import SUMS, Totals, means, step_sums, sum_dtype
 from rmx.training.token_budget import checkpoint_activations, starting_budget
 from rmx.training.weights import saved_bytes
@@ -69,6 +69,7 @@ class Loop:
         evals: named evaluation sets.
         settings: rmx's own knobs.
         recorder: where every number goes.
+        strategy: how several processes share the model and a step; from the number of processes by default.
         checkpoints: where checkpoints go, and what stands in their manifests.
         signals: who takes SIGTERM, SIGUSR1 and Ctrl-C.
         callbacks: the user's, by name.
@@ -89,6 +90,7 @@ class Loop:
         evals: Mapping[str, Sequence[EncodedComparison]],
         settings: TrainerSettings,
         recorder: Recorder,
+        strategy: OneProcess | None = None,
         checkpoints: CheckpointFolder | None = None,
         signals: StopSignals | None = None,
         callbacks: Mapping[str, TrainerCallback] | None = None,
@@ -105,7 +107,7 @@ class Loop:
         self.evals, self.recorder, self.progress = dict(evals), recorder, progress
         self.checkpoints = checkpoints or CheckpointFolder(Path(str(args.output_dir)))
         self.signals = signals or StopSignals()
-        self.strategy = strategy_for(args)
+        self.strategy = strategy or strategy_for(args)
 
         checkpoint_activations(self.model, args)
         precision = settings.resolved_precision(args.device.type, training=True)
@@ -138,7 +140,6 @@ class Loop:
         self.position = self.first_position()
         self.sealed_step = -1
         self.stop = False  # whether any rank has got a signal, as all know it
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.flops_per_token = 6.0 * sum(p.numel() for n, p in self.model.named_parameters() if "embed" not in n)
         self.tell("on_init_end")
 
@@ -206,17 +207,21 @@ class Loop:
     def forward_backward(self, step: Step) -> Tensor:
         """Rewards, loss and backward of one micro-batch after another."""
         # Workers lay steps out ahead; after memory ran out, theirs are too large.
-        batches = step.batches if step.collate == self.layout else self.layout(step.comparisons)
+        batches = list(step.batches if step.collate == self.layout else self.layout(step.comparisons))
+        work = 0 if step.is_filler else len(batches)
+        if (fill := self.strategy.in_step(len(batches)) - len(batches)) > 0:  # others have more: they need this one
+            batches += self.layout([min(step.comparisons, key=lambda c: c.shared_tokens)]) * fill
         sums = torch.zeros(len(SUMS), dtype=sum_dtype(self.args.device), device=self.args.device)
         self.rewards: list[tuple[Batch, Tensor]] = []
         counts = not step.is_filler and step.pair_weight > 0  # pairs of weight 0 alone move nothing
         scale = self.strategy.ranks / step.pair_weight if counts else 0.0
         for i, batch in enumerate(batches, start=1):
+            own = i <= work
             if i == len(batches):
-                self.backward(batch, scale, sums, counts=not step.is_filler)
+                self.backward(batch, scale if own else 0.0, sums, counts=own)
             else:
                 with self.strategy.local_gradients():
-                    self.backward(batch, scale, sums, counts=not step.is_filler)
+                    self.backward(batch, scale if own else 0.0, sums, counts=own)
                 self.tell("on_substep_end")
         return sums
 
@@ -482,7 +487,7 @@ class Loop:
     def first_position(self) -> Position:
         """Return the position of a run that has not begun."""
         steps, epochs = total_steps(self.args, len(self.steps))
-        state = TrainerState(is_world_process_zero=self.strategy.rank == 0)
+        state = TrainerState(is_world_process_zero=self.strategy.process == 0)
         state.is_local_process_zero = self.args.local_process_index == 0
         self.schedule_events(state, steps, epochs)
         return Position(state, Totals(), (self.first_budget, self.first_budget))
@@ -503,7 +508,9 @@ class Loop:
             self.strategy.load_model(self.model, start.checkpoint)
         self.noise = EmbeddingNoise(self.model, self.args.neftune_noise_alpha)
         self.module = self.strategy.place(self.model, self.try_backward)
-        self.embedding_gradient = EmbeddingGradient(self.model, ranks=self.strategy.ranks)
+        self.scorer.turns = self.strategy.turns()
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]  # placing may have replaced them
+        self.embedding_gradient = EmbeddingGradient(self.model, ranks=max(self.args.world_size, 1))
         self.optimizer = make_optimizer(self.model, self.args)
         self.schedule = make_schedule(self.optimizer, self.args, self.state.max_steps)
         self.waits_for_metric = follows_a_metric(self.schedule)
@@ -556,7 +563,7 @@ class Loop:
         if not start.best_holds:
             former.state.best_metric = former.state.best_global_step = former.state.best_model_checkpoint = None
         self.schedule_events(former.state, steps, epochs)
-        former.state.is_world_process_zero = self.strategy.rank == 0
+        former.state.is_world_process_zero = self.strategy.process == 0
         former.state.is_local_process_zero = self.args.local_process_index == 0
         self.use_budget(former.max_tokens[1])
         self.callbacks.restore(former.stored_callbacks)

@@ -24,7 +24,9 @@ from transformers import TrainingArguments
 
 from rmx.errors import ModelError, RankError, RmxError
 from rmx.launch import meet
+from rmx.parallel import NoParallel, Sharded
 from rmx.run.signals import StopSignals
+from rmx.scoring.scorer import Turns
 from rmx.training.weights import load_weights, save_weights
 
 __all__ = ["DataParallel", "OneProcess", "join_ranks", "strategy_for"]
@@ -66,15 +68,26 @@ def join_ranks(arguments: dict[str, Any], seconds: float) -> None:
     )
 
 
-def strategy_for(args: TrainingArguments) -> OneProcess:
-    """Return the strategy of this process."""
-    return DataParallel(args) if args.world_size > 1 else OneProcess(args)
+def strategy_for(args: TrainingArguments, parallel: NoParallel | None = None) -> OneProcess:
+    """Return the strategy of this process.
+
+    Raises:
+        ConfigError: what `parallel=` asks for does not fit the number of processes.
+    """
+    processes = max(args.world_size, 1)
+    sizes = None if parallel is None else parallel.sizes(processes)
+    if sizes is None:
+        return DataParallel(args) if processes > 1 else OneProcess(args)
+    from rmx.training.sharded import ShardedWeights
+
+    return ShardedWeights(args, sizes, cpu_offload=isinstance(parallel, Sharded) and parallel.cpu_offload)
 
 
 class OneProcess:
     """One process: nothing to share, nobody to wait for."""
 
-    rank, ranks = 0, 1
+    rank, ranks = 0, 1  # that see rows of their own
+    process = 0
     can_repeat = True  # a step may be computed again, because nobody takes part in it
 
     def __init__(self, args: TrainingArguments) -> None:
@@ -91,6 +104,9 @@ class OneProcess:
         """
         self.to_device(model)
         return self.compiled(model)
+
+    def place_for_scoring(self, model: nn.Module) -> None:
+        """Put the model where it scores, where it is not trained first."""
 
     def to_device(self, model: nn.Module) -> None:
         """Move the model to this process's device; quantised ones are there since they were loaded."""
@@ -113,6 +129,14 @@ class OneProcess:
         if max_norm > 0:
             return nn.utils.clip_grad_norm_(parameters, max_norm)
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def in_step(self, count: int) -> int:
+        """Return how many forward passes this process runs where it has work for `count` of them."""
+        return count
+
+    def turns(self) -> Turns:
+        """Return how the processes share what is to be scored."""
+        return Turns()
 
     # --- Agreement ----------------------------------------------------------------------------------------------------
 
@@ -146,6 +170,15 @@ class OneProcess:
         """Return the weights of the whole model, for the first process to write; None where it has them anyway."""
         return None
 
+    def whole_model(self, model: nn.Module, state: dict[str, Tensor] | None) -> AbstractContextManager[nn.Module]:
+        """Lend the model with all its weights; in the first process.
+
+        Args:
+            model: as it was placed.
+            state: what `model_state` returned.
+        """
+        return contextlib.nullcontext(model)
+
     def save_model(self, model: nn.Module, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the weights that a checkpoint holds; called in the first process."""
         save_weights(model, folder, state)
@@ -173,7 +206,8 @@ class DataParallel(OneProcess):
 
     def __init__(self, args: TrainingArguments) -> None:
         super().__init__(args)
-        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.process = self.rank = dist.get_rank()
+        self.ranks = dist.get_world_size()
 
     def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
         """Wrap the model; parameters without a gradient are looked for in every step only where there are some."""
@@ -207,6 +241,10 @@ class DataParallel(OneProcess):
         """Gradients are averaged in the backward pass after this block."""
         return self.wrapped.no_sync()
 
+    def turns(self) -> Turns:
+        """Every process scores a share."""
+        return Turns(self.rank, self.ranks, self.in_step, self.gathered)
+
     def total(self, values: Sequence[float]) -> list[float]:
         """One all-reduce."""
         return self._reduced(values, torch.float64, dist.ReduceOp.SUM)
@@ -222,14 +260,14 @@ class DataParallel(OneProcess):
 
     def gathered(self, value: T) -> list[T]:
         """One gather of objects."""
-        everyone: list[Any] = [None] * self.ranks
+        everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, value)
         return everyone
 
     def first(self, work: Callable[[], T]) -> T:
         """The others wait; an error of the first rank is an error of all, so that nobody waits for ever."""
         answer: list[Any] = [None]
-        if self.rank == 0:
+        if self.process == 0:
             try:
                 answer = [work()]
             except RmxError as error:

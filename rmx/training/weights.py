@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rmx.errors import CheckpointError
 from rmx.models.quiet import quiet
 
-__all__ = ["load_weights", "save_weights", "saved_bytes"]
+__all__ = ["checkpoint_files", "load_weights", "save_weights", "saved_bytes"]
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -40,6 +40,13 @@ def saved_bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in saved)
 
 
+def checkpoint_files(folder: Path) -> list[str]:
+    """Return the names of the files that hold a model's weights."""
+    if not (folder / _INDEX).exists():
+        return [_WHOLE]
+    return sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+
+
 def load_weights(model: Any, folder: Path) -> None:
     """Give a model the weights that it had when `save_weights` wrote them.
 
@@ -52,9 +59,7 @@ def load_weights(model: Any, folder: Path) -> None:
             unknown = result.unexpected_keys
             lacking: list[str] = []  # the base's are not written
         else:
-            files = [_WHOLE]
-            if (folder / _INDEX).exists():
-                files = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            files = checkpoint_files(folder)
             unknown, read = [], set()
             memory = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
             for file in files:  # one at a time: the largest is all that is held besides the model

@@ -1,0 +1,271 @@
+"""Several processes that hold a part of every weight each: torch's `fully_shard` on a mesh, and tensor parallelism.
+
+    mesh (replicate, shard, tensor)          the rows of a step are dealt to the replicate x shard groups
+    forward, backward                        a layer's weights are gathered while it runs; gradients are averaged
+                                             into the parts, micro-batch by micro-batch
+    the optimizer                            moves the part that its process holds
+
+Collectives need every process: all of them run the same number of micro-batches (fillers count for nothing), and
+weights are gathered for a checkpoint one tensor at a time, which the first process alone keeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import load_peft_weights
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import TrainingArguments
+
+from rmx.errors import CheckpointError, ConfigError, ModelError
+from rmx.parallel import MeshSizes
+from rmx.training.strategies import DataParallel
+from rmx.training.weights import checkpoint_files, save_weights
+
+__all__ = ["ShardedWeights", "part_of", "whole"]
+
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # element by element: a part is enough
+
+
+class ShardedWeights(DataParallel):
+    """Weights, gradients and optimizer state divided among processes (Zhao et al. 2023, PyTorch FSDP).
+
+    Args:
+        args: the arguments of transformers.
+        sizes: processes along each dimension of the mesh.
+        cpu_offload: the parts wait in the host's memory.
+
+    Raises:
+        ConfigError: the optimizer needs whole weights, or a key of DistributedDataParallel is set.
+    """
+
+    def __init__(self, args: TrainingArguments, sizes: MeshSizes, *, cpu_offload: bool = False) -> None:
+        super().__init__(args)
+        self.process = self.rank
+        self.sizes, self.cpu_offload = sizes, cpu_offload
+        self.mesh: DeviceMesh = init_device_mesh(
+            args.device.type, tuple(sizes), mesh_dim_names=("replicate", "shard", "tensor")
+        )
+        self.data_mesh = self.mesh["replicate", "shard"] if sizes.replicate > 1 else self.mesh["shard"]
+        self.rank = self.mesh.get_local_rank("replicate") * sizes.shard + self.mesh.get_local_rank("shard")
+        self.ranks = sizes.data
+        self.one_of_each = [sizes.tensor * rank for rank in range(self.ranks)]  # a process of each data rank
+        check_arguments(args)
+
+    # --- The model and its gradients ----------------------------------------------------------------------------------
+
+    def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
+        """Divide the weights in place: a unit per layer, and one for the rest.
+
+        Raises:
+            ModelError: a weight is not divided although it should be.
+        """
+        if isinstance(model, FSDPModule):  # it has scored before
+            return model
+        if self.args.torch_compile:
+            raise ConfigError("trainer.torch_compile: is not combined with divided weights; leave one of them out")
+        self.skeleton = without_weights(model)
+        if not self.cpu_offload:
+            model.to(self.args.device)
+        options: dict[str, Any] = {"mesh": self.data_mesh, "reshard_after_forward": True}
+        if self.cpu_offload:
+            options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.args.device.type == "cuda")
+        for layer in layers_of(model):
+            fully_shard(layer, **options)
+        fully_shard(model, **options)
+        self.refuse_whole(model)
+        return model
+
+    def place_for_scoring(self, model: nn.Module) -> None:
+        """Divide the weights."""
+        self.place(model, lambda: None)
+
+    def refuse_whole(self, model: nn.Module) -> None:
+        """Stop where the division did not take effect.
+
+        Raises:
+            ModelError: a parameter is whole, or lies on another mesh.
+        """
+        for name, parameter in model.named_parameters():
+            if not isinstance(parameter, DTensor) or parameter.device_mesh.size() != self.data_mesh.size():
+                raise ModelError(f"parallel: the weight {name} was not divided among {self.data_mesh.size()} processes")
+
+    def local_gradients(self) -> AbstractContextManager[Any]:
+        """Every micro-batch's gradients are averaged at once: whole ones would take the memory of whole weights."""
+        return contextlib.nullcontext()
+
+    def in_step(self, count: int) -> int:
+        """Return the largest count of all processes: so many forward passes does each of them run."""
+        return self.largest([count])[0]
+
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """Scale the parts of the gradients by the norm of the whole."""
+        norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        if max_norm > 0:
+            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
+
+    # --- Agreement ----------------------------------------------------------------------------------------------------
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """One all-reduce, to which one process of each data rank adds."""
+        mine = self.process in self.one_of_each
+        return super().total(values if mine else [0.0] * len(values))
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Return one value per data rank, in their order."""
+        everyone: list[Any] = [None] * self.sizes.data * self.sizes.tensor
+        dist.all_gather_object(everyone, value)
+        return [everyone[process] for process in self.one_of_each]
+
+    # --- State --------------------------------------------------------------------------------------------------------
+
+    def model_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Gather the whole weights, one tensor after the other; the first process keeps them, in the host's memory."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return self._kept(model.state_dict())
+
+    def _kept(self, value: Any) -> Any:
+        """Make every divided tensor whole; in the other processes nothing is left of it."""
+        if isinstance(value, dict):
+            return {key: self._kept(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._kept(item) for item in value)
+        if isinstance(value, DTensor):
+            complete = value.full_tensor()
+            return complete.cpu() if self.process == 0 else torch.empty(0, dtype=value.dtype)
+        return value
+
+    @contextlib.contextmanager
+    def whole_model(self, model: nn.Module, state: dict[str, Tensor] | None) -> Iterator[nn.Module]:
+        """Lend the model with the gathered weights, on the CPU; in the first process."""
+        assert state is not None
+        self.skeleton.load_state_dict(state, assign=True, strict=False)
+        left = [name for name, parameter in self.skeleton.named_parameters() if parameter.is_meta]
+        if left:
+            raise ModelError(f"the weight {left[0]} was not gathered")
+        try:
+            yield self.skeleton
+        finally:
+            self.skeleton.to("meta")
+
+    def save_model(self, model: nn.Module, folder: Path, state: dict[str, Tensor] | None) -> None:
+        """Write the gathered weights as one process would."""
+        with self.whole_model(model, state) as plain:
+            save_weights(plain, folder)
+
+    def load_model(self, model: nn.Module, folder: Path) -> None:
+        """Give each process its part of what is stored, tensor by tensor.
+
+        Raises:
+            CheckpointError: the files are those of another model.
+        """
+        if not isinstance(model, FSDPModule):  # before it is placed
+            super().load_model(model, folder)
+            return
+        adapted = isinstance(model, PeftModel)
+        targets = get_peft_model_state_dict(model, save_embedding_layers=False) if adapted else model.state_dict()
+        read = set()
+        for name, tensor in adapter_tensors(folder) if adapted else model_tensors(folder):
+            if name not in targets:
+                raise CheckpointError(f"{folder}: {name} is not a weight of this model; start anew with resume=never")
+            target = targets[name]
+            with torch.no_grad():
+                if isinstance(target, DTensor):
+                    target.to_local().copy_(part_of(tensor, target).to_local())
+                else:
+                    target.copy_(tensor)
+            read.add(name)
+        if missing := sorted(set(targets) - read):
+            raise CheckpointError(f"{folder}: {missing[0]} is missing; start anew with resume=never")
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Gather the whole state, in the layout of one process: any number of processes continues from it."""
+        return self._kept(optimizer.state_dict())
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Divide a whole state as the weights are divided."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        divided = {
+            index: {
+                name: part_of(value, parameters[index])
+                if isinstance(value, Tensor) and value.shape == parameters[index].shape and value.dim() > 0
+                else value
+                for name, value in values.items()
+            }
+            for index, values in state["state"].items()
+        }
+        optimizer.load_state_dict({**state, "state": divided})
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Refuse what needs whole weights, or belongs to DistributedDataParallel.
+
+    Raises:
+        ConfigError: a key that does not go together with divided weights.
+    """
+    optimizer = getattr(args.optim, "value", args.optim)
+    if optimizer not in OPTIMIZERS:
+        raise ConfigError(
+            f"trainer.optim={optimizer}: is not known to be right on divided weights; give one of "
+            f"{', '.join(OPTIMIZERS)}, or parallel=ddp"
+        )
+    for name in ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"trainer.{name}: belongs to parallel=ddp and does nothing here; leave it out")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a divided tensor as a whole one; collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(tensor: Tensor, like: Tensor) -> Any:
+    """Return this process's part of a tensor that every process has whole, divided like another one."""
+    if not isinstance(like, DTensor):
+        return tensor
+    tensor = tensor.to(device=like.device)
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """Return the transformer's layers: the modules of its longest list."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    layers = max(lists, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=None)
+    return [] if layers is None else list(layers)
+
+
+def without_weights(model: nn.Module) -> nn.Module:
+    """Copy a model but for its weights: they are on the meta device, and take no memory."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, memo)
+
+
+def model_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the stored weights of a checkpoint, mapped from the disk one after the other."""
+    for file in checkpoint_files(folder):
+        with safe_open(str(folder / file), framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118  it is no mapping
+                yield name, stored.get_tensor(name)
+
+
+def adapter_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the stored weights of an adapter."""
+    yield from load_peft_weights(str(folder), device="cpu").items()
