@@ -32,6 +32,7 @@ from transformers import TrainingArguments
 from rmx.errors import CheckpointError, ConfigError, ModelError
 from rmx.parallel import MeshSizes
 from rmx.training.strategies import DataParallel
+from rmx.training.tensor_parallel import divide_layers
 from rmx.training.weights import checkpoint_files, save_weights
 
 __all__ = ["ShardedWeights", "part_of", "whole"]
@@ -54,7 +55,7 @@ class ShardedWeights(DataParallel):
     def __init__(self, args: TrainingArguments, sizes: MeshSizes, *, cpu_offload: bool = False) -> None:
         super().__init__(args)
         self.process = self.rank
-        self.sizes, self.cpu_offload = sizes, cpu_offload
+        self.sizes, self.cpu_offload, self.placed = sizes, cpu_offload, False
         self.mesh: DeviceMesh = init_device_mesh(
             args.device.type, tuple(sizes), mesh_dim_names=("replicate", "shard", "tensor")
         )
@@ -72,7 +73,7 @@ class ShardedWeights(DataParallel):
         Raises:
             ModelError: a weight is not divided although it should be.
         """
-        if isinstance(model, FSDPModule):  # it has scored before
+        if self.placed:  # it has scored before
             return model
         if self.args.torch_compile:
             raise ConfigError("trainer.torch_compile: is not combined with divided weights; leave one of them out")
@@ -82,10 +83,14 @@ class ShardedWeights(DataParallel):
         options: dict[str, Any] = {"mesh": self.data_mesh, "reshard_after_forward": True}
         if self.cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.args.device.type == "cuda")
-        for layer in layers_of(model):
-            fully_shard(layer, **options)
-        fully_shard(model, **options)
-        self.refuse_whole(model)
+        if self.sizes.tensor > 1:
+            divide_layers(model, self.mesh["tensor"])
+        if self.data_mesh.size() > 1:
+            for layer in layers_of(model):
+                fully_shard(layer, **options)
+            fully_shard(model, **options)
+            self.refuse_whole(model)
+        self.placed = True
         return model
 
     def place_for_scoring(self, model: nn.Module) -> None:
@@ -99,7 +104,7 @@ class ShardedWeights(DataParallel):
             ModelError: a parameter is whole, or lies on another mesh.
         """
         for name, parameter in model.named_parameters():
-            if not isinstance(parameter, DTensor) or parameter.device_mesh.size() != self.data_mesh.size():
+            if not isinstance(parameter, DTensor) or "shard" not in (parameter.device_mesh.mesh_dim_names or ()):
                 raise ModelError(f"parallel: the weight {name} was not divided among {self.data_mesh.size()} processes")
 
     def local_gradients(self) -> AbstractContextManager[Any]:
@@ -112,9 +117,15 @@ class ShardedWeights(DataParallel):
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the parts of the gradients by the norm of the whole."""
-        norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        groups: dict[Any, list[Tensor]] = {}  # by mesh: torch takes the norm of one at a time
+        for parameter in parameters:
+            if parameter.grad is not None:
+                groups.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter.grad)
+        norms = [whole(nn.utils.get_total_norm(gradients)) for gradients in groups.values()]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         if max_norm > 0:
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+            for gradients in groups.values():
+                torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
         return norm
 
     # --- Agreement ----------------------------------------------------------------------------------------------------
@@ -174,7 +185,7 @@ class ShardedWeights(DataParallel):
         Raises:
             CheckpointError: the files are those of another model.
         """
-        if not isinstance(model, FSDPModule):  # before it is placed
+        if not self.placed:
             super().load_model(model, folder)
             return
         adapted = isinstance(model, PeftModel)
