@@ -50,6 +50,10 @@ class NoParallel:
     def __post_init__(self) -> None:
         refuse_wrong_fields(self, "parallel")
 
+    def words(self, processes: int) -> str:
+        """Return how so many processes share the work."""
+        return "ddp" if processes > 1 else "none"
+
     def sizes(self, processes: int) -> MeshSizes | None:
         """Return the mesh for so many processes; None where weights are not divided.
 
@@ -127,3 +131,11 @@ class Sharded(NoParallel):
                 f"{processes}, or start {given} processes"
             )
         return found
+
+    def words(self, processes: int) -> str:
+        """See `NoParallel.words`.
+
+        >>> Sharded(tensor=2).words(8)
+        'replicate=1 x shard=4 x tensor=2'
+        """
+        return " x ".join(f"{name}={size}" for name, size in self.sizes(processes)._asdict().items())

@@ -40,6 +40,7 @@ from rmx.scoring.scorer import Scorer
 from rmx.trackers import Recorder
 from rmx.training.arguments import TrainerSettings
 from rmx.training.events import Callbacks, due, total_steps
+from rmx.training.memory_use import held_bytes, memory_in_words
 from rmx.training.noise import EmbeddingNoise
 from rmx.training.optimizers import follows_a_metric, make_optimizer, make_schedule, restore_schedule, switch
 from rmx.training.position import Pending, Position
@@ -97,8 +98,9 @@ class Loop:
         own: Sequence[TrainerCallback] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self.strategy = strategy or strategy_for(args)
         check_before_model(
-            settings, args, callbacks, comparisons=len(rows), sets=list(evals), ranks=max(args.world_size, 1)
+            settings, args, callbacks, comparisons=len(rows), sets=list(evals), ranks=self.strategy.ranks
         )
         set_verbosity(args.get_process_log_level())
         if args.full_determinism:
@@ -107,7 +109,6 @@ class Loop:
         self.evals, self.recorder, self.progress = dict(evals), recorder, progress
         self.checkpoints = checkpoints or CheckpointFolder(Path(str(args.output_dir)))
         self.signals = signals or StopSignals()
-        self.strategy = strategy or strategy_for(args)
 
         checkpoint_activations(self.model, args)
         precision = settings.resolved_precision(args.device.type, training=True)
@@ -117,7 +118,7 @@ class Loop:
         self.layout = MicroBatches(self.engine.collator, self.first_budget)
         self.steps = StepDataset(
             rows,
-            per_rank=settings.comparisons_per_step,
+            per_step=settings.step_size(self.strategy.ranks),
             collate=self.layout,
             seed=args.seed,
             rank=self.strategy.rank,
@@ -139,6 +140,7 @@ class Loop:
         self.control = TrainerControl()
         self.position = self.first_position()
         self.sealed_step = -1
+        self.said_memory = False
         self.stop = False  # whether any rank has got a signal, as all know it
         self.flops_per_token = 6.0 * sum(p.numel() for n, p in self.model.named_parameters() if "embed" not in n)
         self.tell("on_init_end")
@@ -183,6 +185,7 @@ class Loop:
         self.position.last = {"grad_norm": norm, "learning_rate": float(self.optimizer.param_groups[0]["lr"])}
         if not self.waits_for_metric:
             self.schedule.step()
+        self.say_memory()
         self.module.zero_grad()
         self.state.global_step += 1
         self.position.step += 1
@@ -190,6 +193,14 @@ class Loop:
         every = self.args.torch_empty_cache_steps
         if every and self.state.global_step % every == 0:
             torch.cuda.empty_cache()  # does nothing where there is no GPU
+
+    def say_memory(self) -> None:
+        """Say once what each of several processes holds, when the optimizer's state is there."""
+        if self.said_memory or self.args.world_size <= 1:
+            return
+        self.said_memory = True
+        held = self.strategy.largest(held_bytes(self.model, self.optimizer))
+        log.info("parallel: %s; the fullest process holds %s", self.strategy.words, memory_in_words(held))
 
     def gradients(self, step: Step) -> Tensor:
         """Add up the gradients of a step; returns its sums, in the order of `SUMS`, still on the device."""
@@ -512,6 +523,7 @@ class Loop:
         self.trained = [p for p in self.model.parameters() if p.requires_grad]  # placing may have replaced them
         self.embedding_gradient = EmbeddingGradient(self.model, ranks=max(self.args.world_size, 1))
         self.optimizer = make_optimizer(self.model, self.args)
+        self.strategy.tune(self.optimizer)
         self.schedule = make_schedule(self.optimizer, self.args, self.state.max_steps)
         self.waits_for_metric = follows_a_metric(self.schedule)
         self.callbacks.given |= {"optimizer": self.optimizer, "lr_scheduler": self.schedule}

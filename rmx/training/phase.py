@@ -91,8 +91,9 @@ def manifest_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
     return {
         "config": redact(plain_values({part: getattr(w, part) for part in parts})),
         "rows": rows_facts(inputs.sets),
-        "ranks": run.ranks,
-        "environment": environment_facts(inputs.device),
+        "step_size": w.trainer.step_size(run.ranks),
+        "environment": environment_facts(inputs.device)
+        | {"ranks": run.ranks, "parallel": w.parallel.words(run.processes)},
     }
 
 

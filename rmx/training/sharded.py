@@ -56,6 +56,7 @@ class ShardedWeights(DataParallel):
         super().__init__(args)
         self.process = self.rank
         self.sizes, self.cpu_offload, self.placed = sizes, cpu_offload, False
+        self.words = " x ".join(f"{name}={size}" for name, size in sizes._asdict().items())
         self.mesh: DeviceMesh = init_device_mesh(
             args.device.type, tuple(sizes), mesh_dim_names=("replicate", "shard", "tensor")
         )
@@ -110,6 +111,11 @@ class ShardedWeights(DataParallel):
     def local_gradients(self) -> AbstractContextManager[Any]:
         """Every micro-batch's gradients are averaged at once: whole ones would take the memory of whole weights."""
         return contextlib.nullcontext()
+
+    def tune(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step through the weights one by one where they lie on several meshes: torch fuses those of one mesh only."""
+        for group in optimizer.param_groups if self.sizes.tensor > 1 else ():
+            group |= dict.fromkeys({"foreach", "fused"} & set(group), False)
 
     def in_step(self, count: int) -> int:
         """Return the largest count of all processes: so many forward passes does each of them run."""
@@ -221,6 +227,7 @@ class ShardedWeights(DataParallel):
             for index, values in state["state"].items()
         }
         optimizer.load_state_dict({**state, "state": divided})
+        self.tune(optimizer)
 
 
 def check_arguments(args: TrainingArguments) -> None:

@@ -88,6 +88,7 @@ class OneProcess:
 
     rank, ranks = 0, 1  # that see rows of their own
     process = 0
+    words = "one process"
     can_repeat = True  # a step may be computed again, because nobody takes part in it
 
     def __init__(self, args: TrainingArguments) -> None:
@@ -129,6 +130,9 @@ class OneProcess:
         if max_norm > 0:
             return nn.utils.clip_grad_norm_(parameters, max_norm)
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def tune(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set what of the optimizer depends on how weights are held."""
 
     def in_step(self, count: int) -> int:
         """Return how many forward passes this process runs where it has work for `count` of them."""
@@ -207,6 +211,7 @@ class DataParallel(OneProcess):
     def __init__(self, args: TrainingArguments) -> None:
         super().__init__(args)
         self.process = self.rank = dist.get_rank()
+        self.words = f"{dist.get_world_size()} processes with the whole model each"
         self.ranks = dist.get_world_size()
 
     def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
