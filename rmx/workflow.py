@@ -137,9 +137,10 @@ class Workflow:
         from rmx.run import phases as phase
         from rmx.run.inputs import prepare, read
         from rmx.run.open_run import OpenRun
+        from rmx.training.choose_strategy import strategy_for
         from rmx.training.phase import train
         from rmx.training.preflight import check_before_data, check_before_model
-        from rmx.training.strategies import join_ranks, strategy_for
+        from rmx.training.strategies import join_ranks
 
         refuse_other_ranks(self.parallel.processes)
         self.parallel.sizes(int(os.environ.get("WORLD_SIZE", "1")))

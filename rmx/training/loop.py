@@ -28,7 +28,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils.logging import set_verbosity
 
 from rmx.checkpoints import CheckpointFolder, verify
-from rmx.checkpoints.tensors import load_state, save_state, state_bytes
+from rmx.checkpoints.tensors import save_state
 from rmx.engine import EmbeddingGradient, Engine
 from rmx.errors import CheckpointError, ConfigError, Interrupted, ModelError, NonFiniteError
 from rmx.launch import note
@@ -39,6 +39,7 @@ from rmx.scoring.evaluation import evaluate_pairs
 from rmx.scoring.scorer import Scorer
 from rmx.trackers import Recorder
 from rmx.training.arguments import TrainerSettings
+from rmx.training.choose_strategy import strategy_for
 from rmx.training.events import Callbacks, due, total_steps
 from rmx.training.memory_use import held_bytes, memory_in_words
 from rmx.training.noise import EmbeddingNoise
@@ -47,10 +48,9 @@ from rmx.training.position import Pending, Position
 from rmx.training.preflight import check_before_model
 from rmx.training.resuming import Start
 from rmx.training.steps import MicroBatches, Step, StepDataset, StepLoader
-from rmx.training.strategies import OneProcess, strategy_for
+from rmx.training.strategies import OneProcess
 from rmx.training.sums import SUMS, Totals, means, step_sums, sum_dtype
 from rmx.training.token_budget import checkpoint_activations, starting_budget
-from rmx.training.weights import saved_bytes
 
 __all__ = ["Loop"]
 
@@ -459,28 +459,28 @@ class Loop:
         totals = self.strategy.gathered(self.position.totals.values())
         self.count_tokens([math.fsum(column) for column in zip(*totals, strict=True)][len(SUMS) :])
         whole = not (scheduled and self.args.save_only_model)  # one made for a signal is there to go on from
-        weights = self.strategy.model_state(self.model)
-        optimizer = self.strategy.optimizer_state(self.optimizer) if whole else {}
+        step = self.state.global_step
 
-        def write() -> None:
-            needed = saved_bytes(self.model) + state_bytes(optimizer)
-            with self.checkpoints.staged(self.state.global_step, needed_bytes=needed) as stage:
-                self.strategy.save_model(self.model, stage, weights)
-                with quiet():
-                    self.scorer.tokenizer.save_pretrained(str(stage))
-                if whole:
-                    save_state(optimizer, stage, "optimizer")
-                    save_state(self.schedule.state_dict(), stage, "scheduler")
-                self.position.write(
-                    stage,
-                    pending=pending,
-                    scheduled=scheduled,
-                    totals=totals,
-                    metrics_bytes=self.recorder.position(),
-                    callbacks=self.callbacks.states(self.control),
-                )
+        def rest(stage: Path) -> None:
+            with quiet():
+                self.scorer.tokenizer.save_pretrained(str(stage))
+            if whole:
+                save_state(self.schedule.state_dict(), stage, "scheduler")
+            self.position.write(
+                stage,
+                pending=pending,
+                scheduled=scheduled,
+                totals=totals,
+                metrics_bytes=self.recorder.position(),
+                callbacks=self.callbacks.states(self.control),
+            )
 
-        self.strategy.first(write)  # nobody goes on, or ends, before the checkpoint is there
+        self.strategy.write_checkpoint(
+            lambda needed: self.checkpoints.staged(step, needed_bytes=needed),
+            self.model,
+            self.optimizer if whole else None,
+            rest,
+        )
         self.sealed_step = self.state.global_step
 
     def rotate(self) -> None:
@@ -555,7 +555,7 @@ class Loop:
         )
         steps, epochs = total_steps(self.args, len(self.steps))
         try:
-            self.strategy.load_optimizer(self.optimizer, load_state(checkpoint, "optimizer"))
+            self.strategy.load_optimizer(self.optimizer, checkpoint)
         except (ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{checkpoint}: its optimizer is of another kind ({error}); take trainer.optim back, or start anew "

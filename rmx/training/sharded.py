@@ -5,8 +5,9 @@
                                              into the parts, micro-batch by micro-batch
     the optimizer                            moves the part that its process holds
 
-Collectives need every process: all of them run the same number of micro-batches (fillers count for nothing), and
-weights are gathered for a checkpoint one tensor at a time, which the first process alone keeps.
+Collectives need every process: all of them run the same number of micro-batches (fillers count for nothing). For the
+artefact, weights are gathered one tensor at a time, which the first process alone keeps; into a checkpoint each
+process writes its own parts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from peft.utils import load_peft_weights
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -29,11 +30,13 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainingArguments
 
+from rmx.checkpoints.shards import has_shards, load_sharded_state, save_shards, structure_of
+from rmx.checkpoints.tensors import load_state, state_bytes
 from rmx.errors import CheckpointError, ConfigError, ModelError
 from rmx.parallel import MeshSizes
 from rmx.training.strategies import DataParallel
 from rmx.training.tensor_parallel import divide_layers
-from rmx.training.weights import checkpoint_files, save_weights
+from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, saved_bytes
 
 __all__ = ["ShardedWeights", "part_of", "whole"]
 
@@ -123,15 +126,17 @@ class ShardedWeights(DataParallel):
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the parts of the gradients by the norm of the whole."""
-        groups: dict[Any, list[Tensor]] = {}  # by mesh: torch takes the norm of one at a time
+        groups: dict[Any, list[nn.Parameter]] = {}  # by mesh: torch takes the norm of one at a time
         for parameter in parameters:
             if parameter.grad is not None:
-                groups.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter.grad)
-        norms = [whole(nn.utils.get_total_norm(gradients)) for gradients in groups.values()]
+                groups.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+        norms = [
+            whole(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups.values()
+        ]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         if max_norm > 0:
-            for gradients in groups.values():
-                torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+            for group in groups.values():
+                nn.utils.clip_grads_with_norm_(group, max_norm, norm)
         return norm
 
     # --- Agreement ----------------------------------------------------------------------------------------------------
@@ -151,9 +156,7 @@ class ShardedWeights(DataParallel):
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Gather the whole weights, one tensor after the other; the first process keeps them, in the host's memory."""
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        reshard(model)
         return self._kept(model.state_dict())
 
     def _kept(self, value: Any) -> Any:
@@ -180,10 +183,31 @@ class ShardedWeights(DataParallel):
         finally:
             self.skeleton.to("meta")
 
-    def save_model(self, model: nn.Module, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write the gathered weights as one process would."""
-        with self.whole_model(model, state) as plain:
-            save_weights(plain, folder)
+    def write_checkpoint(
+        self,
+        staged: Callable[[int], AbstractContextManager[Path]],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        rest: Callable[[Path], None],
+    ) -> None:
+        """Let every process write its own parts into the folder that the first one opens and seals."""
+        if optimizer is None:
+            super().write_checkpoint(staged, model, None, rest)  # weights alone are for others to read: one file
+            return
+        reshard(model)
+        state = optimizer.state_dict()
+        needed, opened = saved_bytes(model) + state_bytes(state), contextlib.ExitStack()
+        stage = Path(self.first(lambda: str(opened.enter_context(staged(needed)))))
+        with opened:
+            parts = structure_of(state, stage, "optimizer", write=self.process == 0)
+            parts |= {f"{WEIGHTS}{name}": tensor for name, tensor in kept_weights(model).items()}
+            save_shards(parts, stage)
+
+            def seal() -> None:
+                rest(stage)
+                opened.close()
+
+            self.first(seal)
 
     def load_model(self, model: nn.Module, folder: Path) -> None:
         """Give each process its part of what is stored, tensor by tensor.
@@ -191,13 +215,11 @@ class ShardedWeights(DataParallel):
         Raises:
             CheckpointError: the files are those of another model.
         """
-        if not self.placed:
+        if not self.placed or has_shards(folder):
             super().load_model(model, folder)
             return
-        adapted = isinstance(model, PeftModel)
-        targets = get_peft_model_state_dict(model, save_embedding_layers=False) if adapted else model.state_dict()
-        read = set()
-        for name, tensor in adapter_tensors(folder) if adapted else model_tensors(folder):
+        targets, read = kept_weights(model), set()
+        for name, tensor in adapter_tensors(folder) if isinstance(model, PeftModel) else model_tensors(folder):
             if name not in targets:
                 raise CheckpointError(f"{folder}: {name} is not a weight of this model; start anew with resume=never")
             target = targets[name]
@@ -210,24 +232,34 @@ class ShardedWeights(DataParallel):
         if missing := sorted(set(targets) - read):
             raise CheckpointError(f"{folder}: {missing[0]} is missing; start anew with resume=never")
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Gather the whole state, in the layout of one process: any number of processes continues from it."""
-        return self._kept(optimizer.state_dict())
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Divide a whole state as the weights are divided."""
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+        """Read a state, dividing it as the weights are divided."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        divided = {
-            index: {
-                name: part_of(value, parameters[index])
-                if isinstance(value, Tensor) and value.shape == parameters[index].shape and value.dim() > 0
-                else value
-                for name, value in values.items()
-            }
-            for index, values in state["state"].items()
-        }
-        optimizer.load_state_dict({**state, "state": divided})
+
+        def empty(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+            parameter = parameters[int(name.split(".")[2])]  # optimizer.state.<number>.exp_avg
+            if size == parameter.shape and size:
+                return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+            return torch.zeros(size, dtype=dtype)
+
+        if has_shards(checkpoint):
+            state = load_sharded_state(checkpoint, "optimizer", empty)
+        else:
+            state = load_state(checkpoint, "optimizer")
+            for index, values in state["state"].items():
+                like = parameters[index]
+                for name, value in values.items():
+                    if isinstance(value, Tensor) and value.shape == like.shape and value.dim() > 0:
+                        values[name] = part_of(value, like)
+        optimizer.load_state_dict(state)
         self.tune(optimizer)
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back the whole weights that the last forward pass has left in memory."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def check_arguments(args: TrainingArguments) -> None:

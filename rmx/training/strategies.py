@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 
+from rmx.checkpoints.shards import has_shards, load_sharded_state
+from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import ModelError, RankError, RmxError
 from rmx.launch import meet
-from rmx.parallel import NoParallel, Sharded
 from rmx.run.signals import StopSignals
 from rmx.scoring.scorer import Turns
-from rmx.training.weights import load_weights, save_weights
+from rmx.training.weights import load_weights, save_weights, saved_bytes
 
-__all__ = ["DataParallel", "OneProcess", "join_ranks", "strategy_for"]
+__all__ = ["DataParallel", "OneProcess", "join_ranks"]
 
 T = TypeVar("T")
 
@@ -66,21 +67,6 @@ def join_ranks(arguments: dict[str, Any], seconds: float) -> None:
         rank=board.rank,
         world_size=board.ranks,
     )
-
-
-def strategy_for(args: TrainingArguments, parallel: NoParallel | None = None) -> OneProcess:
-    """Return the strategy of this process.
-
-    Raises:
-        ConfigError: what `parallel=` asks for does not fit the number of processes.
-    """
-    processes = max(args.world_size, 1)
-    sizes = None if parallel is None else parallel.sizes(processes)
-    if sizes is None:
-        return DataParallel(args) if processes > 1 else OneProcess(args)
-    from rmx.training.sharded import ShardedWeights
-
-    return ShardedWeights(args, sizes, cpu_offload=isinstance(parallel, Sharded) and parallel.cpu_offload)
 
 
 class OneProcess:
@@ -183,20 +169,44 @@ class OneProcess:
         """
         return contextlib.nullcontext(model)
 
-    def save_model(self, model: nn.Module, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write the weights that a checkpoint holds; called in the first process."""
-        save_weights(model, folder, state)
+    def write_checkpoint(
+        self,
+        staged: Callable[[int], AbstractContextManager[Path]],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        rest: Callable[[Path], None],
+    ) -> None:
+        """Write a checkpoint, whole or not at all; nobody goes on before it is there.
+
+        Args:
+            staged: opens the folder to write into, for so many bytes.
+            model: as it was placed.
+            optimizer: None where the weights alone are kept.
+            rest: writes everything else.
+        """
+        weights = self.model_state(model)
+
+        def write() -> None:
+            state = {} if optimizer is None else optimizer.state_dict()
+            with staged(saved_bytes(model) + state_bytes(state)) as stage:
+                with self.whole_model(model, weights) as whole:
+                    save_weights(whole, stage)
+                if optimizer is not None:
+                    save_state(state, stage, "optimizer")
+                rest(stage)
+
+        self.first(write)
 
     def load_model(self, model: nn.Module, folder: Path) -> None:
-        """Read them back into the same model."""
+        """Read the weights of a checkpoint into the same model."""
         load_weights(model, folder)
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return the optimizer's whole state, as one process writes it."""
-        return optimizer.state_dict()
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Give the optimizer the state that `optimizer_state` returned."""
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+        """Give the optimizer its state of a checkpoint, whoever wrote it."""
+        if has_shards(checkpoint):
+            state = load_sharded_state(checkpoint, "optimizer", lambda _, size, dtype: torch.zeros(size, dtype=dtype))
+        else:
+            state = load_state(checkpoint, "optimizer")
         optimizer.load_state_dict(state)
 
 
