@@ -76,7 +76,7 @@ def load_shards(targets: Mapping[str, Tensor], checkpoint: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is
             dcp.load(dict(targets), storage_reader=reader, no_dist=alone)
-    except (CheckpointException, ValueError, RuntimeError) as error:
+    except CheckpointException as error:
         raise CheckpointError(
             f"{checkpoint}: its parts do not fit this model: {_reason(error)}; start anew with resume=never"
         ) from error
