@@ -8,6 +8,7 @@ Building a Workflow reads and downloads nothing; the verbs do the work, and impo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,11 +138,13 @@ class Workflow:
         from rmx.run.inputs import prepare, read
         from rmx.run.open_run import OpenRun
         from rmx.training.agreement import refuse_other_runs
+        from rmx.training.choose_strategy import strategy_for
         from rmx.training.phase import train
         from rmx.training.preflight import check_before_data, check_before_model
         from rmx.training.strategies import join_ranks
 
         refuse_other_ranks(self.parallel.processes)
+        self.parallel.sizes(int(os.environ.get("WORLD_SIZE", "1")))
         join_ranks(self.trainer.arguments, seconds=60 * self.parallel.timeout_minutes)
         with named_waits(), OpenRun(self, self._folder) as run:
             done = Done(run.folder)
@@ -157,8 +160,9 @@ class Workflow:
                 rows, sets = len(splits.train), list(splits.evals)
                 check_before_model(self.trainer, args, self.callbacks, comparisons=rows, sets=sets, ranks=run.ranks)
             note("loading the model and tokenising the data")
+            strategy = strategy_for(args, self.parallel)
             inputs = prepare(self, splits, args, phases, self._trained)
-            if run.ranks > 1:
+            if run.processes > 1:
                 refuse_other_runs(self.config, inputs.rows, inputs.device)
             header.show(self, run, inputs, phases)
             if inputs.model is not None:
@@ -172,11 +176,13 @@ class Workflow:
                 if name == "inspect":
                     phase.inspect(self, run, inputs)
                 elif name == "train" and model is not None:
-                    done.trained = train(self, run, inputs, model)
+                    done.trained = train(self, run, inputs, model, strategy)
                     model = self._trained = done.trained.model
                     done.results |= done.trained.metrics
                     done.scores = None  # of the model as it was before
                 elif name in ("eval", "predict") and model is not None:
+                    strategy.place_for_scoring(model.scorer.model)
+                    model.scorer.turns = strategy.turns()
                     done.scores = done.scores or phase.score(self, run, inputs, model)
                     if name == "eval":
                         done.results |= phase.evaluate(run, done.scores, model)

@@ -231,8 +231,10 @@ def test_refused_and_allowed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"rows.train.comparisons: 3 there, 4 here"):
         refuse_drift(tmp_path, there, facts(rows=4), [])
     assert refuse_drift(tmp_path, there, facts(rows=4), ["data"]) == ([], True)
-    with pytest.raises(CheckpointError, match=r"ranks: 1 there, 2 here"):
+    with pytest.raises(CheckpointError, match=r"trainer.comparisons_per_step: 8 there, 16 here"):
         refuse_drift(tmp_path, there, facts(ranks=2), [])
+    other_way = {"arguments": {"learning_rate": 0.1, "per_device_train_batch_size": 4}}
+    assert refuse_drift(tmp_path, there, facts(ranks=2, trainer=other_way), []) == ([], True)  # 4 x 2 are 8, too
 
 
 def test_a_moved_file_and_another_machine(tmp_path: Path) -> None:

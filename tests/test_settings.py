@@ -16,7 +16,7 @@ def test_accumulation_happens_inside_the_step(tmp_path: Path) -> None:
     """4 per device × 8 accumulated = 32 comparisons in one dataloader item; callbacks see what was configured."""
     settings = trainer_settings(per_device_train_batch_size=4, gradient_accumulation_steps=8, learning_rate=1e-4)
     args = settings.training_arguments(tmp_path, 3, evaluates=True)
-    assert settings.comparisons_per_step == 32
+    assert settings.step_size(1) == 32
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (4, 8)
     assert (args.learning_rate, args.seed, args.logging_nan_inf_filter) == (1e-4, 3, False)
 

@@ -17,7 +17,8 @@ def rows(lengths: list[int], weight: float = 1.0) -> list[EncodedComparison]:
 
 
 def dataset(n: int = 10, per_rank: int = 2, **options) -> StepDataset:
-    return StepDataset(rows([i + 1 for i in range(n)]), per_rank=per_rank, collate=lambda c: [], seed=7, **options)
+    per_step = per_rank * options.get("ranks", 1)
+    return StepDataset(rows([i + 1 for i in range(n)]), per_step=per_step, collate=lambda c: [], seed=7, **options)
 
 
 def ids(steps: list[Step]) -> list[list[str]]:
@@ -56,7 +57,7 @@ def test_ranks_share_each_global_step_and_know_its_pair_weight() -> None:
 
 def test_longest_goes_first_to_the_least_loaded_rank() -> None:
     """Token loads 12, 7, 6, 5 (prefix + 2): 12 | 7 → then 6 joins 7 (13), 5 joins 12 (17)."""
-    data = StepDataset(rows([10, 5, 4, 3]), per_rank=2, collate=lambda c: [], seed=0, ranks=2, shuffle=False)
+    data = StepDataset(rows([10, 5, 4, 3]), per_step=4, collate=lambda c: [], seed=0, ranks=2, shuffle=False)
     assert data.share([0, 1, 2, 3]) == [[0, 3], [1, 2]]
 
 
@@ -87,4 +88,4 @@ def test_worker_processes_see_the_same_steps(how: str) -> None:
 
 
 def dataset_for_workers() -> StepDataset:
-    return StepDataset(rows([1] * 10), per_rank=2, collate=MicroBatches(Collator("shared"), 4), seed=7)
+    return StepDataset(rows([1] * 10), per_step=2, collate=MicroBatches(Collator("shared"), 4), seed=7)

@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import numpy as np
 import pytest
 from family_tokenizers import family_tokenizer
 
-from rmx.errors import DataError
+from rmx.errors import ConfigError, DataError
 from rmx.records import Comparison, EncodedComparison, Pair
 from rmx.templates import Template
 from rmx.tokens import EncodedRows, cache_folder, cached_encode, content_key, encode
 from rmx.tokens import cache as cache_module
+from rmx.tokens.trim import trim
 
 TOKENIZER = family_tokenizer("qwen")
 TEMPLATE = Template("chatml").bind(TOKENIZER)
@@ -187,6 +189,36 @@ def test_bad_rows_stop_it_and_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="f:3"):
         run([*make_rows(), bad], tmp_path)
     assert not [entry for entry in (tmp_path / "tokens").iterdir() if entry.is_dir()]
+
+
+def test_sets_that_were_not_used_for_longest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three sets, used 3, 2 and 0 days ago: a limit of one set removes the oldest first, and none of today's."""
+    folders = [run(make_rows(count), tmp_path).folder for count in (7, 8, 9)]
+    sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in folders]
+    now = time.time()
+    for folder, days in zip(folders, (3, 2, 0), strict=True):
+        os.utime(folder, (now - days * 86_400, now - days * 86_400))
+    assert trim(tmp_path / "tokens", sum(sizes)) == []
+    assert trim(tmp_path / "tokens", sum(sizes) - 1) == folders[:1]
+    assert trim(tmp_path / "tokens", 0) == folders[1:2]  # the last was used within a day
+    assert sorted(entry.name for entry in (tmp_path / "tokens").iterdir()) == sorted(
+        [folders[2].name, f"{folders[2].name}.lock"]
+    )
+    old = now - 2 * 86_400
+    os.utime(folders[2], (old, old))
+    assert run(make_rows(9), tmp_path).folder == folders[2]  # and opening it counts as use
+    assert folders[2].stat().st_mtime > now - 60
+    monkeypatch.setenv("RMX_CACHE_GB", "0")
+    os.utime(folders[2], (old, old))
+    fresh = run(make_rows(10), tmp_path).folder  # making one looks at the limit
+    assert fresh.is_dir() and not folders[2].exists()
+
+
+@pytest.mark.parametrize("given", ["many", "-1", "nan"])
+def test_a_limit_that_is_no_number_is_refused(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMX_CACHE_GB", given)
+    with pytest.raises(ConfigError, match=f"RMX_CACHE_GB='{given}': give gigabytes"):
+        run(make_rows(), tmp_path)
 
 
 def test_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,30 @@ def test_running_out_of_gpu_memory_halves_the_budget_and_repeats_the_step(
         assert torch.allclose(got[name], gradient, atol=1e-7, rtol=1e-5), name
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_that_workers_laid_out_before_memory_ran_out_are_cut_again(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One failure halves the budget once: no later step of either epoch comes in the old, larger parts."""
+    trainer = make_trainer(
+        tmp_path, dataloader_num_workers=workers, max_steps=6, max_tokens_per_micro_batch=600, logging_steps=6
+    )
+    rewards, failures, positions = trainer.engine.rewards, 1, []
+
+    def failing(batch, model=None):
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        positions.append(batch.input_ids.numel())
+        return rewards(batch, model)
+
+    monkeypatch.setattr(trainer.engine, "rewards", failing)
+    trainer.train()
+    assert failures == 0 and trainer.layout.max_tokens == 300
+    assert trainer.state.global_step == 6 and len(positions) > 6 and max(positions) <= 300
+
+
 def test_when_nothing_is_left_to_halve_the_error_says_what_to_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

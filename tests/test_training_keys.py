@@ -144,10 +144,11 @@ def test_a_key_that_another_switches_off_is_refused_or_known(name: str, key: str
 
 
 def test_keys_of_a_file_that_do_nothing_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = trainer_settings(max_steps=5, num_train_epochs=3.0, save_strategy="epoch", save_steps=0.1)
+    """But for the epochs of a run whose steps are given: the header says which of the two it follows."""
+    settings = trainer_settings(max_steps=5, num_train_epochs=3.0, logging_strategy="epoch", logging_steps=7)
     with caplog.at_level(logging.INFO):
         check_before_data(settings, {}, output_dir=tmp_path, seed=0)
-    assert caplog.messages == ["trainer.num_train_epochs=3.0 does nothing: trainer.max_steps=5"]
+    assert caplog.messages == ["trainer.logging_steps=7 does nothing: trainer.logging_strategy=epoch"]
 
 
 def test_optimizer_arguments_that_the_optimizer_does_not_read_are_refused(tmp_path: Path) -> None:

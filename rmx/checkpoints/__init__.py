@@ -3,6 +3,7 @@
 sealing      one folder: manifest, fsync, rename, verify
 folder       the run's checkpoints: stage, newest valid, set aside, rotate, room
 tensors      optimizer and schedule as safetensors and JSON, without pickle
+shards       tensors that several processes hold parts of
 drift        what a run is made with, and how two differ
 continuing   the trainer's side
 """

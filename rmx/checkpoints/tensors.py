@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 from rmx.errors import CheckpointError, ModelError
 
-__all__ = ["load_state", "restore_optimizer", "save_state", "state_bytes"]
+__all__ = ["join_state", "load_state", "restore_optimizer", "save_state", "split_state", "state_bytes"]
 
 _PLAIN = (str, bool, int, type(None))
 
@@ -27,9 +28,7 @@ def save_state(state: Any, folder: Path, name: str) -> None:
     Raises:
         ModelError: the state holds something that is neither tensor nor plain value.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    storages: set[int] = set()
-    structure = _split(state, tensors, storages, name)
+    structure, tensors = split_state(state, name)
     save_file(tensors, folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps(structure, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -43,9 +42,22 @@ def load_state(folder: Path, name: str) -> Any:
     tensors = load_file(folder / f"{name}.safetensors", device="cpu")
     structure = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     try:
-        return _join(structure, tensors)
+        return join_state(structure, tensors)
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: {name}.json does not fit {name}.safetensors") from error
+
+
+def split_state(state: Any, name: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return a state as JSON, and its tensors by the names that stand there in their places.
+
+    >>> split_state({"lr": 0.1, "steps": [torch.ones(())]}, "state")
+    ({'dict': [['lr', 0.1], ['steps', {'list': [{'tensor': 'state.steps.0'}]}]]}, {'state.steps.0': tensor(1.)})
+
+    Raises:
+        ModelError: the state holds something that is neither tensor nor plain value.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    return _split(state, tensors, set(), name), tensors
 
 
 def state_bytes(state: Any) -> int:
@@ -86,7 +98,8 @@ def _split(value: Any, tensors: dict[str, torch.Tensor], storages: set[int], pat
     """Return `value` as JSON, with tensors replaced by their names in `tensors`."""
     if isinstance(value, torch.Tensor):
         plain = value.detach().contiguous()
-        storage = plain.untyped_storage().data_ptr()
+        own = plain.to_local() if isinstance(plain, DTensor) else plain
+        storage = own.untyped_storage().data_ptr()
         tensors[path] = plain.clone() if storage in storages else plain  # safetensors refuses shared memory
         storages.add(storage)
         return {"tensor": path}
@@ -110,18 +123,19 @@ def _split(value: Any, tensors: dict[str, torch.Tensor], storages: set[int], pat
     )
 
 
-def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def join_state(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Put together what `split_state` took apart."""
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":
-        return {key: _join(item, tensors) for key, item in content}
+        return {key: join_state(item, tensors) for key, item in content}
     if kind == "list":
-        return [_join(item, tensors) for item in content]
+        return [join_state(item, tensors) for item in content]
     if kind == "tuple":
-        return tuple(_join(item, tensors) for item in content)
+        return tuple(join_state(item, tensors) for item in content)
     if kind == "float":
         return float(content)
     raise ValueError(kind)

@@ -69,6 +69,7 @@ def console() -> None:
     """The entry point of `rmx` and of `python -m rmx`: both find Python files of the current folder."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels a CPU lacks
     sys.exit(main())
 
 

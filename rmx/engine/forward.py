@@ -38,7 +38,7 @@ def return_rewards(model: Any) -> None:
         if rmx is None:
             return type(self).forward(self, *args, **kwargs)
         inputs = {name: kwargs[name] for name in INPUTS if kwargs.get(name) is not None}
-        return _rewards(self, rmx, inputs)
+        return _rewards(self, rmx, inputs).clone()  # of its own: what hangs hooks on outputs wants no view of another
 
     model.forward = MethodType(forward, model)
 

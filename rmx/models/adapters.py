@@ -123,6 +123,8 @@ def _targets(linear: dict[str, nn.Module], asked: str | list[str]) -> list[str]:
     names = sorted({name.rsplit(".", 1)[-1] for name in linear})
     if asked == "auto":
         return names
+    if asked in ("all-linear", "all"):
+        raise ConfigError(f"peft.target_modules: {asked!r} is called auto here: every linear layer but the head")
     endings = [asked] if isinstance(asked, str) else list(asked)
     for ending in endings:
         if not any(name == ending or name.endswith("." + ending) for name in linear):

@@ -103,7 +103,7 @@ def _card_facts(w: Workflow, run: OpenRun, inputs: Inputs, done: Done) -> dict[s
         "steps": model.step,
         "settings": {
             "learning rate": inputs.args.learning_rate,
-            "comparisons per step": w.trainer.comparisons_per_step * run.ranks,
+            "comparisons per step": w.trainer.step_size(run.ranks),
             "epochs": model.epoch,
         },
         "license": base.get("license"),  # of the model that was trained on

@@ -90,12 +90,13 @@ def _model(inputs: Inputs, model: Model) -> dict[str, Any]:
 
 def _training(w: Workflow, run: OpenRun, inputs: Inputs) -> str:
     settings, arguments = w.trainer, inputs.args
-    per_step, rows = settings.comparisons_per_step * run.ranks, len(inputs.train)
+    per_step, rows = settings.step_size(run.ranks), len(inputs.train)
     steps = arguments.max_steps if arguments.max_steps > 0 else int(arguments.num_train_epochs * -(-rows // per_step))
     precision = settings.resolved_precision(inputs.device.type, training=True)
     ranks = f" on {run.ranks} ranks" if run.ranks > 1 else ""
+    given = " (trainer.max_steps)" if arguments.max_steps > 0 else ""
     return (
-        f"{steps:,} steps of {per_step} comparisons{ranks} ({steps * per_step / rows:.2f} epochs), "
+        f"{steps:,} steps{given} of {per_step} comparisons{ranks} ({steps * per_step / rows:.2f} epochs), "
         f"learning rate {arguments.learning_rate:g}, {precision}"
     )
 

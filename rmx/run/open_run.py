@@ -37,10 +37,12 @@ class OpenRun:
     """
 
     def __init__(self, workflow: Workflow, folder: str | None = None) -> None:
-        self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self.is_main = self.rank == 0
+        process, self.processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        sizes = workflow.parallel.sizes(self.processes)
+        self.ranks = self.processes if sizes is None else sizes.data  # that see rows of their own
+        self.is_main = process == 0
         names = workflow.model.name, workflow.data.source
-        self.folder = shared_folder(folder or workflow.output_dir, *names, self.rank, self.ranks)
+        self.folder = shared_folder(folder or workflow.output_dir, *names, process, self.processes)
         self.lock = FolderLock(self.folder) if self.is_main else None
         self.signals = StopSignals()
         self.recorder = Recorder()

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from rmx.files import write_lines
@@ -168,17 +167,16 @@ def gathered_rewards(
     scorer: Scorer, comparisons: Sequence[EncodedComparison], progress: Progress | None = None
 ) -> list[np.ndarray]:
     """Return the rewards of all comparisons on every rank; each rank scores its share."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    turns = scorer.turns
+    if turns.ranks == 1:
         return scorer.rewards(comparisons, progress)
-    rank, ranks = dist.get_rank(), dist.get_world_size()
     # Dealing out the length-sorted order gives every rank the same mix of lengths.
     order = sorted(range(len(comparisons)), key=lambda i: (-comparisons[i].shared_tokens, i))
-    mine = scorer.rewards([comparisons[i] for i in order[rank::ranks]], progress)
-    shares: list[Any] = [None] * ranks
-    dist.all_gather_object(shares, mine)
+    mine = scorer.rewards([comparisons[i] for i in order[turns.rank :: turns.ranks]], progress, comparisons[order[-1]])
+    shares = turns.gather(mine)
     rewards: list[np.ndarray] = [np.empty(0, np.float32)] * len(comparisons)
     for r, share in enumerate(shares):
-        for i, scores in zip(order[r::ranks], share, strict=True):
+        for i, scores in zip(order[r :: turns.ranks], share, strict=True):
             rewards[i] = scores
     return rewards
 

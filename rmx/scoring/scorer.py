@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,11 +27,29 @@ if TYPE_CHECKING:
 
     from rmx.templates import BoundTemplate
 
-__all__ = ["Scorer", "load"]
+__all__ = ["Scorer", "Turns", "load"]
 
 log = logging.getLogger(__name__)
 
 Conversation = Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How several processes share what is to be scored.
+
+    Args:
+        rank: this process's share.
+        ranks: shares.
+        in_step: how many forward passes to run where there is work for so many: where weights are divided, every
+            process takes part in each.
+        gather: one value per share, in their order.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    in_step: Callable[[int], int] = int
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
 
 
 class Scorer:
@@ -57,6 +76,7 @@ class Scorer:
     ) -> None:
         self.model, self.tokenizer, self.template = model, tokenizer, template
         self.max_tokens, self.max_tokens_per_micro_batch = max_tokens, max_tokens_per_micro_batch
+        self.turns = Turns()
         self.engine = engine or Engine(model, encoding=encoding, precision=precision)
 
     def score(self, conversations: Sequence[Conversation]) -> list[float]:
@@ -91,7 +111,10 @@ class Scorer:
         return sorted(zip(scores, responses, strict=True), key=lambda pair: -pair[0])
 
     def rewards(
-        self, comparisons: Sequence[EncodedComparison], progress: Callable[[int, int], None] | None = None
+        self,
+        comparisons: Sequence[EncodedComparison],
+        progress: Callable[[int, int], None] | None = None,
+        filler: EncodedComparison | None = None,
     ) -> list[np.ndarray]:
         """Return the K float32 rewards of each comparison, in input order, without gradients.
 
@@ -100,8 +123,9 @@ class Scorer:
         Args:
             comparisons: encoded comparisons.
             progress: told (comparisons scored, all of them) after every micro-batch.
+            filler: what this process scores for the sake of others that have more to do, where it has no row.
         """
-        done = 0
+        done, filler = 0, filler or min(comparisons, key=lambda c: c.shared_tokens, default=None)
         order = sorted(range(len(comparisons)), key=lambda i: -comparisons[i].shared_tokens)
         ordered = [comparisons[i] for i in order]
         results: list[np.ndarray] = [np.empty(0, np.float32)] * len(comparisons)
@@ -109,7 +133,8 @@ class Scorer:
         self.model.eval()
         try:
             with torch.no_grad():  # not inference_mode: models cache tensors (rope tables) that training needs again
-                for part in self.engine.plan(ordered, self.max_tokens_per_micro_batch):
+                parts = self.engine.plan(ordered, self.max_tokens_per_micro_batch)
+                for part in parts:
                     rows = [ordered[i] for i in part]
                     flat = self.engine.rewards(self.engine.collate(rows)).float().cpu().numpy()
                     sizes = np.cumsum([len(row.suffix_ids) for row in rows])[:-1]
@@ -118,6 +143,8 @@ class Scorer:
                     done += len(part)
                     if progress is not None:
                         progress(done, len(ordered))
+                for _ in range(self.turns.in_step(len(parts)) - len(parts)):
+                    self.engine.rewards(self.engine.collate([filler] if filler else []))
         finally:
             self.model.train(was_training)
         return results

@@ -6,7 +6,7 @@
 
 The key is a digest of everything that the ids depend on: the rows, the final template, the tokenizer, the limits and
 the library versions. A run that is killed leaves at most a hidden folder, which the next one of the same set removes.
-Two runs that start at once wait for one another.
+Two runs that start at once wait for one another. All sets together have a limit (rmx.tokens.trim).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rmx.tokens.control import serialised
 from rmx.tokens.encode import CHUNK, chunks
 from rmx.tokens.store import VERSION, EncodedRows, Writer
 from rmx.tokens.tally import TruncationReport
+from rmx.tokens.trim import cache_limit_bytes, mark_used, trim
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,6 +104,7 @@ def cached_encode(
 
     Raises:
         DataError: as `encode`.
+        ConfigError: RMX_CACHE_GB is no number.
     """
 
     def new_worker() -> ChunkEncoder:
@@ -114,14 +116,17 @@ def cached_encode(
         return _in_memory(rows, worker, progress)
     key = _key(worker, tokenizer, template, content or content_key(_start(rows)))
     final = root / "tokens" / key
+    limit = cache_limit_bytes()
     found = _read(final)
     if found is None:
         try:
             with _locked(final.with_name(f"{key}.lock")):
                 found = _read(final) or _write(rows, worker, final, progress)
+            trim(final.parent, limit)
         except OSError as error:
             log.warning("the token cache %s cannot be written (%s); encoding into memory", root, error)
             return _in_memory(rows, new_worker(), progress)
+    mark_used(final)
     return found, found.report
 
 
@@ -176,7 +181,7 @@ def _read(folder: Path) -> EncodedRows | None:
         except OSError:
             log.debug("another run has moved %s already", folder)
         return None
-    log.debug("%d encoded comparisons read from %s", len(rows), folder)
+    log.debug("%d encoded comparisons read from %s (RMX_CACHE)", len(rows), folder)
     return rows
 
 
@@ -191,7 +196,9 @@ def _write(rows: Rows, worker: ChunkEncoder, final: Path, progress: Callable[[in
         finally:
             writer.abandon()
     try:
-        return EncodedRows(final)
+        rows_on_disk = EncodedRows(final)
+        log.debug("%d encoded comparisons kept in %s (RMX_CACHE)", len(rows_on_disk), final)
+        return rows_on_disk
     except ValueError as error:
         raise OSError(f"what was written cannot be read back: {error}") from None
 

@@ -67,6 +67,7 @@ class TrainerSettings:
     encoding: Literal["auto", "shared", "separate"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    comparisons_per_step: Count | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,6 +93,11 @@ class TrainerSettings:
             if None not in both and both[0] != both[1]:
                 text = f"{both[0]} contradicts trainer.{new}={both[1]}; give one of them"
                 mistakes.append(Mistake(f"trainer.{old}", text))
+        total = self.comparisons_per_step
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps") if total else ():
+            if self.arguments.get(name, shipped_values()[name]) != shipped_values()[name]:
+                text = f"does nothing with trainer.comparisons_per_step={total}; leave one of them out"
+                mistakes.append(Mistake(f"trainer.{name}", text))
         without_use = dict(idle(self.arguments))
         for name, key in without_use.items():
             if name not in shipped_values():
@@ -110,12 +116,15 @@ class TrainerSettings:
                 mistakes.append(Mistake("trainer.greater_is_better", text))
         return mistakes
 
-    @property
-    def comparisons_per_step(self) -> int:
-        """Comparisons that one rank sees per optimizer step: device batch × gradient accumulation."""
-        return int(self.arguments.get("per_device_train_batch_size", 8)) * int(
-            self.arguments.get("gradient_accumulation_steps", 1)
-        )
+    def step_size(self, ranks: int) -> int:
+        """Return the comparisons of one optimizer step of all ranks together.
+
+        `comparisons_per_step` where it is given, else device batch × gradient accumulation × ranks.
+        """
+        if self.comparisons_per_step is not None:
+            return self.comparisons_per_step
+        device = int(self.arguments.get("per_device_train_batch_size", 8))
+        return device * int(self.arguments.get("gradient_accumulation_steps", 1)) * ranks
 
     def training_arguments(self, output_dir: Path, seed: int, *, evaluates: bool) -> TrainingArguments:
         """Build the real `TrainingArguments` of one run (this imports transformers and may start torch.distributed).
@@ -230,6 +239,7 @@ def trainer_settings(
     encoding: Literal["auto", "shared", "separate"] = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto",
+    comparisons_per_step: Count | None = None,
     **arguments: Any,
 ) -> TrainerSettings:
     """Return training settings; every other keyword is an argument of `transformers.TrainingArguments`.
@@ -241,9 +251,15 @@ def trainer_settings(
             where the model allows it exactly.
         precision: of the backbone while training; head and loss are float32 always.
         eval_precision: of the backbone while evaluating, predicting and scoring.
+        comparisons_per_step: of all ranks together, whatever their number: the same optimizer step on 1, 8 or 64
+            devices. None goes by `per_device_train_batch_size × gradient_accumulation_steps` per rank.
         **arguments: learning_rate, num_train_epochs, max_steps, ...; `rmx.training.keys` lists what each does here.
 
-    >>> trainer_settings(per_device_train_batch_size=4, gradient_accumulation_steps=8).comparisons_per_step
-    32
+    >>> trainer_settings(per_device_train_batch_size=4, gradient_accumulation_steps=8).step_size(ranks=2)
+    64
+    >>> trainer_settings(comparisons_per_step=100).step_size(ranks=8)
+    100
     """
-    return TrainerSettings(max_tokens_per_micro_batch, encoding, precision, eval_precision, dict(arguments))
+    return TrainerSettings(
+        max_tokens_per_micro_batch, encoding, precision, eval_precision, comparisons_per_step, dict(arguments)
+    )

@@ -30,6 +30,9 @@ FREE = (
 )  # fmt: skip
 NOT_FREE = ("trainer.dataloader_drop_last",)  # decides which rows every later step sees
 COMPARED = ("trainer.metric_for_best_model", "rows.")  # what the best checkpoint so far is the best by
+STEP_SIZE = (
+    "trainer.comparisons_per_step", "trainer.per_device_train_batch_size", "trainer.gradient_accumulation_steps",
+)  # fmt: skip
 # What these keys do to the run is in its rows, whose content is compared: a file may have moved.
 SEEN_IN_ROWS = ("data.", "template.")
 
@@ -129,8 +132,11 @@ def refuse_drift(
     config = {key: pair for key, pair in config.items() if key in NOT_FREE or not key.startswith(FREE)}
     if not any(key.startswith("rows.train") for key in rows):
         config = {key: pair for key, pair in config.items() if not key.startswith(SEEN_IN_ROWS)}
+    if step_size(there) == step_size(here):  # however it is divided
+        config = {key: pair for key, pair in config.items() if key not in STEP_SIZE}
+    else:
+        config |= differences({STEP_SIZE[0]: step_size(there)}, {STEP_SIZE[0]: step_size(here)})
     found = config | rows
-    found |= differences({"ranks": there.get("ranks", 1)}, {"ranks": here["ranks"]})
     refused = {key: pair for key, pair in found.items() if not _allowed(key, allow)}
     if refused:
         lines = "\n".join(f"  {key}: {_short(old)} there, {_short(new)} here" for key, (old, new) in refused.items())
@@ -145,6 +151,19 @@ def refuse_drift(
     notes = differences(there.get("environment", {}), here["environment"])
     comparable = not any(key.startswith(COMPARED) and not key.startswith("rows.train.") for key in found)
     return [f"{key} was {old} and is {new}" for key, (old, new) in notes.items()], comparable
+
+
+def step_size(facts: Mapping[str, Any]) -> int:
+    """Return the comparisons of a step of all ranks together; checkpoints of version 0.1.0 name its factors.
+
+    >>> step_size({"step_size": 64}), step_size({"ranks": 2, "config": {"trainer": {"arguments": {}}}})
+    (64, 16)
+    """
+    if "step_size" in facts:
+        return int(facts["step_size"])
+    arguments = facts.get("config", {}).get("trainer", {}).get("arguments", {})
+    device = int(arguments.get("per_device_train_batch_size", 8)) * int(arguments.get("gradient_accumulation_steps", 1))
+    return device * int(facts.get("ranks", 1))
 
 
 def _allowing(key: str) -> str:

@@ -28,7 +28,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils.logging import set_verbosity
 
 from rmx.checkpoints import CheckpointFolder, verify
-from rmx.checkpoints.tensors import load_state, save_state, state_bytes
+from rmx.checkpoints.tensors import save_state
 from rmx.engine import EmbeddingGradient, Engine
 from rmx.errors import CheckpointError, ConfigError, Interrupted, ModelError, NonFiniteError
 from rmx.launch import note
@@ -39,17 +39,18 @@ from rmx.scoring.evaluation import evaluate_pairs
 from rmx.scoring.scorer import Scorer
 from rmx.trackers import Recorder
 from rmx.training.arguments import TrainerSettings
+from rmx.training.choose_strategy import strategy_for
 from rmx.training.events import Callbacks, due, total_steps
+from rmx.training.memory_use import held_bytes, memory_in_words
 from rmx.training.noise import EmbeddingNoise
 from rmx.training.optimizers import follows_a_metric, make_optimizer, make_schedule, restore_schedule, switch
 from rmx.training.position import Pending, Position
 from rmx.training.preflight import check_before_model
 from rmx.training.resuming import Start
 from rmx.training.steps import MicroBatches, Step, StepDataset, StepLoader
-from rmx.training.strategies import strategy_for
+from rmx.training.strategies import OneProcess
 from rmx.training.sums import SUMS, Totals, means, step_sums, sum_dtype
 from rmx.training.token_budget import checkpoint_activations, starting_budget
-from rmx.training.weights import saved_bytes
 
 __all__ = ["Loop"]
 
@@ -69,6 +70,7 @@ class Loop:
         evals: named evaluation sets.
         settings: rmx's own knobs.
         recorder: where every number goes.
+        strategy: how several processes share the model and a step; from the number of processes by default.
         checkpoints: where checkpoints go, and what stands in their manifests.
         signals: who takes SIGTERM, SIGUSR1 and Ctrl-C.
         callbacks: the user's, by name.
@@ -89,14 +91,16 @@ class Loop:
         evals: Mapping[str, Sequence[EncodedComparison]],
         settings: TrainerSettings,
         recorder: Recorder,
+        strategy: OneProcess | None = None,
         checkpoints: CheckpointFolder | None = None,
         signals: StopSignals | None = None,
         callbacks: Mapping[str, TrainerCallback] | None = None,
         own: Sequence[TrainerCallback] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self.strategy = strategy or strategy_for(args)
         check_before_model(
-            settings, args, callbacks, comparisons=len(rows), sets=list(evals), ranks=max(args.world_size, 1)
+            settings, args, callbacks, comparisons=len(rows), sets=list(evals), ranks=self.strategy.ranks
         )
         set_verbosity(args.get_process_log_level())
         if args.full_determinism:
@@ -105,7 +109,6 @@ class Loop:
         self.evals, self.recorder, self.progress = dict(evals), recorder, progress
         self.checkpoints = checkpoints or CheckpointFolder(Path(str(args.output_dir)))
         self.signals = signals or StopSignals()
-        self.strategy = strategy_for(args)
 
         checkpoint_activations(self.model, args)
         precision = settings.resolved_precision(args.device.type, training=True)
@@ -115,7 +118,7 @@ class Loop:
         self.layout = MicroBatches(self.engine.collator, self.first_budget)
         self.steps = StepDataset(
             rows,
-            per_rank=settings.comparisons_per_step,
+            per_step=settings.step_size(self.strategy.ranks),
             collate=self.layout,
             seed=args.seed,
             rank=self.strategy.rank,
@@ -137,8 +140,8 @@ class Loop:
         self.control = TrainerControl()
         self.position = self.first_position()
         self.sealed_step = -1
+        self.said_memory = False
         self.stop = False  # whether any rank has got a signal, as all know it
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.flops_per_token = 6.0 * sum(p.numel() for n, p in self.model.named_parameters() if "embed" not in n)
         self.tell("on_init_end")
 
@@ -182,6 +185,7 @@ class Loop:
         self.position.last = {"grad_norm": norm, "learning_rate": float(self.optimizer.param_groups[0]["lr"])}
         if not self.waits_for_metric:
             self.schedule.step()
+        self.say_memory()
         self.module.zero_grad()
         self.state.global_step += 1
         self.position.step += 1
@@ -189,6 +193,14 @@ class Loop:
         every = self.args.torch_empty_cache_steps
         if every and self.state.global_step % every == 0:
             torch.cuda.empty_cache()  # does nothing where there is no GPU
+
+    def say_memory(self) -> None:
+        """Say once what each of several processes holds, when the optimizer's state is there."""
+        if self.said_memory or self.args.world_size <= 1:
+            return
+        self.said_memory = True
+        held = self.strategy.largest(held_bytes(self.model, self.optimizer))
+        log.info("parallel: %s; the fullest process holds %s", self.strategy.words, memory_in_words(held))
 
     def gradients(self, step: Step) -> Tensor:
         """Add up the gradients of a step; returns its sums, in the order of `SUMS`, still on the device."""
@@ -206,17 +218,21 @@ class Loop:
     def forward_backward(self, step: Step) -> Tensor:
         """Rewards, loss and backward of one micro-batch after another."""
         # Workers lay steps out ahead; after memory ran out, theirs are too large.
-        batches = step.batches if step.collate == self.layout else self.layout(step.comparisons)
+        batches = list(step.batches if step.collate == self.layout else self.layout(step.comparisons))
+        work = 0 if step.is_filler else len(batches)
+        if (fill := self.strategy.in_step(len(batches)) - len(batches)) > 0:  # others have more: they need this one
+            batches += self.layout([min(step.comparisons, key=lambda c: c.shared_tokens)]) * fill
         sums = torch.zeros(len(SUMS), dtype=sum_dtype(self.args.device), device=self.args.device)
         self.rewards: list[tuple[Batch, Tensor]] = []
         counts = not step.is_filler and step.pair_weight > 0  # pairs of weight 0 alone move nothing
         scale = self.strategy.ranks / step.pair_weight if counts else 0.0
         for i, batch in enumerate(batches, start=1):
+            own = i <= work
             if i == len(batches):
-                self.backward(batch, scale, sums, counts=not step.is_filler)
+                self.backward(batch, scale if own else 0.0, sums, counts=own)
             else:
                 with self.strategy.local_gradients():
-                    self.backward(batch, scale, sums, counts=not step.is_filler)
+                    self.backward(batch, scale if own else 0.0, sums, counts=own)
                 self.tell("on_substep_end")
         return sums
 
@@ -444,28 +460,28 @@ class Loop:
         totals = self.strategy.gathered(self.position.totals.values())
         self.count_tokens([math.fsum(column) for column in zip(*totals, strict=True)][len(SUMS) :])
         whole = not (scheduled and self.args.save_only_model)  # one made for a signal is there to go on from
-        weights = self.strategy.model_state(self.model)
-        optimizer = self.strategy.optimizer_state(self.optimizer) if whole else {}
+        step = self.state.global_step
 
-        def write() -> None:
-            needed = saved_bytes(self.model) + state_bytes(optimizer)
-            with self.checkpoints.staged(self.state.global_step, needed_bytes=needed) as stage:
-                self.strategy.save_model(self.model, stage, weights)
-                with quiet():
-                    self.scorer.tokenizer.save_pretrained(str(stage))
-                if whole:
-                    save_state(optimizer, stage, "optimizer")
-                    save_state(self.schedule.state_dict(), stage, "scheduler")
-                self.position.write(
-                    stage,
-                    pending=pending,
-                    scheduled=scheduled,
-                    totals=totals,
-                    metrics_bytes=self.recorder.position(),
-                    callbacks=self.callbacks.states(self.control),
-                )
+        def rest(stage: Path) -> None:
+            with quiet():
+                self.scorer.tokenizer.save_pretrained(str(stage))
+            if whole:
+                save_state(self.schedule.state_dict(), stage, "scheduler")
+            self.position.write(
+                stage,
+                pending=pending,
+                scheduled=scheduled,
+                totals=totals,
+                metrics_bytes=self.recorder.position(),
+                callbacks=self.callbacks.states(self.control),
+            )
 
-        self.strategy.first(write)  # nobody goes on, or ends, before the checkpoint is there
+        self.strategy.write_checkpoint(
+            lambda needed: self.checkpoints.staged(step, needed_bytes=needed),
+            self.model,
+            self.optimizer if whole else None,
+            rest,
+        )
         self.sealed_step = self.state.global_step
 
     def rotate(self) -> None:
@@ -483,7 +499,7 @@ class Loop:
     def first_position(self) -> Position:
         """Return the position of a run that has not begun."""
         steps, epochs = total_steps(self.args, len(self.steps))
-        state = TrainerState(is_world_process_zero=self.strategy.rank == 0)
+        state = TrainerState(is_world_process_zero=self.strategy.process == 0)
         state.is_local_process_zero = self.args.local_process_index == 0
         self.schedule_events(state, steps, epochs)
         return Position(state, Totals(), (self.first_budget, self.first_budget))
@@ -504,8 +520,11 @@ class Loop:
             self.strategy.load_model(self.model, start.checkpoint)
         self.noise = EmbeddingNoise(self.model, self.args.neftune_noise_alpha)
         self.module = self.strategy.place(self.model, self.try_backward)
-        self.embedding_gradient = EmbeddingGradient(self.model, ranks=self.strategy.ranks)
+        self.scorer.turns = self.strategy.turns()
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]  # placing may have replaced them
+        self.embedding_gradient = EmbeddingGradient(self.model, ranks=max(self.args.world_size, 1))
         self.optimizer = make_optimizer(self.model, self.args)
+        self.strategy.tune(self.optimizer)
         self.schedule = make_schedule(self.optimizer, self.args, self.state.max_steps)
         self.waits_for_metric = follows_a_metric(self.schedule)
         self.callbacks.given |= {"optimizer": self.optimizer, "lr_scheduler": self.schedule}
@@ -537,7 +556,7 @@ class Loop:
         )
         steps, epochs = total_steps(self.args, len(self.steps))
         try:
-            self.strategy.load_optimizer(self.optimizer, load_state(checkpoint, "optimizer"))
+            self.strategy.load_optimizer(self.optimizer, checkpoint)
         except (ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{checkpoint}: its optimizer is of another kind ({error}); take trainer.optim back, or start anew "
@@ -557,7 +576,7 @@ class Loop:
         if not start.best_holds:
             former.state.best_metric = former.state.best_global_step = former.state.best_model_checkpoint = None
         self.schedule_events(former.state, steps, epochs)
-        former.state.is_world_process_zero = self.strategy.rank == 0
+        former.state.is_world_process_zero = self.strategy.process == 0
         former.state.is_local_process_zero = self.args.local_process_index == 0
         self.use_budget(former.max_tokens[1])
         self.callbacks.restore(former.stored_callbacks)

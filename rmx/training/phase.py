@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,8 +18,11 @@ from rmx.training.drift import environment_facts, plain_values
 from rmx.training.loop import Loop
 from rmx.training.pruning import PruneOnRequest
 from rmx.training.resuming import choose, rewind
+from rmx.training.strategies import OneProcess
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from rmx.run.inputs import Inputs, Model
     from rmx.run.open_run import OpenRun
     from rmx.workflow import Workflow
@@ -39,21 +42,22 @@ class Trained:
     metrics: dict[str, float]
 
 
-def train(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> Trained:
+def train(w: Workflow, run: OpenRun, inputs: Inputs, model: Model, strategy: OneProcess) -> Trained:
     """Train the model and leave `model/` in the run's folder."""
     check_trainable(model.loaded.model)
-    metrics, step, epoch = _optimise(w, run, inputs, model)
+    metrics, step, epoch = _optimise(w, run, inputs, model, strategy)
     model.scorer.model.eval()
     gc.collect()  # the optimizer's memory is the check's
     if inputs.device.type == "cuda":
         torch.cuda.empty_cache()
-    if run.is_main:
-        save(w, run, inputs, model)
+    save(w, run, inputs, model, strategy)
     run.write("train", metrics)
     return Trained(replace(model, step=step, epoch=epoch), metrics)
 
 
-def _optimise(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> tuple[dict[str, float], int, float]:
+def _optimise(
+    w: Workflow, run: OpenRun, inputs: Inputs, model: Model, strategy: OneProcess
+) -> tuple[dict[str, float], int, float]:
     """Return the metrics, the steps and the epochs that were trained; the loop and its optimizer end here."""
     loop = Loop(
         model.scorer,
@@ -63,6 +67,7 @@ def _optimise(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> tuple[
         evals=inputs.evals,
         settings=w.trainer,
         recorder=run.recorder,
+        strategy=strategy,
         checkpoints=CheckpointFolder(run.folder / "checkpoints", manifest_facts(w, run, inputs)),
         signals=run.signals,
         callbacks=w.callbacks,
@@ -86,33 +91,41 @@ def manifest_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
     return {
         "config": redact(plain_values({part: getattr(w, part) for part in parts})),
         "rows": inputs.rows,
-        "ranks": run.ranks,
-        "environment": environment_facts(inputs.device),
+        "step_size": w.trainer.step_size(run.ranks),
+        "environment": environment_facts(inputs.device)
+        | {"ranks": run.ranks, "parallel": w.parallel.words(run.processes)},
     }
 
 
-def save(w: Workflow, run: OpenRun, inputs: Inputs, model: Model) -> None:
+def save(w: Workflow, run: OpenRun, inputs: Inputs, model: Model, strategy: OneProcess) -> None:
     """Save the artefact, load it afresh, and compare the scores of some rows.
+
+    Every process takes part in what needs its part of the weights; the first one writes, and checks.
 
     Raises:
         ArtefactError: the loaded artefact gives other scores.
     """
     rows = next(iter(inputs.evals.values()), inputs.train)[:VERIFIED_ROWS]
     expected = [float(reward) for rewards in model.scorer.rewards(rows) for reward in rewards]
+    state = strategy.model_state(model.loaded.model)
+    if not run.is_main:
+        return
     sequences = [[*row.prefix_ids, *suffix] for row in rows for suffix in row.suffix_ids]
     contract = {
         "max_tokens": inputs.max_tokens,
         "truncation": w.data.truncation,
         "precision": model.scorer.engine.precision,
     }
-    folder = save_artefact(model.loaded, run.folder / "model", template=inputs.template, contract=contract)
+    with strategy.whole_model(model.loaded.model, state) as whole:
+        loaded = replace(model.loaded, model=cast("PreTrainedModel", whole))
+        folder = save_artefact(loaded, run.folder / "model", template=inputs.template, contract=contract)
     checked = verify_artefact(
         folder,
         sequences,
         expected,
         device=str(inputs.device),
         max_tokens_per_batch=model.scorer.max_tokens_per_micro_batch,
-        beside=model.loaded.model,
+        beside=model.loaded.model if state is None else None,
     )
     log.info(
         "Saved %s; loaded afresh it scores %d texts as before (largest difference %.1e)",

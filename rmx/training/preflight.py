@@ -42,7 +42,8 @@ def check_before_data(
     Callbacks(callbacks)
     given = settings.arguments
     for name, key in idle(given):
-        if given[name] != shipped_values().get(name):
+        # Epochs give way to steps in every trainer, and the header says so.
+        if given[name] != shipped_values().get(name) and name != "num_train_epochs":
             log.info("trainer.%s=%s does nothing: trainer.%s=%s", name, given[name], key, given.get(key))
     args = settings.training_arguments(output_dir, seed, evaluates=True)
     mistakes = [
@@ -82,12 +83,12 @@ def check_before_model(
         ConfigError: a line for each mistake.
     """
     mistakes = check_early_stopping(args, callbacks or {}, sets)
-    per_step = settings.comparisons_per_step * ranks
+    per_step = settings.step_size(ranks)
     if args.dataloader_drop_last and comparisons < per_step:
         mistakes.append(
             f"trainer.dataloader_drop_last: {comparisons} training comparisons are less than one step of {per_step}, "
-            "so nothing would be trained; set it to false, or lower trainer.per_device_train_batch_size or "
-            "trainer.gradient_accumulation_steps"
+            "so nothing would be trained; set it to false, or lower trainer.per_device_train_batch_size, "
+            "trainer.gradient_accumulation_steps or trainer.comparisons_per_step"
         )
     if sets and args.metric_for_best_model is not None and (wrong := wrong_metric(args.metric_for_best_model, sets)):
         mistakes.append(str(wrong))

@@ -77,7 +77,7 @@ class StepDataset(Dataset):
 
     Args:
         comparisons: the encoded training set.
-        per_rank: comparisons per rank and optimizer step.
+        per_step: comparisons per optimizer step, of all ranks together.
         collate: turns a step's comparisons into micro-batches.
         shuffle: whether each epoch is a new permutation (else: the order given).
     """
@@ -86,7 +86,7 @@ class StepDataset(Dataset):
         self,
         comparisons: Sequence[EncodedComparison],
         *,
-        per_rank: int,
+        per_step: int,
         collate: Callable[[Sequence[EncodedComparison]], list[Batch]],
         seed: int,
         rank: int = 0,
@@ -97,8 +97,8 @@ class StepDataset(Dataset):
         self.comparisons = comparisons
         self.collate = collate
         self.seed, self.rank, self.ranks, self.shuffle = seed, rank, ranks, shuffle
-        self.per_step = per_rank * ranks
-        full, rest = divmod(len(comparisons), self.per_step)
+        self.per_step = per_step
+        full, rest = divmod(len(comparisons), per_step)
         self.steps_per_epoch = full + (1 if rest and not drop_last else 0)
         self._epoch_order: tuple[int, list[int]] = (-1, [])
 

@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 
+from rmx.checkpoints.shards import has_shards, load_sharded_state
+from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import ModelError, RmxError
 from rmx.launch import meet, named_waits
 from rmx.run.signals import StopSignals
-from rmx.training.weights import load_weights, save_weights
+from rmx.scoring.scorer import Turns
+from rmx.training.weights import load_weights, save_weights, saved_bytes
 
-__all__ = ["DataParallel", "OneProcess", "join_ranks", "strategy_for"]
+__all__ = ["DataParallel", "OneProcess", "join_ranks"]
 
 T = TypeVar("T")
 
@@ -65,15 +68,12 @@ def join_ranks(arguments: dict[str, Any], seconds: float) -> None:
     )
 
 
-def strategy_for(args: TrainingArguments) -> OneProcess:
-    """Return the strategy of this process."""
-    return DataParallel(args) if args.world_size > 1 else OneProcess(args)
-
-
 class OneProcess:
     """One process: nothing to share, nobody to wait for."""
 
-    rank, ranks = 0, 1
+    rank, ranks = 0, 1  # that see rows of their own
+    process = 0
+    words = "one process"
     can_repeat = True  # a step may be computed again, because nobody takes part in it
 
     def __init__(self, args: TrainingArguments) -> None:
@@ -90,6 +90,9 @@ class OneProcess:
         """
         self.to_device(model)
         return self.compiled(model)
+
+    def place_for_scoring(self, model: nn.Module) -> None:
+        """Put the model where it scores, where it is not trained first."""
 
     def to_device(self, model: nn.Module) -> None:
         """Move the model to this process's device; quantised ones are there since they were loaded."""
@@ -112,6 +115,17 @@ class OneProcess:
         if max_norm > 0:
             return nn.utils.clip_grad_norm_(parameters, max_norm)
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def tune(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set what of the optimizer depends on how weights are held."""
+
+    def in_step(self, count: int) -> int:
+        """Return how many forward passes this process runs where it has work for `count` of them."""
+        return count
+
+    def turns(self) -> Turns:
+        """Return how the processes share what is to be scored."""
+        return Turns()
 
     # --- Agreement ----------------------------------------------------------------------------------------------------
 
@@ -145,20 +159,53 @@ class OneProcess:
         """Return the weights of the whole model, for the first process to write; None where it has them anyway."""
         return None
 
-    def save_model(self, model: nn.Module, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write the weights that a checkpoint holds; called in the first process."""
-        save_weights(model, folder, state)
+    def whole_model(self, model: nn.Module, state: dict[str, Tensor] | None) -> AbstractContextManager[nn.Module]:
+        """Lend the model with all its weights; in the first process.
+
+        Args:
+            model: as it was placed.
+            state: what `model_state` returned.
+        """
+        return contextlib.nullcontext(model)
+
+    def write_checkpoint(
+        self,
+        staged: Callable[[int], AbstractContextManager[Path]],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        rest: Callable[[Path], None],
+    ) -> None:
+        """Write a checkpoint, whole or not at all; nobody goes on before it is there.
+
+        Args:
+            staged: opens the folder to write into, for so many bytes.
+            model: as it was placed.
+            optimizer: None where the weights alone are kept.
+            rest: writes everything else.
+        """
+        weights = self.model_state(model)
+
+        def write() -> None:
+            state = {} if optimizer is None else optimizer.state_dict()
+            with staged(saved_bytes(model) + state_bytes(state)) as stage:
+                with self.whole_model(model, weights) as whole:
+                    save_weights(whole, stage)
+                if optimizer is not None:
+                    save_state(state, stage, "optimizer")
+                rest(stage)
+
+        self.first(write)
 
     def load_model(self, model: nn.Module, folder: Path) -> None:
-        """Read them back into the same model."""
+        """Read the weights of a checkpoint into the same model."""
         load_weights(model, folder)
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return the optimizer's whole state, as one process writes it."""
-        return optimizer.state_dict()
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Give the optimizer the state that `optimizer_state` returned."""
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+        """Give the optimizer its state of a checkpoint, whoever wrote it."""
+        if has_shards(checkpoint):
+            state = load_sharded_state(checkpoint, "optimizer", lambda _, size, dtype: torch.zeros(size, dtype=dtype))
+        else:
+            state = load_state(checkpoint, "optimizer")
         optimizer.load_state_dict(state)
 
 
@@ -172,7 +219,9 @@ class DataParallel(OneProcess):
 
     def __init__(self, args: TrainingArguments) -> None:
         super().__init__(args)
-        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.process = self.rank = dist.get_rank()
+        self.words = f"{dist.get_world_size()} processes with the whole model each"
+        self.ranks = dist.get_world_size()
 
     def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
         """Wrap the model; parameters without a gradient are looked for in every step only where there are some."""
@@ -206,6 +255,10 @@ class DataParallel(OneProcess):
         """Gradients are averaged in the backward pass after this block."""
         return self.wrapped.no_sync()
 
+    def turns(self) -> Turns:
+        """Every process scores a share."""
+        return Turns(self.rank, self.ranks, self.in_step, self.gathered)
+
     def total(self, values: Sequence[float]) -> list[float]:
         """One all-reduce."""
         return self._reduced(values, torch.float64, dist.ReduceOp.SUM)
@@ -221,14 +274,14 @@ class DataParallel(OneProcess):
 
     def gathered(self, value: T) -> list[T]:
         """One gather of objects."""
-        everyone: list[Any] = [None] * self.ranks
+        everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, value)
         return everyone
 
     def first(self, work: Callable[[], T]) -> T:
         """The others wait; an error of the first rank is an error of all, so that nobody waits for ever."""
         answer: list[Any] = [None]
-        if self.rank == 0:
+        if self.process == 0:
             try:
                 answer = [work()]
             except RmxError as error:

@@ -6,31 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rmx.checkpoints.shards import has_shards, load_shards, shard_names
 from rmx.errors import CheckpointError
 from rmx.models.quiet import quiet
 
-__all__ = ["load_weights", "save_weights", "saved_bytes"]
+__all__ = ["WEIGHTS", "checkpoint_files", "kept_weights", "load_parts", "load_weights", "save_weights", "saved_bytes"]
 
+WEIGHTS = "model."  # what the names of weights begin with where optimizer state stands beside them
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def save_weights(model: Any, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+def save_weights(model: Any, folder: Path) -> None:
     """Write a model, or the adapter alone of one that has an adapter, with its config.
 
     Args:
         model: the model, without any wrapper.
         folder: where to.
-        state: its weights, where the model itself holds a share of them only.
     """
     # The names that the model has in memory, where transformers would store others (experts, fused layers).
     names = {} if isinstance(model, PeftModel) else {"save_original_format": False}
     with quiet():
-        model.save_pretrained(str(folder), state_dict=state, **names)
+        model.save_pretrained(str(folder), **names)
 
 
 def saved_bytes(model: nn.Module) -> int:
@@ -40,21 +41,29 @@ def saved_bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in saved)
 
 
+def checkpoint_files(folder: Path) -> list[str]:
+    """Return the names of the files that hold a model's weights."""
+    if not (folder / _INDEX).exists():
+        return [_WHOLE]
+    return sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+
+
 def load_weights(model: Any, folder: Path) -> None:
     """Give a model the weights that it had when `save_weights` wrote them.
 
     Raises:
         CheckpointError: the files are those of another model.
     """
+    if has_shards(folder):
+        load_parts(model, folder)
+        return
     with quiet():
         if isinstance(model, PeftModel):
             result: Any = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
             unknown = result.unexpected_keys
             lacking: list[str] = []  # the base's are not written
         else:
-            files = [_WHOLE]
-            if (folder / _INDEX).exists():
-                files = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            files = checkpoint_files(folder)
             unknown, read = [], set()
             memory = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
             for file in files:  # one at a time: the largest is all that is held besides the model
@@ -68,3 +77,27 @@ def load_weights(model: Any, folder: Path) -> None:
             f"{folder}: its weights are those of another model ({what}); take model and peft back, or start anew "
             "with resume=never"
         )
+
+
+def kept_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that a checkpoint keeps, by name; of a model with an adapter, those of the adapter."""
+    if isinstance(model, PeftModel):
+        return get_peft_model_state_dict(model, save_embedding_layers=False)
+    return model.state_dict()
+
+
+def load_parts(model: nn.Module, folder: Path) -> None:
+    """Fill the weights of a model, whole or divided, from a checkpoint that was written in parts.
+
+    Raises:
+        CheckpointError: the files are those of another model.
+    """
+    targets = {f"{WEIGHTS}{name}": tensor for name, tensor in kept_weights(model).items()}
+    stored = {f"{WEIGHTS}{name}" for name in shard_names(folder, WEIGHTS)}
+    if unlike := sorted(stored ^ targets.keys()):
+        what = "missing" if unlike[0] in targets else "not a weight of this model"
+        raise CheckpointError(
+            f"{folder}: its weights are those of another model ({unlike[0].removeprefix(WEIGHTS)} is {what}); take "
+            "model and peft back, or start anew with resume=never"
+        )
+    load_shards(targets, folder)

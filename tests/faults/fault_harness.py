@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -165,6 +166,13 @@ def finish(make: Callable[[], Workflow], log: Path) -> Child:
     return child
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 # --- Faults -----------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +304,19 @@ def staging(folder: Path) -> bool:
         return any(name.startswith(".checkpoint-") for name in os.listdir(folder / "checkpoints"))
     except FileNotFoundError:
         return False
+
+
+class InNthSave:
+    """Whether the run is in its n-th save since this was made."""
+
+    def __init__(self, folder: Path, n: int) -> None:
+        self.folder, self.n, self.seen, self.before = folder, n, 0, False
+
+    def __call__(self) -> bool:
+        now = staging(self.folder)
+        self.seen += now and not self.before
+        self.before = now
+        return now and self.seen >= self.n
 
 
 def kill_when(child: Child, ready: Callable[[], bool], *, timeout: float = 60.0) -> bool:

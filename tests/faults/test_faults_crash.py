@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fault_harness import (
+    InNthSave,
     assert_same,
     crash_at_event,
     finish,
@@ -76,19 +77,6 @@ def test_every_crash_point(
         crash_and_resume(i + 1, models, tmp_path / str(i))
         assert_same(tmp_path / str(i) / "run", reference(**SAVES))
     figure("F1 crash points", f"{len(events)} events, {in_checkpoints} in checkpoints/", f"{len(events)} identical")
-
-
-class InNthSave:
-    """Whether the run is in its n-th save since this was made."""
-
-    def __init__(self, folder: Path, n: int) -> None:
-        self.folder, self.n, self.seen, self.before = folder, n, 0, False
-
-    def __call__(self) -> bool:
-        now = staging(self.folder)
-        self.seen += now and not self.before
-        self.before = now
-        return now and self.seen >= self.n
 
 
 def chain(models: Path, folder: Path, chance: random.Random, *, kills: int) -> tuple[int, int]:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_harness import Child, at, die, final, needs_fork, start, train, workflow
+from fault_harness import Child, at, die, final, free_port, needs_fork, start, train, workflow
 
 pytestmark = needs_fork
 
 SETTINGS = {"num_train_epochs": 2, "save_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def both(models: Path, folder: Path, before: Callable[[int], None] = lambda rank: None) -> list[Child]:

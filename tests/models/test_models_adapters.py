@@ -128,6 +128,8 @@ def test_settings_that_cannot_be() -> None:
         ConfigError, match=r"peft.target_modules: 'Wqkv' fits no linear layer; this model has down_proj"
     ):
         TINY.load(adapter=Adapter(target_modules=["q_proj", "Wqkv"]))
+    with pytest.raises(ConfigError, match=r"peft.target_modules: 'all-linear' is called auto here"):
+        TINY.load(adapter=Adapter(target_modules="all-linear"))
     with pytest.raises(ConfigError, match=r"peft.extra: .*'lora_rank'"):
         TINY.load(adapter=Adapter(extra={"lora_rank": 3}))
     with pytest.raises(ConfigError, match=r"model.freeze_layers: an adapter freezes all layers already"):

@@ -1,0 +1,140 @@
+"""Two processes that hold half of the weights each: one or both killed, in a step or in a save; then continued."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_harness import Child, InNthSave, final, free_port, needs_fork, staging, start, train, workflow
+from safetensors.torch import load_file
+
+from rmx.parallel import Sharded
+
+pytestmark = needs_fork
+
+SETTINGS = {"num_train_epochs": 2, "save_steps": 1, "save_total_limit": 2, "eval_strategy": "no"}
+PATIENCE = 60.0  # seconds that a process may take to notice that the other one is gone
+
+
+def pair(models: Path, folder: Path) -> list[Child]:
+    """Start both processes of a run."""
+    port = free_port()
+
+    def work(rank: int) -> None:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }  # fmt: skip
+        flow = workflow(folder / "run", models, **SETTINGS)
+        flow.parallel = Sharded(timeout_minutes=1.0)
+        train(flow)
+
+    return [start(lambda rank=rank: work(rank), folder / f"log{rank}") for rank in (0, 1)]
+
+
+def ended(children: list[Child], folder: Path) -> dict[str, Any]:
+    """What a run that got to its end left."""
+    codes = [child.wait().code for child in children]
+    assert codes == [0, 0], [child.text[-2000:] for child in children]
+    left = final(folder / "run")
+    newest = folder / "run" / "checkpoints" / left["checkpoints"][-1]
+    # The parts' headers list the same places in another order each time, so their contents are compared.
+    names = sorted(name for name in left["tensors"] if name.startswith("shards/"))
+    parts = [load_file(newest / name) for name in names]
+    left["parts"] = [{name: tensor.numpy().tobytes() for name, tensor in part.items()} for part in parts]
+    left["tensors"] = {name: value for name, value in left["tensors"].items() if name not in names}
+    return left
+
+
+def assert_same(left: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Name what differs."""
+    assert not [key for key in wanted if left[key] != wanted[key]]
+
+
+def all_ended(children: list[Child], seconds: float) -> bool:
+    """Wait so long for the end of both."""
+    until = time.monotonic() + seconds
+    while not all([child.ended() for child in children]):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def kill(children: list[Child], victims: list[int], ready: Callable[[], bool]) -> bool:
+    """Kill as soon as `ready`; whoever is left has to end by itself, and to say why. False if both ended before."""
+    while not ready():
+        if any([child.ended() for child in children]):
+            assert all_ended(children, PATIENCE)
+            assert [child.code for child in children] == [0, 0], [child.text[-2000:] for child in children]
+            return False
+        time.sleep(0.0005)
+    for victim in victims:
+        os.kill(children[victim].pid, signal.SIGKILL)
+    noticed = all_ended(children, PATIENCE)
+    for child in children:  # nobody is left behind, whatever comes of it
+        if not child.ended():
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+    assert noticed, [child.text[-2000:] for child in children]
+    for rank, child in enumerate(children):
+        if rank in victims:
+            assert child.code in (-signal.SIGKILL, 0)  # 0: it had just ended
+        else:
+            assert child.code in (1, 0) and "Traceback" not in child.text, child.text[-2000:]
+    return True
+
+
+def chain(models: Path, folder: Path, chance: random.Random, kills: int) -> tuple[int, int]:
+    """Kill a run again and again, then let it end; return the kills, and those that hit a save."""
+    done = inside = 0
+    while done < kills:
+        children = pair(models, folder)
+        in_save = InNthSave(folder / "run", chance.randint(1, 3))
+        until = time.monotonic() + chance.uniform(0.5, 4.0)
+        ready = in_save if chance.random() < 0.6 else lambda until=until: time.monotonic() > until
+        if not kill(children, chance.choice([[0], [1], [0, 1]]), ready):
+            break  # it got to its end
+        done += 1
+        inside += staging(folder / "run")
+    return done, inside
+
+
+@pytest.fixture(scope="module")
+def undisturbed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes leave that nobody disturbs; it is written in parts."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    left = ended(pair(models, folder), folder)
+    assert len(left["parts"]) == 2 and all(len(part) > 20 for part in left["parts"])
+    return left
+
+
+def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(
+    models: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The second process dies while parts are written; the first one ends, and both continue identically."""
+    assert kill(pair(models, tmp_path), [1], InNthSave(tmp_path / "run", 2))
+    assert_same(ended(pair(models, tmp_path), tmp_path), undisturbed)
+
+
+@pytest.mark.slow
+def test_fifty_kills(
+    models: Path, undisturbed: dict[str, Any], figure: Callable[[str, str, Any], None], tmp_path: Path
+) -> None:
+    """One of the processes or both, at random times and within saves; at least ten of them within."""
+    chance, kills = random.Random(13), 50
+    done = inside = runs = 0
+    while done < kills:
+        folder = tmp_path / str(runs)
+        killed, hit = chain(models, folder, chance, min(10, kills - done))
+        assert_same(ended(pair(models, folder), folder), undisturbed)
+        done, inside, runs = done + killed, inside + hit, runs + 1
+    assert inside >= 10, "too few kills hit a save: the drill shows nothing"
+    figure("F8 kills of divided runs", f"{done} kills, {inside} inside a save, {runs} runs", f"{runs} identical")

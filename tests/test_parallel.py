@@ -1,0 +1,201 @@
+"""Divided weights are the same weights: losses, gradient norms, artefact and predictions of one process.
+
+Ten steps of plain gradient descent from the same start, in float32. What may differ is the order of float32 sums.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from rmx.errors import ConfigError, ModelError
+from rmx.parallel import MeshSizes, Replicated, Sharded
+from rmx.training.sharded import ShardedWeights, check_arguments, layers_of, without_weights
+
+TESTS = Path(__file__).parent
+
+
+def run(folder: Path, strategy: str, processes: int, /, **changes: Any) -> subprocess.CompletedProcess[str]:
+    job = [str(TESTS / "parallel_job.py"), str(folder), strategy, json.dumps(changes)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
+    environment["GLOO_SOCKET_IFNAME"] = "lo"
+    command = (launch if processes > 1 else [sys.executable]) + job
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def trained(folder: Path, strategy: str, processes: int, /, **changes: Any) -> Path:
+    done = run(folder, strategy, processes, **changes)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs of one process, each made once."""
+    made: dict[str, Path] = {}
+
+    def get(**changes: Any) -> Path:
+        name = json.dumps(changes)
+        if name not in made:
+            made[name] = trained(tmp_path_factory.mktemp("alone") / "run", "none", 1, **changes)
+        return made[name]
+
+    return get
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def column(folder: Path, key: str) -> list[float]:
+    return [row[key] for row in lines(folder, "metrics.jsonl") if row["phase"] == "train"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = (folder / "model").glob("*.safetensors")
+    return load_file(file)
+
+
+def assert_same(one: Path, other: Path, *, rounding: float = 1e-6) -> None:
+    """Losses within 1e-6, all weights together within 1e-6 of their norm, predictions alike in ids and order."""
+    assert len(column(one, "train/loss")) == len(column(other, "train/loss")) >= 3
+    assert column(other, "train/loss") == pytest.approx(column(one, "train/loss"), abs=1e-6)
+    assert column(other, "train/pairs") == column(one, "train/pairs")
+    assert column(other, "train/accuracy") == column(one, "train/accuracy")
+    assert column(other, "train/grad_norm") == pytest.approx(column(one, "train/grad_norm"), rel=5e-6)
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    difference = sum(float((a[name] - b[name]).double().square().sum()) for name in a) ** 0.5
+    assert difference <= rounding * sum(float(tensor.double().square().sum()) for tensor in a.values()) ** 0.5
+    there, here = lines(one, "generated_predictions.jsonl"), lines(other, "generated_predictions.jsonl")
+    assert [row["id"] for row in here] == [row["id"] for row in there]
+    assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)
+    evaluations = [json.loads((folder / "eval_results.json").read_text()) for folder in (one, other)]
+    assert evaluations[0]["eval_accuracy"] == evaluations[1]["eval_accuracy"]
+
+
+FAST = [("fsdp", 2, {}), ("tp", 2, {}), ("fsdp", 2, {"lora": True})]
+TABLE = [
+    *((strategy, processes, {"lora": lora} if lora else {})
+      for strategy, processes in (("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("hsdp", 4), ("offload", 2))
+      for lora in (False, True)),
+    ("tp", 2, {}), ("tp", 4, {}), ("fsdp_tp", 4, {}),
+    ("fsdp", 4, {"trainer_comparisons_per_step": 2}),  # processes without a row
+    ("fsdp_tp", 4, {"trainer_comparisons_per_step": 1}),
+    ("fsdp", 2, {"responses": 4}), ("hsdp", 4, {"responses": 4}), ("tp", 2, {"responses": 4}),
+    ("fsdp", 2, {"trainer_encoding": "separate"}), ("tp", 2, {"trainer_encoding": "separate"}),
+    ("fsdp", 2, {"trainer_gradient_checkpointing": True}), ("tp", 2, {"trainer_gradient_checkpointing": True}),
+    ("fsdp", 2, {"trainer_max_grad_norm": 0.05}), ("fsdp_tp", 4, {"trainer_max_grad_norm": 0.05}),
+    ("fsdp", 2, {"trainer_neftune_noise_alpha": 5.0, "trainer_comparisons_per_step": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("strategy", "processes", "changes"), FAST, ids=str)
+def test_a_divided_run_is_the_run_of_one_process(
+    strategy: str, processes: int, changes: dict[str, Any], alone: Any, tmp_path: Path
+) -> None:
+    assert_same(alone(**changes), trained(tmp_path / "run", strategy, processes, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "processes", "changes"), TABLE, ids=str)
+def test_the_table_of_strategies(
+    strategy: str, processes: int, changes: dict[str, Any], alone: Any, tmp_path: Path
+) -> None:
+    assert_same(alone(**changes), trained(tmp_path / "run", strategy, processes, **changes))
+
+
+ADAM = {"trainer_optim": "adamw_torch", "trainer_learning_rate": 1e-3, "trainer_lr_scheduler_type": "constant",
+        "trainer_save_steps": 3, "trainer_eval_steps": 3}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"lora": True}], ids=str)
+def test_a_checkpoint_continues_on_other_processes_and_strategies(
+    changes: dict[str, Any], alone: Any, tmp_path: Path
+) -> None:
+    """2 to 4 to 1 to 2 processes; Adam turns the rounding of small gradients into 1e-5 of a weight."""
+    settings = {**ADAM, **changes, "resume_allow": ["trainer.max_steps"]}
+    chain = [("fsdp", 2, 3), ("hsdp", 4, 6), ("none", 1, 8), ("ddp", 2, 9), ("fsdp", 2, 10)]
+    if not changes:
+        chain.insert(2, ("tp", 2, 7))
+    for strategy, processes, steps in chain:
+        trained(tmp_path / "run", strategy, processes, **settings, max_steps=steps)
+    assert (tmp_path / "run" / "run.log").read_text().count("Continuing from") == len(chain) - 1
+    one = alone(**ADAM, **changes)
+    assert column(tmp_path / "run", "train/loss") == pytest.approx(column(one, "train/loss"), abs=2e-6)
+
+
+@pytest.mark.slow
+def test_a_finished_model_is_scored_with_divided_weights(alone: Any, tmp_path: Path) -> None:
+    one = alone()
+    model = {"path": str(one / "model"), "phases": ["eval", "predict"]}
+    scored = trained(tmp_path / "run", "fsdp", 2, **model)
+    there, here = lines(one, "generated_predictions.jsonl"), lines(scored, "generated_predictions.jsonl")
+    assert [row["id"] for row in here] == [row["id"] for row in there]
+    assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)
+
+
+# --- What cannot be ---
+
+
+def test_sizes_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    done = run(tmp_path / "run", "fsdp", 1)
+    assert "weights are divided among processes, and there is one" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_sizes_by_hand() -> None:
+    assert Sharded(replicate="auto", shard=4).sizes(16) == MeshSizes(4, 4, 1)
+    assert Sharded(shard=1, tensor="auto").sizes(4) == MeshSizes(1, 1, 4)
+    for wrong, processes, text in (
+        (Sharded(shard=3), 4, "replicate=1 x shard=3 x tensor=1 are 3 processes, and there are 4"),
+        (Sharded(tensor=3), 4, "are 3 processes, and there are 4"),
+        (Sharded(tensor="auto"), 4, "shard and tensor are both auto"),
+        (Replicated(), 1, "there is one process"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            wrong.sizes(processes)
+
+
+def test_auto_replicas_are_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert Sharded(replicate="auto").sizes(16) == MeshSizes(replicate=2, shard=8, tensor=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [({"optim": "adafactor"}, "trainer.optim=adafactor: is not known to be right on divided weights"),
+     ({"ddp_bucket_cap_mb": 10}, "trainer.ddp_bucket_cap_mb: belongs to parallel=ddp")],
+)  # fmt: skip
+def test_what_needs_whole_weights_is_refused(arguments: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=text):
+        check_arguments(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments))
+
+
+def test_a_division_that_did_not_take_effect_stops_the_run() -> None:
+    strategy = object.__new__(ShardedWeights)
+    strategy.data_mesh = SimpleNamespace(size=lambda: 2)  # type: ignore[assignment]
+    with pytest.raises(ModelError, match="the weight weight was not divided among 2 processes"):
+        strategy.refuse_whole(torch.nn.Linear(2, 2))
+
+
+def test_the_layers_are_the_longest_list_and_the_copy_has_no_weights() -> None:
+    model = torch.nn.ModuleDict({
+        "few": torch.nn.ModuleList([torch.nn.Linear(2, 2)]),
+        "many": torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)]),
+    })  # fmt: skip
+    assert layers_of(model) == list(model["many"])
+    copy = without_weights(model)
+    assert all(p.is_meta for p in copy.parameters()) and not any(p.is_meta for p in model.parameters())
