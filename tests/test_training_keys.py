@@ -459,7 +459,7 @@ def test_the_cache_is_emptied_every_so_many_steps(tmp_path: Path, monkeypatch: p
 def test_use_cpu_is_the_device_of_ranks_and_of_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = trainer_settings(use_cpu=True).training_arguments(tmp_path, 0, evaluates=True)
     assert args.device.type == "cpu" and args.dataloader_pin_memory is False
-    assert joined({"use_cpu": True}, monkeypatch)["cpu"] is True
+    assert joined({"use_cpu": True}, monkeypatch)["backend"] == "gloo"
 
 
 # --- Act: what is due -------------------------------------------------------------------------------------------------
@@ -636,7 +636,9 @@ def joined(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[s
     asked: dict[str, Any] = {}
     board = types.SimpleNamespace(store=torch.distributed.HashStore(), rank=1, ranks=2)
     monkeypatch.setattr("rmx.training.strategies.meet", lambda seconds: board)
-    monkeypatch.setattr("accelerate.PartialState", lambda **options: asked.update(options))
+    monkeypatch.setattr(
+        "torch.distributed.init_process_group", lambda backend, **options: asked.update(options, backend=backend)
+    )
     join_ranks(arguments, seconds=90)
     assert (asked["rank"], asked["world_size"]) == (1, 2)
     return asked

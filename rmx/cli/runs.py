@@ -20,7 +20,6 @@ from rmx.launch import origin_of
 from rmx.redact import redact
 from rmx.run.folder import open_folder
 from rmx.values import Mistake, raise_all
-from rmx.workflow import Workflow
 
 __all__ = ["ask_hydra", "print_config", "run", "sweep"]
 
@@ -41,7 +40,7 @@ def start(workflow: Any, words: list[str]) -> Any:
     Raises:
         ConfigError: the ranks are started already, and not so many.
     """
-    if origin_of(os.environ).launcher != "alone" or not isinstance(workflow, Workflow):  # a root file of the user's
+    if origin_of(os.environ).launcher != "alone" or not hasattr(workflow, "launch"):  # a root file of the user's
         return workflow.run()
     launch, asked = workflow.launch, workflow.parallel.processes
     processes = launch.processes(asked)

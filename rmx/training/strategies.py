@@ -54,13 +54,16 @@ def join_ranks(arguments: dict[str, Any], seconds: float) -> None:
     board = meet(seconds)
     if board is None:
         return
-    from accelerate import PartialState
-
+    if dist.is_initialized():  # by who calls this run from Python, or by Ray
+        return
     asked = bool(arguments.get("use_cpu")) or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    on_cpu = asked or not torch.accelerator.is_available()  # accelerate would leave every process alone there
-    PartialState(
-        cpu=on_cpu,
-        backend=arguments.get("ddp_backend"),
+    device = torch.accelerator.current_accelerator()
+    if asked or device is None:
+        device = torch.device("cpu")
+    else:  # srun may show each process a single GPU
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
+    dist.init_process_group(
+        arguments.get("ddp_backend") or dist.get_default_backend_for_device(device),
         timeout=timedelta(seconds=seconds),
         store=dist.PrefixStore("torch", board.store),
         rank=board.rank,
