@@ -19,7 +19,7 @@ from rmx.parallel import Sharded
 pytestmark = needs_fork
 
 SETTINGS = {"num_train_epochs": 2, "save_steps": 1, "save_total_limit": 2, "eval_strategy": "no"}
-PATIENCE = 60.0  # seconds that a process may take to notice that the other one is gone
+PATIENCE = 90.0  # seconds for a process to notice that the other is gone; 30 if they have not met yet
 
 
 def pair(models: Path, folder: Path) -> list[Child]:
@@ -33,7 +33,7 @@ def pair(models: Path, folder: Path) -> list[Child]:
             "GLOO_SOCKET_IFNAME": "lo",
         }  # fmt: skip
         flow = workflow(folder / "run", models, **SETTINGS)
-        flow.parallel = Sharded(timeout_minutes=1.0)
+        flow.parallel = Sharded(timeout_minutes=0.5)
         train(flow)
 
     return [start(lambda rank=rank: work(rank), folder / f"log{rank}") for rank in (0, 1)]
