@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +53,17 @@ class Piece:
 
 
 PIECES = {
-    "1B full": Piece("Llama-3.2-1B", lora=False, steps=6, rounds=3, theirs=16),
+    "1B full": Piece("Llama-3.2-1B", lora=False, steps=6, rounds=3, theirs=8),
     "8B LoRA": Piece(
         "Llama-3.1-8B", lora=True, steps=2, rounds=2, theirs=8, checkpointing=True, warm_up=1, dtype="bfloat16"
     ),
-    "1B LoRA": Piece("Llama-3.2-1B", lora=True, steps=6, rounds=2, theirs=16, dtype="bfloat16"),
-    "1B full, TRL 8 at once": Piece("Llama-3.2-1B", lora=False, steps=4, rounds=1, theirs=8),
-    "1B full, nothing shared": Piece("Llama-3.2-1B", lora=False, steps=4, rounds=1, theirs=16, encoding="separate"),
+    "1B LoRA": Piece("Llama-3.2-1B", lora=True, steps=6, rounds=2, theirs=8, dtype="bfloat16"),
+    "1B full, TRL 16 at once": Piece("Llama-3.2-1B", lora=False, steps=4, rounds=1, theirs=16),
+    "1B full, nothing shared": Piece("Llama-3.2-1B", lora=False, steps=4, rounds=1, theirs=8, encoding="separate"),
     "S full": Piece("S", lora=False, steps=2, rounds=1, theirs=8, pairs=8, warm_up=1),  # tries the script on a CPU
     "S LoRA": Piece("S", lora=True, steps=2, rounds=1, theirs=8, pairs=8, warm_up=1, checkpointing=True),
 }
-DEFAULT = ("1B full", "8B LoRA", "1B LoRA", "1B full, TRL 8 at once", "1B full, nothing shared")
+DEFAULT = ("1B full", "8B LoRA", "1B LoRA", "1B full, TRL 16 at once", "1B full, nothing shared")
 
 
 class DeviceMeter(Meter):
