@@ -70,6 +70,31 @@ def generated_rows(count: int, responses: int = 2, seed: int = 0, length: int | 
     return rows
 
 
+def rows_of_lengths(lengths: Sequence[tuple[int, int, int]], seed: int = 0) -> Rows:
+    """Pairs of random tokens with given (shared prefix, chosen, rejected) lengths.
+
+    >>> [[len(ids) for ids in row] for row in rows_of_lengths([(4, 7, 5)])]
+    [[7, 5]]
+    """
+    random_ = random.Random(seed)
+    rows = []
+    for prefix, *both in lengths:
+        shared = random_.choices(range(2, TRAINED_VOCABULARY), k=prefix)
+        # The token after the prefix differs, so that no more is shared than said.
+        rows.append(
+            [
+                [
+                    *shared,
+                    *([2 + k] if n > prefix + 1 else []),
+                    *random_.choices(range(4, TRAINED_VOCABULARY), k=n - prefix - 2),
+                    EOS,
+                ]
+                for k, n in enumerate(both)
+            ]
+        )
+    return rows
+
+
 def shared_prefix(row: Sequence[Ids]) -> int:
     """How many leading tokens all sequences of a comparison share, leaving each at least its last one."""
     shortest = min(map(len, row)) - 1
@@ -125,6 +150,7 @@ class Size:
 
 SIZES = {
     "Qwen2.5-0.5B": Size("Qwen2Config", 896, 24, 14, 2, 4864),
+    "Llama-3.2-1B": Size("LlamaConfig", 2048, 16, 32, 8, 8192),
     "Llama-3.1-8B": Size("LlamaConfig", 4096, 32, 32, 8, 14336),
     "XS": Size("LlamaConfig", 64, 2, 2, 1, 172),
     "S": Size("LlamaConfig", 256, 4, 4, 2, 688),  # 2.9 M
@@ -132,8 +158,8 @@ SIZES = {
 }
 
 
-def build_model(size: str, vocabulary: int, seed: int = 0) -> Any:
-    """A random scalar-head model of one of `SIZES`."""
+def build_model(size: str, vocabulary: int, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> Any:
+    """A random scalar-head model of one of `SIZES`, made where it runs."""
     import torch
     import transformers
 
@@ -153,7 +179,8 @@ def build_model(size: str, vocabulary: int, seed: int = 0) -> Any:
         bos_token_id=None,
     )
     torch.manual_seed(seed)
-    return transformers.AutoModelForSequenceClassification.from_config(config)
+    with torch.device(device):
+        return transformers.AutoModelForSequenceClassification.from_config(config, dtype=getattr(torch, dtype))
 
 
 # --- Work ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from rmx.metrics import by_source, pair_metrics
 from rmx.records import EncodedComparison, Pair, PairTable
 from rmx.results.predictions import read_predictions
 from rmx.scoring.evaluation import evaluate_pairs, predictions_paths, write_predictions
-from rmx.training.sums import SUMS, Totals, means, share_of_totals, step_sums
+from rmx.training.sums import HOST_SUMS, SUMS, Totals, means, share_of_totals, step_sums
 
 rewards = st.floats(-20, 20, width=32)
 weights = st.one_of(st.just(0.0), st.floats(0.125, 8, width=32))
@@ -51,9 +51,10 @@ def test_sums_of_any_split_are_the_metrics_of_all_pairs(
     parts = [table(rows[start : start + size]) for start in range(0, len(rows), size)]
     for place, (winner, loser, pairs) in enumerate(parts):
         terms = bradley_terry(winner, loser, pairs)
-        ranks[place % 2 if two_ranks else 0].add(step_sums(winner, loser, terms, pairs, 3).tolist())
+        ranks[place % 2 if two_ranks else 0].add([*step_sums(winner, loser, terms, pairs).tolist(), 3, 2, 7, 9])
     found = means(share_of_totals([rank.values() for rank in ranks], 0, 1)[: len(SUMS)])
-    assert found.pop("tokens") == 3 * len(parts)
+    work = {name: found.pop(name) / len(parts) for name in HOST_SUMS}
+    assert work == {"tokens": 3, "unique_tokens": 2, "flops": 7, "padded_flops": 9}
     winner, loser, pairs = table(rows)
     if not pairs.weight.sum():
         assert found == {"pairs": len(rows), "labelled_ties": int(pairs.tie.sum())}
@@ -135,4 +136,10 @@ def test_sums_of_an_older_checkpoint_are_read() -> None:
     assert new == {
         "loss": 1.5, "weight": 3.0, "decided": 2.0, "correct": 1.0, "ties": 0.0, "margin": 4.0, "chosen": 5.0,
         "rejected": 1.0, "rewards": 6.0, "squares": 9.0, "pairs": 3.0, "labelled_ties": 1.0, "tokens": 40.0,
+        "unique_tokens": 0.0, "flops": 0.0, "padded_flops": 0.0,
     }  # fmt: skip
+
+
+def test_sums_of_a_checkpoint_without_work_are_read() -> None:
+    old = [float(number) for number in range(13)]
+    assert share_of_totals([old * 2], 0, 1) == [*old, 0.0, 0.0, 0.0] * 2

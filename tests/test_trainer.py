@@ -14,7 +14,7 @@ from training_bench import make_trainer
 from rmx.errors import ModelError, NonFiniteError
 from rmx.losses import bradley_terry
 from rmx.records import Pair
-from rmx.training.sums import SUMS, Totals, share_of_totals, step_sums
+from rmx.training.sums import DEVICE_SUMS, SUMS, Totals, share_of_totals, step_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 
@@ -202,6 +202,7 @@ def test_when_nothing_is_left_to_halve_the_error_says_what_to_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(tmp_path)
+    trainer.begin(None)
 
     def failing(batch, model=None):
         raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
@@ -231,10 +232,10 @@ def test_step_sums_by_hand() -> None:
     """Pairs (2, 1), (0, 0), (1, 3): one right, one equal, one wrong; margins 1, 0, -2; squares 5 + 0 + 10."""
     table = make_table(3)
     winner, loser = torch.tensor([2.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 3.0])
-    sums = dict(zip(SUMS, step_sums(winner, loser, torch.ones(3), table, tokens=30).tolist(), strict=True))
+    sums = dict(zip(DEVICE_SUMS, step_sums(winner, loser, torch.ones(3), table).tolist(), strict=True))
     assert sums == {
         "loss": 3.0, "weight": 3.0, "decided": 3.0, "correct": 1.0, "ties": 1.0, "margin": -1.0, "chosen": 3.0,
-        "rejected": 4.0, "rewards": 7.0, "squares": 15.0, "pairs": 3.0, "labelled_ties": 0.0, "tokens": 30.0,
+        "rejected": 4.0, "rewards": 7.0, "squares": 15.0, "pairs": 3.0, "labelled_ties": 0.0,
     }  # fmt: skip
 
 

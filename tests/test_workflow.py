@@ -71,7 +71,9 @@ def test_metrics_are_logged_under_their_phase(finished: Path) -> None:
     train = [row for row in found if row["phase"] == "train"]
     assert train and {
         "train/loss", "train/accuracy", "train/margin", "train/chosen_reward", "train/rejected_reward",
-        "train/reward_std", "train/pairs_per_second", "train/tokens_per_second", "train/grad_norm",
+        "train/reward_std", "train/pairs_per_second", "train/tokens_per_second", "train/unique_tokens_per_second",
+        "train/unique_tokens", "train/flops", "train/padded_flops", "train/tflops_per_device",
+        "train/padded_tflops_per_device", "train/grad_norm",
         "train/learning_rate",
     } <= train[0].keys()  # fmt: skip
     last = [row for row in found if row["phase"] == "eval"][-1]

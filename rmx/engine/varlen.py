@@ -7,6 +7,7 @@ does not rely on that sentence: it runs the probe on the very kernel before it u
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def candidates(device: torch.device, dtype: torch.dtype) -> list[str]:
     if importlib.util.find_spec("torch.nn.attention.varlen") is not None:
         from torch.nn.attention.varlen import varlen_attn
 
-        if {"window_size", "enable_gqa", "scale"} <= inspect.signature(varlen_attn).parameters.keys():
+        if {"window_size", "scale"} <= _arguments(varlen_attn):
             found.append("torch_varlen")
     if importlib.util.find_spec("flash_attn") is not None:
         found.append("flash_attn")
@@ -72,8 +73,16 @@ def _torch_varlen(
 ) -> torch.Tensor:
     from torch.nn.attention import varlen
 
-    output = varlen.varlen_attn(q, k, v, *runs, scale=scaling, window_size=(reach, 0), enable_gqa=True)
+    # From torch 2.12 on groups of query heads have to be asked for; before, they went to the kernel unasked.
+    groups = {"enable_gqa": True} if "enable_gqa" in _arguments(varlen.varlen_attn) else {}
+    output = varlen.varlen_attn(q, k, v, *runs, scale=scaling, window_size=(reach, 0), **groups)
     return cast(torch.Tensor, output)  # a pair only where the log-sum-exp is asked for
+
+
+@functools.cache
+def _arguments(function: Callable[..., object]) -> frozenset[str]:
+    """The names of a function's arguments; looked up once, because every layer of every micro-batch asks."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _flash_attn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from rmx.run.screen import Screen
 
-__all__ = ["EvaluationProgress", "ShowProgress", "clock"]
+__all__ = ["EvaluationProgress", "ShowProgress", "clock", "speed_in_words"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,29 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def speed_in_words(logs: Mapping[str, float]) -> str:
+    """Write how fast training is.
+
+    >>> speed_in_words({"pairs_per_second": 91.2, "tokens_per_second": 24_100.0, "unique_tokens_per_second": 15_900.0,
+    ...     "tflops_per_device": 402.4, "padded_tflops_per_device": 1207.0, "mfu": 0.407, "padded_mfu": 1.22,
+    ...     "peak_memory_gb": 61.23})
+    '91 pairs/s, 24,100 tokens/s (15,900 unique), 402 TFLOP/s, MFU 41% (padded: 122%), peak 61.2 GB'
+    >>> speed_in_words({"pairs_per_second": 5.0, "tokens_per_second": 600.0, "unique_tokens_per_second": 600.0,
+    ...     "tflops_per_device": 0.0312, "padded_tflops_per_device": 0.09})
+    '5 pairs/s, 600 tokens/s (600 unique), 0.0312 TFLOP/s (padded: 0.09), MFU unknown'
+    """
+    unique = f"{logs['unique_tokens_per_second']:,.0f} unique"
+    words = [f"{logs['pairs_per_second']:.0f} pairs/s", f"{logs['tokens_per_second']:,.0f} tokens/s ({unique})"]
+    flops = f"{logs['tflops_per_device']:.3g} TFLOP/s"
+    if "mfu" in logs:
+        words += [flops, f"MFU {logs['mfu']:.0%} (padded: {logs['padded_mfu']:.0%})"]
+    else:
+        words += [f"{flops} (padded: {logs['padded_tflops_per_device']:.3g})", "MFU unknown"]
+    if "peak_memory_gb" in logs:
+        words.append(f"peak {logs['peak_memory_gb']:.1f} GB")
+    return ", ".join(words)
 
 
 class EvaluationProgress:
@@ -92,7 +116,7 @@ class ShowProgress(TrainerCallback):
             return
         shown = (("loss", ".4f"), ("accuracy", ".3f"), ("margin", "+.3f"))  # pairs that are all ties have no accuracy
         parts = [f"{name} {logs[name]:{shape}}" for name, shape in shown if name in logs]
-        numbers = ", ".join([*parts, f"{logs['pairs_per_second']:.0f} pairs/s"])
+        numbers = ", ".join([*parts, speed_in_words(logs)])
         self.screen.advance(state.global_step, numbers)
         steps = state.global_step - self.first_step
         left = (perf_counter() - self.started) / max(steps, 1) * (state.max_steps - state.global_step)

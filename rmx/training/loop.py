@@ -41,6 +41,7 @@ from rmx.trackers import Recorder
 from rmx.training.arguments import TrainerSettings
 from rmx.training.choose_strategy import strategy_for
 from rmx.training.events import Callbacks, due, total_steps
+from rmx.training.flops import count_flops, speed
 from rmx.training.memory_use import held_bytes, memory_in_words
 from rmx.training.noise import EmbeddingNoise
 from rmx.training.optimizers import follows_a_metric, make_optimizer, make_schedule, restore_schedule, switch
@@ -49,7 +50,7 @@ from rmx.training.preflight import check_before_model
 from rmx.training.resuming import Start
 from rmx.training.steps import MicroBatches, Step, StepDataset, StepLoader
 from rmx.training.strategies import OneProcess
-from rmx.training.sums import SUMS, Totals, means, step_sums, sum_dtype
+from rmx.training.sums import DEVICE_SUMS, HOST_SUMS, SUMS, Totals, means, step_sums, sum_dtype
 from rmx.training.token_budget import checkpoint_activations, starting_budget
 
 __all__ = ["Loop"]
@@ -142,7 +143,6 @@ class Loop:
         self.sealed_step = -1
         self.said_memory = False
         self.stop = False  # whether any rank has got a signal, as all know it
-        self.flops_per_token = 6.0 * sum(p.numel() for n, p in self.model.named_parameters() if "embed" not in n)
         self.tell("on_init_end")
 
     @property
@@ -178,7 +178,7 @@ class Loop:
         self.control.should_log = self.control.should_evaluate = self.control.should_save = False
         self.tell("on_step_begin")
         sums = self.gradients(step)
-        norm = self.check_finite(sums, self.strategy.clip(self.trained, self.args.max_grad_norm))
+        norm = self.check_finite(step, sums, self.strategy.clip(self.trained, self.args.max_grad_norm))
         self.tell("on_pre_optimizer_step")
         self.optimizer.step()
         self.tell("on_optimizer_step")
@@ -203,7 +203,7 @@ class Loop:
         log.info("parallel: %s; the fullest process holds %s", self.strategy.words, memory_in_words(held))
 
     def gradients(self, step: Step) -> Tensor:
-        """Add up the gradients of a step; returns its sums, in the order of `SUMS`, still on the device."""
+        """Add up the gradients of a step; returns its sums, in the order of `DEVICE_SUMS`, still on the device."""
         self.module.train()
         switch(self.optimizer, "train")
         seed = (self.args.seed * 1_000_003 + step.index) * self.strategy.ranks + self.strategy.rank
@@ -222,7 +222,7 @@ class Loop:
         work = 0 if step.is_filler else len(batches)
         if (fill := self.strategy.in_step(len(batches)) - len(batches)) > 0:  # others have more: they need this one
             batches += self.layout([min(step.comparisons, key=lambda c: c.shared_tokens)]) * fill
-        sums = torch.zeros(len(SUMS), dtype=sum_dtype(self.args.device), device=self.args.device)
+        sums = torch.zeros(len(DEVICE_SUMS), dtype=sum_dtype(self.args.device), device=self.args.device)
         self.rewards: list[tuple[Batch, Tensor]] = []
         counts = not step.is_filler and step.pair_weight > 0  # pairs of weight 0 alone move nothing
         scale = self.strategy.ranks / step.pair_weight if counts else 0.0
@@ -246,7 +246,7 @@ class Loop:
         ((pairs.weight * terms).sum() * scale).backward()
         self.rewards.append((batch, rewards.detach()))
         if counts:
-            sums += step_sums(winner.detach(), loser.detach(), terms.detach(), pairs, batch.tokens)
+            sums += step_sums(winner.detach(), loser.detach(), terms.detach(), pairs)
 
     def halve_budget(self, step: Step, error: torch.OutOfMemoryError) -> None:
         """Halve the token budget, so that the same step can be computed again: its gradients come out the same.
@@ -272,7 +272,7 @@ class Loop:
         self.layout = self.steps.collate = MicroBatches(self.engine.collator, max_tokens)
         self.position.max_tokens = (self.first_budget, max_tokens)
 
-    def check_finite(self, sums: Tensor, norm: Tensor) -> float:
+    def check_finite(self, step: Step, sums: Tensor, norm: Tensor) -> float:
         """Read the step's numbers from the device, once, and count them; returns the gradient norm.
 
         Raises:
@@ -281,8 +281,20 @@ class Loop:
         *values, norm_value = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
         if not all(map(math.isfinite, (*values, norm_value))):
             raise NonFiniteError(self.describe_non_finite(norm_value))
-        self.position.totals.add(values)
+        self.position.totals.add([*values, *self.work(step)])
         return norm_value
+
+    def work(self, step: Step) -> list[float]:
+        """Return what the step had to compute, in the order of `HOST_SUMS`."""
+        if step.is_filler:
+            return [0.0] * len(HOST_SUMS)
+        batches = [batch for batch, _ in self.rewards]
+        return [
+            sum(batch.tokens for batch in batches),
+            sum(comparison.shared_tokens for comparison in step.comparisons),
+            sum(map(self.flops.batch, batches)),
+            self.flops.padded(step.comparisons, self.args.per_device_train_batch_size),
+        ]
 
     def describe_non_finite(self, norm: float) -> str:
         """Say at which step and in which rows a value was not finite."""
@@ -379,16 +391,22 @@ class Loop:
         position.logged_step = step
         self.count_tokens(run)
         logs = means(window)
-        logs["pairs_per_second"] = logs["pairs"] / seconds if seconds > 0 else math.nan
-        logs["tokens_per_second"] = logs["tokens"] / seconds if seconds > 0 else math.nan
+        logs |= speed(logs, seconds, self.strategy.ranks, self.args.device, self.engine.precision)
+        logs |= self.peak_memory()
         logs |= {name: math.nan if value is None else value for name, value in position.last.items()}
         self.recorder.log(step, self.state.epoch, "train", logs)
         self.publish(logs)
 
+    def peak_memory(self) -> dict[str, float]:
+        """Return the most memory that the tensors on one device have taken so far; nothing where there is no GPU."""
+        if self.args.device.type != "cuda":
+            return {}
+        return {"peak_memory_gb": self.strategy.largest([torch.cuda.max_memory_allocated(self.args.device)])[0] / 1e9}
+
     def count_tokens(self, run: Sequence[float]) -> None:
         """Bring what the state says of tokens and floating-point operations up to date, from the sums of all ranks."""
         tokens = run[SUMS.index("tokens")]
-        self.state.total_flos = self.flops_per_token * tokens
+        self.state.total_flos = run[SUMS.index("flops")]
         if self.args.include_num_input_tokens_seen != "no":
             self.state.num_input_tokens_seen = int(tokens)
 
@@ -519,6 +537,7 @@ class Loop:
         if start is not None:
             self.strategy.load_model(self.model, start.checkpoint)
         self.noise = EmbeddingNoise(self.model, self.args.neftune_noise_alpha)
+        self.flops = count_flops(self.engine)
         self.module = self.strategy.place(self.model, self.try_backward)
         self.scorer.turns = self.strategy.turns()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]  # placing may have replaced them

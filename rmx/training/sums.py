@@ -12,14 +12,19 @@ from torch import Tensor
 if TYPE_CHECKING:
     from rmx.records import PairTable
 
-__all__ = ["SUMS", "Totals", "means", "share_of_totals", "step_sums", "sum_dtype"]
+__all__ = ["DEVICE_SUMS", "HOST_SUMS", "SUMS", "Totals", "means", "share_of_totals", "step_sums", "sum_dtype"]
 
-# What every step adds up over its pairs, each times its weight but for the last three; the order is that of the vector
+# What every step adds up over its pairs, each times its weight but for the last two; the order is that of the vector
 # read from the device. `decided` and the five after it leave out pairs in which annotators saw no winner.
-SUMS = (
+DEVICE_SUMS = (
     "loss", "weight", "decided", "correct", "ties", "margin", "chosen", "rejected", "rewards", "squares",
-    "pairs", "labelled_ties", "tokens",
+    "pairs", "labelled_ties",
 )  # fmt: skip
+# What the host knows of the step's work. `tokens` are the positions that went through the model; `unique_tokens` count
+# each prompt once and no padding; `padded_flops` are what padded pairs would have taken (`rmx.training.flops`).
+HOST_SUMS = ("tokens", "unique_tokens", "flops", "padded_flops")
+SUMS = DEVICE_SUMS + HOST_SUMS
+_WITHOUT_WORK = (*DEVICE_SUMS, "tokens")  # before work was counted
 # Those of version 0.1.0, whose means took every pair alike.
 _OLD_SUMS = (
     "loss", "weight", "correct", "ties", "decided", "margin", "chosen", "rejected", "squares", "pairs", "tokens",
@@ -60,14 +65,20 @@ def share_of_totals(totals: Sequence[Sequence[float]], rank: int, ranks: int) ->
 
 
 def _as_now(sums: Sequence[float]) -> Sequence[float]:
-    """Return sums in the order of `SUMS`; those of 0.1.0 are the same where no pair has a weight or is a tie."""
-    if len(sums) != 2 * len(_OLD_SUMS):
+    """Return sums in the order of `SUMS`; those of 0.1.0 are the same where no pair has a weight or is a tie.
+
+    Work that was not counted is taken as none.
+    """
+    names = next((n for n in (_OLD_SUMS, _WITHOUT_WORK) if len(sums) == 2 * len(n)), None)
+    if names is None:
         return sums
     found: list[float] = []
-    for half in (sums[: len(_OLD_SUMS)], sums[len(_OLD_SUMS) :]):
-        old = dict(zip(_OLD_SUMS, half, strict=True))
-        new = {"rewards": old["chosen"] + old["rejected"], "labelled_ties": old["pairs"] - old["decided"]}
-        found += [(old | new)[name] for name in SUMS]
+    for half in (sums[: len(names)], sums[len(names) :]):
+        old = dict(zip(names, half, strict=True))
+        new = dict.fromkeys(HOST_SUMS, 0.0)
+        if names is _OLD_SUMS:
+            new |= {"rewards": old["chosen"] + old["rejected"], "labelled_ties": old["pairs"] - old["decided"]}
+        found += [(new | old)[name] for name in SUMS]
     return found
 
 
@@ -102,11 +113,11 @@ def means(sums: Sequence[float]) -> dict[str, float]:
             "chosen_reward": s["chosen"] / decided,
             "rejected_reward": s["rejected"] / decided,
         }
-    return found | {name: s[name] for name in ("pairs", "labelled_ties", "tokens")}
+    return found | {name: s[name] for name in ("pairs", "labelled_ties", *HOST_SUMS)}
 
 
-def step_sums(winner: Tensor, loser: Tensor, terms: Tensor, pairs: PairTable, tokens: int) -> Tensor:
-    """Return the sums over one micro-batch's pairs, in the order of `SUMS`, on the device of the rewards."""
+def step_sums(winner: Tensor, loser: Tensor, terms: Tensor, pairs: PairTable) -> Tensor:
+    """Return the sums over one micro-batch's pairs, in the order of `DEVICE_SUMS`, on the device of the rewards."""
     exact = sum_dtype(winner.device)
     w, lo, weight = winner.to(exact), loser.to(exact), pairs.weight.to(exact)
     decided = weight * ~pairs.tie  # annotators' ties have no right order
@@ -123,9 +134,8 @@ def step_sums(winner: Tensor, loser: Tensor, terms: Tensor, pairs: PairTable, to
         "squares": (weight * (w.square() + lo.square())).sum(),
         "pairs": w.new_full((), winner.numel()),
         "labelled_ties": pairs.tie.sum().to(exact),
-        "tokens": w.new_full((), tokens),
     }
-    return torch.stack([sums[name] for name in SUMS])
+    return torch.stack([sums[name] for name in DEVICE_SUMS])
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
