@@ -31,7 +31,7 @@ __all__ = ["SCORABLE", "listed_candidates", "single", "split_conversation"]
 def listed_candidates(row: Row, options: RowOptions) -> Draft:
     """All responses of a list, in its order; equal ones stay.
 
-    >>> draft = candidates({"prompt": "2+2?", "responses": ["4", {"text": "5"}]}, RowOptions())
+    >>> draft = listed_candidates({"prompt": "2+2?", "responses": ["4", {"text": "5"}]}, RowOptions())
     >>> [response[0]["content"] for response in draft.responses], draft.pairs
     (['4', '5'], ())
 
