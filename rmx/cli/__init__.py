@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # verb -> (its main function, one line for --help)
 VERBS = {
     "report": ("rmx.cli.report:main", "FOLDER...   draw report.html again; several runs are compared"),
+    "score": ("rmx.cli.score:main", "model=... input=ROWS output=SCORES   score a file of rows; see rmx score --help"),
     "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
     "export": (
         "rmx.models.artefact.export:main",

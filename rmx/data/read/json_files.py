@@ -18,7 +18,7 @@ from rmx.data.accounting import RowFault
 from rmx.data.read.kinds import open_bytes
 from rmx.data.read.raw import BLANK, DAMAGE, RawRow, RowNumber
 
-__all__ = ["parse_json", "read_json"]
+__all__ = ["parse_json", "read_json", "rows_of_lines"]
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -94,7 +94,7 @@ def read_json(path: Path, kind: str) -> Iterator[RawRow]:
     except DAMAGE:
         pass  # the line reader names the place
     with open_bytes(path) as file:
-        yield from _json_lines(file)
+        yield from rows_of_lines(file)
 
 
 # --- JSON lines ---
@@ -129,7 +129,8 @@ def _value(line: bytes) -> Any:
         return None
 
 
-def _json_lines(file: IO[bytes]) -> Iterator[RawRow]:
+def rows_of_lines(file: IO[bytes]) -> Iterator[RawRow]:
+    """Rows of JSON lines, one after the other; a line that is none is a fault, and the next is read."""
     decode, number = _DECODER.decode, 0
     try:
         for number, raw in enumerate(file, 1):

@@ -33,21 +33,22 @@ _WORDS: dict[str, tuple[str, ...]] = {
 
 
 class Keys:
-    """How a user says what a column is: the names of the keys, for one source."""
+    """How a user says what a column is: the names of the keys, for one source; `prefix` "" where they have none."""
 
     def __init__(self, prefix: str, mapping: Callable[[Mapping[str, str]], str] | None = None) -> None:
         self.prefix = prefix
+        self._dotted = f"{prefix}." if prefix else ""
         self._mapping = mapping
 
     def columns(self, mapping: Mapping[str, str]) -> str:
         """The assignment that maps columns: rmx's name → the file's."""
         if self._mapping is not None:
             return self._mapping(mapping)
-        return f"{self.prefix}.columns={{{', '.join(f'{ours}: {theirs}' for ours, theirs in mapping.items())}}}"
+        return f"{self._dotted}columns={{{', '.join(f'{ours}: {theirs}' for ours, theirs in mapping.items())}}}"
 
     def ignore(self, columns: Sequence[str]) -> str:
         """The assignment that leaves columns out."""
-        return f"{self.prefix}.ignore=[{', '.join(columns)}]"
+        return f"{self._dotted}ignore=[{', '.join(columns)}]"
 
 
 def proposal(rows: Sequence[Row]) -> dict[str, str]:

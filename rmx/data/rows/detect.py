@@ -283,14 +283,14 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def detect(rows: Sequence[Row]) -> tuple[Format, str] | None:
-    """The format of some rows, and one sentence that says by what it was recognised; None when none fits.
+def detect(rows: Sequence[Row], formats: Mapping[str, Format] = FORMATS) -> tuple[Format, str] | None:
+    """The format of some rows, and one sentence that says by what it was recognised; None when none of `formats` fits.
 
     >>> detect([{"prompt": "Hi", "chosen": "Hello", "rejected": "No"}])[1]
     'chosen and rejected responses, the prompt in column prompt (format=preference)'
     """
     columns = {column: True for row in rows for column in row}
-    for entry in FORMATS.values():
+    for entry in formats.values():
         if entry.fits(columns, rows):
             return entry, f"{_describe(entry, rows, columns)} (format={entry.name})"
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rmx.data.accounting import RowFault, SourceAccount
@@ -31,6 +31,7 @@ class Wishes:
     options: RowOptions
     allow_empty_prompt: bool
     inherited: bool  # whether `ignore` was said of another source, so that it may name what this one does not have
+    formats: Mapping[str, Format] = field(default_factory=lambda: FORMATS)  # the row shapes to choose from
 
 
 class RowReader:
@@ -64,13 +65,13 @@ class RowReader:
                 rows.append(row)
         found = {column: True for row in rows for column in row}
         if wishes.format == "auto":
-            recognised = detect(rows)
+            recognised = detect(rows, wishes.formats)
             if recognised is None:
-                known = (f"{entry.name} ({entry.needs})" for entry in FORMATS.values())
+                known = (f"{entry.name} ({entry.needs})" for entry in wishes.formats.values())
                 raise asking.no_format(wishes.source, self.keys, head, known)
             entry, self.account.detected = recognised
         else:
-            entry = FORMATS[wishes.format]
+            entry = wishes.formats[wishes.format]
             self.account.detected = f"{entry.title} (data.format={entry.name})"
             missing = [column for column in entry.columns if column not in found]
             if missing:
