@@ -81,7 +81,7 @@ def test_calibration_rows_give_mean_and_spread(models, tmp_path):
 def test_disagreement_predicts_error():
     """Four models see a true lead of 1 through noise of their own, of std 2 in half of the rows and 0.2 in the others.
 
-    The mean of 4 has noise of std 2/sqrt(4) = 1, so it is wrong with probability Phi(-1) = 0.1587 in the first half, and
+    The mean of 4 has noise of std 2/sqrt(4) = 1: it is wrong with probability Phi(-1) = 0.1587 in the first half, and
     Phi(-10) = 0 in the second. The std over the models tells the halves apart: rows of the upper half of disagreements
     are wrong 0.1587 of the time, within three standard errors sqrt(0.1587 * 0.8413 / 5000) = 0.0052.
     """

@@ -74,7 +74,7 @@ def _torch_varlen(
     from torch.nn.attention import varlen
 
     # From torch 2.12 on groups of query heads have to be asked for; before, they went to the kernel unasked.
-    groups = {"enable_gqa": True} if "enable_gqa" in _arguments(varlen.varlen_attn) else {}
+    groups: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _arguments(varlen.varlen_attn) else {}
     output = varlen.varlen_attn(q, k, v, *runs, scale=scaling, window_size=(reach, 0), **groups)
     return cast(torch.Tensor, output)  # a pair only where the log-sum-exp is asked for
 

@@ -66,7 +66,7 @@ def join_ranks(arguments: dict[str, Any], seconds: float) -> None:
         arguments.get("ddp_backend") or dist.get_default_backend_for_device(device),
         timeout=timedelta(seconds=seconds),
         store=dist.PrefixStore("torch", board.store),
-        rank=board.rank,
+        rank=int(board.rank or 0),
         world_size=board.ranks,
     )
 
