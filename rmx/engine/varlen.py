@@ -11,7 +11,7 @@ import functools
 import importlib.util
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
