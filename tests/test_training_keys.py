@@ -686,6 +686,10 @@ def test_every_argument_of_the_installed_class_is_decided_about() -> None:
     assert set(ACTS) == SHOWN
     assert set(RANGES) <= set(ACTS)
     assert {key for key, _, _ in SWITCHES} | {name for name, _ in PAIRS} <= set(ACTS)
-    assert set(shipped_values()) - {"max_tokens_per_micro_batch", "encoding", "precision", "eval_precision"} <= set(
-        ACTS
-    )
+    assert set(shipped_values()) - {
+        "max_tokens_per_micro_batch",
+        "encoding",
+        "precision",
+        "eval_precision",
+        "comparisons_per_step",
+    } <= set(ACTS)

@@ -37,6 +37,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from rmx.engine import attention, forward, last, varlen
 from rmx.engine.applicability import probe, why_not_rows
@@ -123,7 +124,8 @@ class Engine:
     def _run(self, batch: Batch, model: Any, states_only: bool = False) -> torch.Tensor:
         device = self.model.device
         layout = None if batch.layout is None else batch.layout.on(device, self.kernel)
-        call = forward.Call(layout, self.precision == "bf16", states_only)
+        divided = isinstance(next(self.model.parameters()), DTensor)
+        call = forward.Call(layout, self.precision == "bf16", states_only, copy=divided)
         tensors = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,

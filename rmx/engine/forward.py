@@ -25,6 +25,7 @@ class Call:
     layout: Layout | None  # None: padded rows
     bf16: bool  # the backbone runs under autocast
     states_only: bool = False  # return the scored hidden states themselves
+    copy: bool = False  # return no view: divided weights hang hooks on what comes out
 
 
 def return_rewards(model: Any) -> None:
@@ -38,7 +39,9 @@ def return_rewards(model: Any) -> None:
         if rmx is None:
             return type(self).forward(self, *args, **kwargs)
         inputs = {name: kwargs[name] for name in INPUTS if kwargs.get(name) is not None}
-        return _rewards(self, rmx, inputs).clone()  # of its own: what hangs hooks on outputs wants no view of another
+        if rmx.copy:
+            return _rewards(self, rmx, inputs).clone()
+        return _rewards(self, rmx, inputs)
 
     model.forward = MethodType(forward, model)
 

@@ -93,11 +93,6 @@ class TrainerSettings:
             if None not in both and both[0] != both[1]:
                 text = f"{both[0]} contradicts trainer.{new}={both[1]}; give one of them"
                 mistakes.append(Mistake(f"trainer.{old}", text))
-        total = self.comparisons_per_step
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps") if total else ():
-            if self.arguments.get(name, shipped_values()[name]) != shipped_values()[name]:
-                text = f"does nothing with trainer.comparisons_per_step={total}; leave one of them out"
-                mistakes.append(Mistake(f"trainer.{name}", text))
         without_use = dict(idle(self.arguments))
         for name, key in without_use.items():
             if name not in shipped_values():

@@ -45,6 +45,10 @@ def check_before_data(
         # Epochs give way to steps in every trainer, and the header says so.
         if given[name] != shipped_values().get(name) and name != "num_train_epochs":
             log.info("trainer.%s=%s does nothing: trainer.%s=%s", name, given[name], key, given.get(key))
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps") if settings.comparisons_per_step else ():
+        if given.get(name, shipped_values()[name]) != shipped_values()[name]:
+            total = settings.comparisons_per_step
+            log.info("trainer.%s=%s does nothing: trainer.comparisons_per_step=%d", name, given[name], total)
     args = settings.training_arguments(output_dir, seed, evaluates=True)
     mistakes = [
         *check_optimizer(args, settings.arguments),

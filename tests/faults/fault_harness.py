@@ -52,7 +52,7 @@ SETTINGS: dict[str, Any] = {
     "precision": "fp32",
 }
 # Of these the values differ between any two runs.
-CLOCK = ("time", "seconds", "runtime", "per_second")
+CLOCK = ("time", "seconds", "runtime", "per_second", "tflops", "mfu")
 
 
 @functools.cache
