@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 VERBS = {
     "report": ("rmx.cli.report:main", "FOLDER...   draw report.html again; several runs are compared"),
     "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
+    "bench": ("rmx.cli.bench:main", "model=... suite=... data=...   a public benchmark, with intervals"),
     "export": (
         "rmx.models.artefact.export:main",
         "MODEL --format llamafactory|merged OUT   write a model as another program reads it",
