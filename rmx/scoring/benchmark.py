@@ -149,7 +149,7 @@ def _combined(name: str, kind: str, parts: Mapping[SectionScore, float], score: 
     total = sum(parts.values())
     half = math.sqrt(sum((weight / total * (part.high - part.low) / 2) ** 2 for part, weight in parts.items()))
     rows = sum(part.rows for part in parts)
-    return SectionScore(name, rows, score, max(0.0, score - half), max(score, min(1.0, score + half)), kind)
+    return SectionScore(name, rows, score, min(score, max(0.0, score - half)), max(score, min(1.0, score + half)), kind)
 
 
 def _mean_of_sections(lines: list[SectionScore], rows: Any, rewards: Any) -> list[SectionScore]:
