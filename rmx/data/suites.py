@@ -1,0 +1,208 @@
+"""Rows of the public benchmarks for reward models → `SuiteRow`: a prompt, its responses, and which are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmx.data.accounting import RowFault
+from rmx.data.read.raw import BLANK
+from rmx.data.read.sources import locate
+from rmx.errors import DataError
+from rmx.records import Message
+
+__all__ = ["SUITES", "SuiteRow", "read_suite"]
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteRow:
+    """One row of a benchmark. K responses; unless `pairs` says otherwise, each right one is to beat each wrong one."""
+
+    id: str
+    section: str  # subset, domain or file, as the benchmark reports it
+    prompt: tuple[Message, ...]
+    responses: tuple[tuple[Message, ...], ...]  # K
+    quality: tuple[float, ...]  # K: 1 right, 0 wrong, or the score of each response
+    pairs: tuple[tuple[int, int], ...]  # (better, worse)
+    tie: bool = False  # the annotators saw no winner
+
+    @property
+    def right(self) -> int:
+        """How many of the first responses are right."""
+        return sum(value == 1 for value in self.quality)
+
+
+def read_suite(suite: str, paths: Sequence[str], notes: list[str]) -> list[SuiteRow]:
+    """Read a benchmark's rows from files or a dataset of the hub, in order; `notes` gets what was chosen on the way.
+
+    Raises:
+        DataError: there is nothing to read, or a row has not the published shape: a benchmark is complete or void.
+    """
+    rows: list[SuiteRow] = []
+    seen: set[str] = set()
+    for file in locate(paths, None, None, None, notes):
+        for line, row, fault in file.rows():
+            if fault is BLANK:
+                continue
+            try:
+                if row is None:
+                    raise fault or RowFault("not an object")
+                made = SUITES[suite](row, f"{file.label}:{line:d}".lstrip(":"), file.path.name.split(".")[0])
+            except RowFault as problem:
+                raise DataError(f"{file.place}:{line}: {problem} (suite={suite})") from None
+            if made.id in seen:
+                made = SuiteRow(f"{made.id}@{line:d}", *[getattr(made, name) for name in SuiteRow.__slots__[1:]])
+            seen.add(made.id)
+            rows.append(made)
+    if not rows:
+        raise DataError(f"data: {', '.join(paths)} has no rows (suite={suite})")
+    return rows
+
+
+# --- Cells ---
+
+
+def _cell(row: dict[str, Any], name: str) -> Any:
+    if row.get(name) is None:
+        raise RowFault("missing column", name)
+    return row[name]
+
+
+def _messages(value: Any, role: str, column: str) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        return ({"role": role, "content": value},)
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
+    ):
+        return tuple(dict(message) for message in value)
+    raise RowFault("wrong type", f"{column}: a text or a list of messages")
+
+
+def _texts(row: dict[str, Any], name: str) -> list[str]:
+    value = _cell(row, name)
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
+        raise RowFault("wrong type", f"{name}: a list of texts")
+    return found
+
+
+def _answers(texts: Sequence[str]) -> tuple[tuple[Message, ...], ...]:
+    return tuple(({"role": "assistant", "content": text},) for text in texts)
+
+
+def _id(row: dict[str, Any], line: str, *names: str) -> str:
+    return next((str(row[name]) for name in (*names, "id") if row.get(name) is not None), line)
+
+
+def _right_first(row: dict[str, Any], line: str, section: str, right: Sequence[str], wrong: Sequence[str]) -> SuiteRow:
+    pairs = tuple((i, len(right) + j) for i in range(len(right)) for j in range(len(wrong)))
+    quality = (1.0,) * len(right) + (0.0,) * len(wrong)
+    prompt = _messages(_cell(row, "prompt"), "user", "prompt")
+    return SuiteRow(_id(row, line), section, prompt, _answers([*right, *wrong]), quality, pairs)
+
+
+# --- Suites ---
+
+
+def _rewardbench(row: dict[str, Any], line: str, file: str) -> SuiteRow:
+    chosen, rejected = _texts(row, "chosen"), _texts(row, "rejected")
+    if len(chosen) != 1 or len(rejected) != 1:
+        raise RowFault("wrong type", "chosen, rejected: one text each; rewardbench2 has lists")
+    return _right_first(row, line, str(_cell(row, "subset")), chosen, rejected)
+
+
+def _rewardbench2(row: dict[str, Any], line: str, file: str) -> SuiteRow:
+    chosen, rejected = _texts(row, "chosen"), _texts(row, "rejected")
+    said = row.get("num_correct")
+    if said is not None and int(said) != len(chosen):
+        raise RowFault("wrong type", f"num_correct is {int(said)}, and chosen has {len(chosen)} texts")
+    section = str(_cell(row, "subset"))
+    if section.lower() != "ties" and len(chosen) != 1:
+        raise RowFault("wrong type", "chosen: one text, outside the subset Ties")
+    return _right_first(row, line, section, chosen, rejected)
+
+
+def _rm_bench(row: dict[str, Any], line: str, file: str) -> SuiteRow:
+    chosen, rejected = _texts(row, "chosen"), _texts(row, "rejected")
+    if len(chosen) != 3 or len(rejected) != 3:
+        raise RowFault("wrong type", "chosen, rejected: three styles each")
+    named = str(row.get("domain") or file)
+    domain = next((name for name in ("chat", "math", "code", "safety") if named.startswith(name)), named)
+    return _right_first(row, line, domain, chosen, rejected)
+
+
+def _judgebench(row: dict[str, Any], line: str, file: str) -> SuiteRow:
+    label = _cell(row, "label")
+    if label not in {"A>B", "B>A"}:
+        raise RowFault("wrong type", "label: A>B or B>A")
+    texts = [str(_cell(row, "response_A")), str(_cell(row, "response_B"))]
+    source = str(row.get("source") or file)
+    groups = {"mmlu-pro": "knowledge", "livebench-reasoning": "reasoning", "livebench-math": "math"}
+    groups["livecodebench"] = "coding"
+    section = next((name for start, name in groups.items() if source.startswith(start)), source)
+    right, wrong = texts if label == "A>B" else reversed(texts)
+    asked = {"prompt": _cell(row, "question"), "id": row.get("pair_id")}
+    return _right_first(asked, line, section, [right], [wrong])
+
+
+def _ppe(row: dict[str, Any], line: str, file: str) -> SuiteRow:
+    texts: list[str] = []
+    while row.get(f"response_{len(texts) + 1}") is not None:
+        texts.append(str(row[f"response_{len(texts) + 1}"]))
+    if len(texts) < 2:
+        raise RowFault("missing column", "response_1, response_2, ...")
+    prompt, identity = _messages(_cell(row, "prompt"), "user", "prompt"), _id(row, line, "question_id")
+    if "winner" in row:  # human preference: one pair, or a tie
+        winner = str(_cell(row, "winner"))
+        if winner not in {"model_a", "model_b"} and "tie" not in winner:
+            raise RowFault("wrong type", "winner: model_a, model_b or a tie")
+        better = {"model_a": (0, 1), "model_b": (1, 0)}.get(winner)
+        quality = tuple(float(better is not None and better[0] == k) for k in range(2))
+        section = str(row.get("language") or "human preference")
+        won = () if better is None else (better,)
+        return SuiteRow(identity, section, prompt, _answers(texts[:2]), quality, won, tie=better is None)
+    scores = [float(score) for score in _cell(row, "scores")]
+    if len(scores) != len(texts):
+        raise RowFault("wrong type", f"scores: {len(scores)} for {len(texts)} responses")
+    pairs = tuple(
+        (int(i), int(j)) if scores[int(i)] > scores[int(j)] else (int(j), int(i))
+        for i, j in _cell(row, "sampled_conflict_pairs")
+    )
+    benchmark = str(row.get("benchmark") or file)
+    return SuiteRow(identity, benchmark, prompt, _answers(texts), tuple(scores), pairs)
+
+
+def _pairs(row: dict[str, Any], line: str, file: str) -> SuiteRow:
+    section = str(row.get("subset") or row.get("source") or file)
+    sides = [_messages(_cell(row, name), "assistant", name) for name in ("chosen", "rejected")]
+    if row.get("prompt") is not None:
+        prompt = _messages(row["prompt"], "user", "prompt")
+    else:  # the prompt is what both conversations begin with
+        shared = 0
+        while shared < min(map(len, sides)) - 1 and sides[0][shared] == sides[1][shared]:
+            shared += 1
+        prompt, sides = sides[0][:shared], [side[shared:] for side in sides]
+    return SuiteRow(_id(row, line), section, prompt, tuple(sides), (1.0, 0.0), ((0, 1),))
+
+
+def _best_of_n(row: dict[str, Any], line: str, file: str) -> SuiteRow:
+    texts, scores = _texts(row, "responses"), [float(score) for score in _cell(row, "scores")]
+    if len(texts) != len(scores) or len(texts) < 2:
+        raise RowFault("wrong type", f"scores: {len(scores)} for {len(texts)} responses; two or more, one score each")
+    pairs = tuple((i, j) for i in range(len(texts)) for j in range(len(texts)) if scores[i] > scores[j])
+    prompt = _messages(_cell(row, "prompt"), "user", "prompt")
+    return SuiteRow(_id(row, line), str(row.get("subset") or file), prompt, _answers(texts), tuple(scores), pairs)
+
+
+SUITES: dict[str, Callable[[dict[str, Any], str, str], SuiteRow]] = {
+    "rewardbench": _rewardbench,
+    "rewardbench2": _rewardbench2,
+    "rm_bench": _rm_bench,
+    "judgebench": _judgebench,
+    "ppe": _ppe,
+    "pairs": _pairs,
+    "best_of_n": _best_of_n,
+}
