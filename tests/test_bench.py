@@ -287,3 +287,11 @@ def test_a_judge_compares_two(endpoint: str, tmp_path: Path, capsys: pytest.Capt
     data = written(tmp_path / "p.jsonl", ROWS["rm_bench"])
     words = ["bench", "model=m", "suite=rm_bench", f"data={data}", f"output={tmp_path / 'o'}", f"judge={endpoint}"]
     assert main(words) == 2 and "has 6 responses, and a judge compares two" in capsys.readouterr().err
+
+
+def test_a_row_with_tools_is_not_scored_as_if_it_had_none(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    row = {"prompt": "2+2?", "chosen": "4", "rejected": "5", "tools": [{"name": "add"}]}
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"rows.jsonl:1: wrong type: tools: a benchmark's rows have no tools"):
+        read_suite("pairs", [str(file)], [])

@@ -48,6 +48,8 @@ def read_suite(suite: str, paths: Sequence[str], notes: list[str]) -> list[Suite
             try:
                 if row is None:
                     raise fault or RowFault("not an object")
+                if row.get("tools"):  # a benchmark of this kind has none, and leaving them out changes the question
+                    raise RowFault("wrong type", "tools: a benchmark's rows have no tools; score them by rmx score")
                 made = SUITES[suite](row, f"{file.label}:{line:d}".lstrip(":"), file.path.name.split(".")[0])
             except RowFault as problem:
                 raise DataError(f"{file.place}:{line}: {problem} (suite={suite})") from None
