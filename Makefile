@@ -27,6 +27,9 @@ test: $(STAMP)  ## the tests (the slow drills are `make drills`)
 drills: $(STAMP)  ## the long fault and exactness drills; prints a table of figures
 	$(RUN) $(BIN)/python -m pytest -m slow --no-header -rs
 
+parallel: $(STAMP)  ## several processes against one: every strategy, resharding, kills
+	$(RUN) $(BIN)/python -m pytest -m slow --no-header tests/test_parallel.py tests/launch tests/faults/test_faults_shards.py
+
 check: $(STAMP)  ## lint, types, import layers, tests: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
