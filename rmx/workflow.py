@@ -161,7 +161,7 @@ class Workflow:
                 check_before_model(self.trainer, args, self.callbacks, comparisons=rows, sets=sets, ranks=run.ranks)
             note("loading the model and tokenising the data")
             strategy = strategy_for(args, self.parallel)
-            inputs = prepare(self, splits, args, phases, self._trained)
+            inputs = prepare(self, splits, args, phases, strategy.divide if strategy.divided else None, self._trained)
             if run.processes > 1:
                 refuse_other_runs(self.config, inputs.rows, inputs.device)
             header.show(self, run, inputs, phases)
@@ -181,7 +181,6 @@ class Workflow:
                     done.results |= done.trained.metrics
                     done.scores = None  # of the model as it was before
                 elif name in ("eval", "predict") and model is not None:
-                    strategy.place_for_scoring(model.scorer.model)
                     model.scorer.turns = strategy.turns()
                     done.scores = done.scores or phase.score(self, run, inputs, model)
                     if name == "eval":

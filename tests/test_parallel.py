@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainingArguments
+from transformers import LlamaForCausalLM, TrainingArguments
 
 from rmx.errors import ConfigError, ModelError
+from rmx.models.tiny import tiny_config, tiny_tokenizer
 from rmx.parallel import MeshSizes, Replicated, Sharded
 from rmx.training.sharded import ShardedWeights, check_arguments, layers_of, without_weights
 
@@ -145,6 +146,41 @@ def test_a_finished_model_is_scored_with_divided_weights(alone: Any, tmp_path: P
     there, here = lines(one, "generated_predictions.jsonl"), lines(scored, "generated_predictions.jsonl")
     assert [row["id"] for row in here] == [row["id"] for row in there]
     assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)
+
+
+def save_base(folder: Path) -> Path:
+    """A language model without a head: what training starts from."""
+    torch.manual_seed(3)
+    LlamaForCausalLM(tiny_config()).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("strategy", "processes", "changes"),
+    [("fsdp", 2, {}),
+     *(pytest.param(*cell, marks=pytest.mark.slow) for cell in (
+         ("fsdp", 2, {"lora": True}), ("tp", 2, {}), ("hsdp", 4, {"lora": True}), ("offload", 2, {}),
+         ("fsdp_tp", 4, {})))],
+    ids=str,
+)  # fmt: skip
+def test_each_process_reads_its_part_of_the_files(
+    strategy: str, processes: int, changes: dict[str, Any], alone: Any, tmp_path: Path
+) -> None:
+    """The run of one process that read all of them; head and adapter are drawn from the seed."""
+    base = str(save_base(tmp_path / "base"))
+    one = trained(tmp_path / "one", "none", 1, path=base, **changes)
+    several = trained(tmp_path / "several", strategy, processes, path=base, **changes)
+    assert "every process reads its part of the weights only" in (several / "run.log").read_text()
+    assert "every process reads" not in (one / "run.log").read_text()
+    assert_same(one, several)
+
+
+@pytest.mark.slow
+def test_what_has_to_be_read_whole_is_said(tmp_path: Path) -> None:
+    base = str(save_base(tmp_path / "base"))
+    run_folder = trained(tmp_path / "run", "fsdp", 2, path=base, kind="dora", lora=True, max_steps=2)
+    assert "every process reads the whole model before it is divided: its adapter" in (run_folder / "run.log").read_text()
 
 
 # --- What cannot be ---

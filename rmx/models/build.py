@@ -22,9 +22,10 @@ from rmx.models.head import HEADS, StoredHead, embedding_of, find_head, head_par
 from rmx.models.quantization import Quantization
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve, trust_remote_code
-from rmx.models.tensor_files import VALUE_HEAD, half_precision, tensors
+from rmx.models.tensor_files import VALUE_HEAD, StoredTensor, half_precision, tensors
 from rmx.models.tiny import TINY, tiny_config, tiny_tokenizer
 from rmx.models.tokenizer import check_vocabulary, choose_padding, load_tokenizer
+from rmx.models.unread import Unread, build_unread
 
 if TYPE_CHECKING:
     from rmx.models.source import RewardModelSource
@@ -41,6 +42,8 @@ class Wish:
     quantization: Quantization | None
     seed: int
     device: str | None
+    divided: bool = False  # processes hold a part of every weight each
+    whole: str | None = None  # why each of them has to read all of it nevertheless
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Base:
     changed: bool  # differs from what is at `path`
     notes: list[str] = field(default_factory=list)
     quantization: Quantization | None = None
+    unread: dict[str, Unread] = field(default_factory=dict)  # weights that are on the meta device, and where they lie
 
 
 def build_tiny(wish: Wish) -> Base:
@@ -88,8 +92,17 @@ def build_checkpoint(place: Resolved, wish: Wish) -> Base:
             "model.head_init=normal replaces it"
         )
     reward_config(config, padding.id, keep_dropout=source.dropout)
-    model, loaded = _from_pretrained(place, config, wish, _dtype(wish, half_precision(stored)), strict=head is not None)
-    _check_weights(model, loaded, place.path, head)
+    dtype = _dtype(wish, half_precision(stored))
+    built = _unread(wish, config, stored, dtype, padding.id) if wish.divided else "it is not divided"
+    if isinstance(built, str):
+        model, loaded = _from_pretrained(place, config, wish, dtype, strict=head is not None)
+        _check_weights(model, loaded, place.path, head)
+        unread: dict[str, Unread] = {}
+        if wish.divided:
+            notes.append(f"every process reads the whole model before it is divided: {built}")
+    else:
+        model, unread = built
+        notes.append("every process reads its part of the weights only")
     changed = _fit_vocabulary(model, tokenizer, padding.id, place.path, notes)
     if head is not None:
         notes.extend(restore_head(model, head))
@@ -106,6 +119,7 @@ def build_checkpoint(place: Resolved, wish: Wish) -> Base:
         changed=changed,
         notes=notes,
         quantization=wish.quantization,
+        unread=unread,
     )
 
 
@@ -166,6 +180,21 @@ def _dtype(wish: Wish, stored_half: str | None) -> torch.dtype:
     if stored_half == "float16" and not torch.cuda.is_available():
         return torch.float32  # half a CPU's kernels do not exist in float16
     return getattr(torch, stored_half)
+
+
+def _unread(
+    wish: Wish, config: PreTrainedConfig, stored: dict[str, StoredTensor], dtype: torch.dtype, pad: int
+) -> tuple[PreTrainedModel, dict[str, Unread]] | str:
+    """Build the model without reading it, where that is known to give the same; else say why not."""
+    if wish.whole is not None:
+        return wish.whole
+    if wish.quantization is not None:
+        return "it is quantised when it is read"
+    if pad >= config.get_text_config().vocab_size:
+        return "its embedding grows for a padding token"
+    return build_unread(
+        config, stored, attention=_attention(wish.source, config), dtype=dtype, remote=trust_remote_code()
+    )
 
 
 def _attention(source: RewardModelSource, config: PreTrainedConfig) -> str:

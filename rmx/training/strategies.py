@@ -25,6 +25,7 @@ from rmx.checkpoints.shards import has_shards, load_sharded_state
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import ModelError, RmxError
 from rmx.launch import meet, named_waits
+from rmx.models import LoadedModel
 from rmx.run.signals import StopSignals
 from rmx.scoring.scorer import Turns
 from rmx.training.weights import load_weights, save_weights, saved_bytes
@@ -94,8 +95,10 @@ class OneProcess:
         self.to_device(model)
         return self.compiled(model)
 
-    def place_for_scoring(self, model: nn.Module) -> None:
-        """Put the model where it scores, where it is not trained first."""
+    divided = False  # the weights are divided among processes
+
+    def divide(self, loaded: LoadedModel) -> None:
+        """Divide the weights of a model that was loaded for it (`RewardModelSource.load(divided=True)`)."""
 
     def to_device(self, model: nn.Module) -> None:
         """Move the model to this process's device; quantised ones are there since they were loaded."""
