@@ -180,7 +180,9 @@ def test_each_process_reads_its_part_of_the_files(
 def test_what_has_to_be_read_whole_is_said(tmp_path: Path) -> None:
     base = str(save_base(tmp_path / "base"))
     run_folder = trained(tmp_path / "run", "fsdp", 2, path=base, kind="dora", lora=True, max_steps=2)
-    assert "every process reads the whole model before it is divided: its adapter" in (run_folder / "run.log").read_text()
+    assert (
+        "every process reads the whole model before it is divided: its adapter" in (run_folder / "run.log").read_text()
+    )
 
 
 # --- What cannot be ---

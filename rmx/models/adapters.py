@@ -139,9 +139,7 @@ def _targets(linear: dict[str, nn.Module], asked: str | list[str]) -> list[str]:
     return endings
 
 
-def attach(
-    model: PreTrainedModel, adapter: Adapter, seed: int = 0
-) -> tuple[PeftModel, dict[str, torch.Tensor] | None]:
+def attach(model: PreTrainedModel, adapter: Adapter, seed: int = 0) -> tuple[PeftModel, dict[str, torch.Tensor] | None]:
     """Put a fresh adapter on the model; for PiSSA, also return the adapter that was taken out of the base.
 
     Args:

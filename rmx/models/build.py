@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -59,7 +60,9 @@ class Base:
     changed: bool  # differs from what is at `path`
     notes: list[str] = field(default_factory=list)
     quantization: Quantization | None = None
-    unread: dict[str, Unread] = field(default_factory=dict)  # weights that are on the meta device, and where they lie
+    unread: list[tuple[nn.Parameter, Unread]] = field(
+        default_factory=list
+    )  # weights without memory, and where they lie
 
 
 def build_tiny(wish: Wish) -> Base:
@@ -97,7 +100,7 @@ def build_checkpoint(place: Resolved, wish: Wish) -> Base:
     if isinstance(built, str):
         model, loaded = _from_pretrained(place, config, wish, dtype, strict=head is not None)
         _check_weights(model, loaded, place.path, head)
-        unread: dict[str, Unread] = {}
+        unread: list[tuple[nn.Parameter, Unread]] = []
         if wish.divided:
             notes.append(f"every process reads the whole model before it is divided: {built}")
     else:
@@ -184,7 +187,7 @@ def _dtype(wish: Wish, stored_half: str | None) -> torch.dtype:
 
 def _unread(
     wish: Wish, config: PreTrainedConfig, stored: dict[str, StoredTensor], dtype: torch.dtype, pad: int
-) -> tuple[PreTrainedModel, dict[str, Unread]] | str:
+) -> tuple[PreTrainedModel, list[tuple[nn.Parameter, Unread]]] | str:
     """Build the model without reading it, where that is known to give the same; else say why not."""
     if wish.whole is not None:
         return wish.whole

@@ -10,7 +10,7 @@ converts some architectures on the way in (fused experts, old names), and those 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from rmx.models.head import head_parts
 from rmx.models.tensor_files import StoredTensor
 
-__all__ = ["Unread", "build_unread", "renamed", "stored_tensors"]
+__all__ = ["Unread", "build_unread", "named", "stored_tensors"]
 
 
 class Unread(NamedTuple):
@@ -35,7 +35,7 @@ class Unread(NamedTuple):
 
 def build_unread(
     config: PreTrainedConfig, stored: Mapping[str, StoredTensor], *, attention: str, dtype: torch.dtype, remote: bool
-) -> tuple[PreTrainedModel, dict[str, Unread]] | str:
+) -> tuple[PreTrainedModel, list[tuple[nn.Parameter, Unread]]] | str:
     """Build a `<Arch>ForSequenceClassification` without reading its weights.
 
     Args:
@@ -56,7 +56,7 @@ def build_unread(
     if head_parts(model) != ["score"]:
         return "it is an encoder, whose pooling is drawn when it is read"
     model.score.to_empty(device="cpu")
-    found = {}
+    found = []
     for name, parameter in model.named_parameters():
         if not parameter.is_meta:
             continue
@@ -65,7 +65,7 @@ def build_unread(
             return f"its files do not have {name} under this name"
         if stored[there].shape != tuple(parameter.shape):
             return f"its files have {name} in another shape"
-        found[name] = Unread(stored[there].file, there)
+        found.append((parameter, Unread(stored[there].file, there)))
     if other := [name for name, buffer in model.named_buffers() if buffer.is_meta]:
         return f"it computes {other[0]} when it is read"
     return model, found
@@ -82,8 +82,7 @@ def stored_tensors(unread: Mapping[str, Unread]) -> Iterator[tuple[str, Tensor]]
                 yield name, stored.get_tensor(unread[name].name)
 
 
-def renamed(unread: Mapping[str, Unread], before: nn.Module, after: nn.Module) -> dict[str, Unread]:
-    """Return where weights lie under the names that they have in `after`, which holds `before` inside an adapter."""
-    now = {id(parameter): name for name, parameter in after.named_parameters()}
-    parameters = dict(before.named_parameters())
-    return {now[id(parameters[name])]: where for name, where in unread.items()}
+def named(model: nn.Module, unread: Iterable[tuple[nn.Parameter, Unread]]) -> dict[str, Unread]:
+    """Return where weights lie, by the names that they have in the model, with whatever adapter is around it."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: where for parameter, where in unread}
