@@ -159,8 +159,8 @@ def main() -> None:
     made = {"date": str(date.today()), "machine": platform.machine(), "torch": version("torch")}
     text = (
         f"MB of each process (the largest of them), 106 million parameters, AdamW in float32, torch {made['torch']} "
-        f"with gloo on {os.cpu_count()} CPU cores, {made['date']}. {results[0]['libraries_mb']:.0f} MB of each peak are "
-        f"Python and its libraries.\n\n{table(results)}\n"
+        f"with gloo on {os.cpu_count()} CPU cores, {made['date']}. "
+        f"{results[0]['libraries_mb']:.0f} MB of each peak are Python and its libraries.\n\n{table(results)}\n"
     )
     print(text)
     if chosen.save:

@@ -98,7 +98,6 @@ TABLE = [
     ("fsdp", 2, {"trainer_encoding": "separate"}), ("tp", 2, {"trainer_encoding": "separate"}),
     ("fsdp", 2, {"trainer_gradient_checkpointing": True}), ("tp", 2, {"trainer_gradient_checkpointing": True}),
     ("fsdp", 2, {"trainer_max_grad_norm": 0.05}), ("fsdp_tp", 4, {"trainer_max_grad_norm": 0.05}),
-    ("fsdp", 2, {"trainer_neftune_noise_alpha": 5.0, "trainer_comparisons_per_step": 1}),
 ]  # fmt: skip
 
 
