@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 
 __all__ = ["checkpoint_activations", "starting_budget"]
@@ -37,7 +38,8 @@ def starting_budget(model: PreTrainedModel, device: torch.device, precision: Lit
     if device.type != "cuda":
         return CPU_TOKENS[precision]
     free, _ = torch.cuda.mem_get_info(device)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = (p for p in model.parameters() if p.requires_grad)
+    trainable = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in trained)  # this process's part
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     new_name = hasattr(model, "is_activation_checkpointing")  # from transformers 5.2x on; the old name warns
