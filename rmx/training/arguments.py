@@ -68,6 +68,7 @@ class TrainerSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto"
     comparisons_per_step: Count | None = None
+    async_save: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -235,6 +236,7 @@ def trainer_settings(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto",
     comparisons_per_step: Count | None = None,
+    async_save: bool = False,
     **arguments: Any,
 ) -> TrainerSettings:
     """Return training settings; every other keyword is an argument of `transformers.TrainingArguments`.
@@ -248,6 +250,8 @@ def trainer_settings(
         eval_precision: of the backbone while evaluating, predicting and scoring.
         comparisons_per_step: of all ranks together, whatever their number: the same optimizer step on 1, 8 or 64
             devices. None goes by `per_device_train_batch_size × gradient_accumulation_steps` per rank.
+        async_save: write checkpoints while training goes on: it stops for a copy to the host's memory only, which
+            takes the room of weights and optimizer state there. A checkpoint counts once it is whole, as ever.
         **arguments: learning_rate, num_train_epochs, max_steps, ...; `rmx.training.keys` lists what each does here.
 
     >>> trainer_settings(per_device_train_batch_size=4, gradient_accumulation_steps=8).step_size(ranks=2)
@@ -256,5 +260,11 @@ def trainer_settings(
     100
     """
     return TrainerSettings(
-        max_tokens_per_micro_batch, encoding, precision, eval_precision, comparisons_per_step, dict(arguments)
+        max_tokens_per_micro_batch,
+        encoding,
+        precision,
+        eval_precision,
+        comparisons_per_step,
+        async_save,
+        dict(arguments),
     )

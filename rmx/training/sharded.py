@@ -30,9 +30,15 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainingArguments
 
-from rmx.checkpoints.shards import has_shards, load_sharded_state, save_shards, structure_of
+from rmx.checkpoints.shards import (
+    has_shards,
+    load_sharded_state,
+    save_shards,
+    start_saving_shards,
+    structure_of,
+)
 from rmx.checkpoints.tensors import load_state, state_bytes
-from rmx.errors import CheckpointError, ConfigError, ModelError
+from rmx.errors import CheckpointError, ConfigError, ModelError, RmxError
 from rmx.models import LoadedModel
 from rmx.models.unread import stored_tensors
 from rmx.parallel import MeshSizes
@@ -60,6 +66,7 @@ class ShardedWeights(DataParallel):
     def __init__(self, args: TrainingArguments, sizes: MeshSizes, *, cpu_offload: bool = False) -> None:
         super().__init__(args)
         self.process = self.rank
+        self.beside: dist.ProcessGroup | None = None
         self.sizes, self.cpu_offload = sizes, cpu_offload
         self.words = " x ".join(f"{name}={size}" for name, size in sizes._asdict().items())
         self.mesh: DeviceMesh = init_device_mesh(
@@ -158,8 +165,7 @@ class ShardedWeights(DataParallel):
 
     def gathered(self, value: Any) -> list[Any]:
         """Return one value per data rank, in their order."""
-        everyone: list[Any] = [None] * self.sizes.data * self.sizes.tensor
-        dist.all_gather_object(everyone, value)
+        everyone = self._all(value)
         return [everyone[process] for process in self.one_of_each]
 
     # --- State --------------------------------------------------------------------------------------------------------
@@ -199,10 +205,11 @@ class ShardedWeights(DataParallel):
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         rest: Callable[[Path], None],
+        background: bool = False,
     ) -> None:
         """Let every process write its own parts into the folder that the first one opens and seals."""
-        if optimizer is None:
-            super().write_checkpoint(staged, model, None, rest)  # weights alone are for others to read: one file
+        if optimizer is None:  # weights alone are for others to read: one file
+            super().write_checkpoint(staged, model, None, rest, background)
             return
         reshard(model)
         state = optimizer.state_dict()
@@ -211,13 +218,37 @@ class ShardedWeights(DataParallel):
         with opened:
             parts = structure_of(state, stage, "optimizer", write=self.process == 0)
             parts |= {f"{WEIGHTS}{name}": tensor for name, tensor in kept_weights(model).items()}
-            save_shards(parts, stage)
+            if not background:
+                save_shards(parts, stage)
+            self.first(lambda: rest(stage))
+            written = start_saving_shards(parts, stage, self._second_group()) if background else None
+            later = opened.pop_all()
+        if written is None:
+            self.first(later.close)
+        else:  # the first process's turn comes when all have written
+            self.saving.start(lambda: closed_after(written, later))
 
-            def seal() -> None:
-                rest(stage)
-                opened.close()
+    def finish_saving(self) -> None:
+        """Wait for every process's parts, and for the first one's seal."""
+        mine: RmxError | None = None
+        try:
+            self.saving.wait()
+        except RmxError as error:
+            mine = error
+        for failure in self._all(mine):
+            if failure is not None:
+                raise failure
 
-            self.first(seal)
+    def _second_group(self) -> dist.ProcessGroup:
+        """Return a group for what goes on beside training, whose messages must not mix with training's."""
+        if self.beside is None:
+            self.beside = dist.new_group(backend="gloo")
+        return self.beside
+
+    def _all(self, value: Any) -> list[Any]:
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, value)
+        return everyone
 
     def load_model(self, model: nn.Module, folder: Path) -> None:
         """Give each process its part of what is stored, tensor by tensor.
@@ -258,6 +289,12 @@ class ShardedWeights(DataParallel):
                         values[name] = part_of(value, like)
         optimizer.load_state_dict(state)
         self.tune(optimizer)
+
+
+def closed_after(written: Callable[[], None], opened: contextlib.ExitStack) -> None:
+    """Wait until all parts are written, then close what was opened for them; after a failure, as after an error."""
+    with opened:
+        written()
 
 
 def reshard(model: nn.Module) -> None:
