@@ -107,6 +107,7 @@ def _rmx(opened: Opened) -> list[float]:
 
 
 def _single(opened: Opened) -> list[float]:
+    _texts(opened)
     return alone(opened, torch.float32)
 
 
