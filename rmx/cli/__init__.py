@@ -39,8 +39,8 @@ VERBS = {
         "FOLDER [--json]   the known traps of a reward model; who scores what with it",
     ),
     "export": (
-        "rmx.models.artefact.export:main",
-        "MODEL --format llamafactory|merged OUT   write a model as another program reads it",
+        "rmx.cli.exporting:main",
+        "MODEL --format merged|openrlhf|llamafactory|calibrated|int8 OUT   write it as another program reads it",
     ),
 }
 
