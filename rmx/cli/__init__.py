@@ -34,9 +34,13 @@ VERBS = {
     "score": ("rmx.cli.score:main", "model=... input=ROWS output=SCORES   score a file of rows; see rmx score --help"),
     "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
     "bench": ("rmx.cli.bench:main", "model=... suite=... data=...   a public benchmark, with intervals"),
+    "verify": (
+        "rmx.cli.verifying:main",
+        "FOLDER [--json]   the known traps of a reward model; who scores what with it",
+    ),
     "export": (
-        "rmx.models.artefact.export:main",
-        "MODEL --format llamafactory|merged OUT   write a model as another program reads it",
+        "rmx.cli.exporting:main",
+        "MODEL --format merged|openrlhf|llamafactory|calibrated|int8 OUT   write it as another program reads it",
     ),
 }
 

@@ -49,6 +49,7 @@ class ScoreJob:
         k: standard deviations, of `lower`.
         center: how rewards of several models are brought onto one scale: `prompt`, `calibration`, or `none`.
         calibration: rows to measure each model's mean and spread on, for center=calibration.
+        calibrated: rewards on the scale that `rmx export --format calibrated` wrote into the model.
         format: the row shape; `auto` looks at the first rows.
         columns: rmx's column name → the file's.
         ignore: columns of text that are left out on purpose.
@@ -73,6 +74,7 @@ class ScoreJob:
     k: AtLeastZero = 1.0
     center: Literal["prompt", "calibration", "none"] = "prompt"
     calibration: Path_ | None = None
+    calibrated: bool = False
     format: Literal[
         "auto",
         "sharegpt",
@@ -178,7 +180,7 @@ class ScoreJob:
 
         names = (
             *("best_of_n", "combine", "k", "center", "calibration", "format", "columns", "ignore", "on_bad_row"),
-            *("max_tokens", "truncation", "precision"),
+            *("max_tokens", "truncation", "precision", "calibrated"),
         )
         places = [str(Path(path).expanduser().resolve()) if is_local(path) else path for path in self.models]
         weights = [_weights_of(Path(place)) for place in places]
@@ -201,6 +203,7 @@ class ScoreJob:
             max_tokens=self.max_tokens,
             max_tokens_per_micro_batch=self.max_tokens_per_micro_batch,
             truncation=self.truncation,
+            calibrated=self.calibrated,
         )
         panel.ensemble = Ensemble(self.combine, self.k, self.center)
         if self.calibration is not None:
