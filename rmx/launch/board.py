@@ -113,6 +113,12 @@ class Board:
         while self.is_host and len(self.failures()) < self.ranks and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
 
+    def wait_for_end(self, rank: int, seconds: float) -> None:
+        """Wait so long for a rank to say how it ended."""
+        until = time.monotonic() + seconds
+        while all(failure.rank != rank for failure in self.failures()) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     def failures(self) -> list[Failure]:

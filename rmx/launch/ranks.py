@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rmx.errors import ConfigError, RankError, RmxError, first_line
+from rmx.errors import ConfigError, RankError, RmxError, TimeUp, first_line
 from rmx.launch.origin import PARENT_VARIABLE, STORE_VARIABLE, adopt
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["end_with", "meet", "named_waits", "note", "refuse_other_ranks", "stop_with_parent"]
 
 _SECONDS_TO_REPORT = 5.0  # for reaching the board when a rank ends before it has met the others
+_SECONDS_TO_CLOSE = 60.0  # for the trackers of rank 0, which a launcher stops once another rank has ended
 _SECONDS_TO_HEAR = 2.0  # for another rank's reason to arrive, after its connection has broken
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -149,6 +150,8 @@ def end_with(message: str, error: BaseException, exit_code: int) -> None:
     elsewhere = STORE_VARIABLE in os.environ or known  # by the process that started the ranks, or the rank meant
     if not elsewhere and board.is_first(message):
         sys.stderr.write(message)
+    if isinstance(error, TimeUp) and board.rank:
+        board.wait_for_end(0, _SECONDS_TO_CLOSE)
     board.stay(_SECONDS_TO_HEAR)
 
 

@@ -61,6 +61,25 @@ def test_a_job_that_a_signal_kills_goes_on_from_its_checkpoint(tmp_path: Path) -
     assert (row.status, row.processes, result.exit_code) == ("finished", 2, 0)
 
 
+def test_a_job_whose_time_is_up_goes_on_and_uses_no_restart(tmp_path: Path) -> None:
+    """mode=timed ends with 75 after each of 4 steps but the last: 4 processes, though none may be started again."""
+    result = run_fake(tmp_path, choices(x="0.1,0.2", mode="timed"), "steps=4", max_restarts=0)
+    assert [(row.status, row.processes) for row in result.rows] == [("finished", 4), ("finished", 4)]
+    assert result.exit_code == 0
+    for row in result.rows:
+        attempts = json.loads((tmp_path / "jobs" / f"{row.name}.json").read_text())
+        assert [attempt["exit_code"] for attempt in attempts] == [75, 75, 75, 0]
+        assert [start["step"] for start in starts(tmp_path, row.folder)] == [0, 1, 2, 3]
+
+
+def test_a_timed_job_that_is_to_be_pruned_is_pruned(tmp_path: Path) -> None:
+    """0.3, 0.4 run on; 0.1 lies below their median, and ends with 75 for its time or for PRUNE, whichever is first."""
+    settings = {"n_jobs": 1, "pruner": "median", "pruner_startup_trials": 2}
+    result = run_fake(tmp_path, choices(x="0.3,0.4,0.1", mode="timed"), "steps=6", "seconds=0.05", **settings)
+    by_x = {row.params["x"]: row.status for row in result.rows}
+    assert by_x == {"0.3": "finished", "0.4": "finished", "0.1": "pruned"}
+
+
 def test_a_job_without_restarts_to_spare_stays_killed_and_the_next_start_continues_it(tmp_path: Path) -> None:
     space = choices(x="0.1,0.2", mode="oom")
     first = run_fake(tmp_path, space, max_restarts=0)
