@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections import Counter
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -375,6 +375,27 @@ def test_each_slot_has_its_gpu_and_its_share_of_threads(tmp_path: Path, monkeypa
     assert environments[0]["RMX_GROUP"] == "lr"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert jobs.environment(0)["OMP_NUM_THREADS"] == "1"  # the user's own limit stays
+
+
+def test_jobs_side_by_side_see_gpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that lists 4 GPUs, 2 for each of 2 jobs at a time: every job sees one half, the other job the other."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: NVIDIA H100 (UUID: GPU-$i)"; done\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    result = run_fake(tmp_path / "sweep", choices(x="0.1,0.2,0.3,0.4"), "steps=8", "seconds=0.1", gpus_per_job=2)
+    assert result.exit_code == 0
+    jobs = [(row, starts(tmp_path / "sweep", row.folder)[0]) for row in result.rows]
+    assert {job["CUDA_VISIBLE_DEVICES"] for _, job in jobs} == {"0,1", "2,3"}
+    spans = []
+    for row, job in jobs:
+        (attempt,) = json.loads((tmp_path / "sweep" / "jobs" / f"{row.name}.json").read_text())
+        spans.append((attempt["started"], attempt["ended"], job["CUDA_VISIBLE_DEVICES"]))
+    together = [(a, b) for a, b in combinations(spans, 2) if a[0] < b[1] and b[0] < a[1]]
+    assert together  # else the next line says nothing
+    assert all(a[2] != b[2] for a, b in together)
 
 
 def test_jobs_run_side_by_side(tmp_path: Path) -> None:
