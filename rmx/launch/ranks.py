@@ -117,6 +117,11 @@ def _waited_for(board: Board, error: RuntimeError) -> str:
     if gone:
         return f"{place}: rank {gone[0].rank} on {gone[0].host} has ended: {gone[0].message}"
     others = [rank for rank in range(board.ranks) if rank != board.rank]
+    if not board.answers():
+        return (
+            f"{place}: lost its connection while waiting for {_ranks_in_words(others)}, and to what keeps the notes of "
+            f"all ranks at {board.where} as well: look at the output there first; torch says: {first_line(error)}"
+        )
     late = board.behind() or others  # all at the same place: any of them may be the one
     named = "; ".join(board.described(rank) for rank in late[:8]) + ("; ..." if len(late) > 8 else "")
     waited = "got no answer in time" if re.search(r"(?i)timed? ?out", str(error)) else "lost its connection"
@@ -124,6 +129,15 @@ def _waited_for(board: Board, error: RuntimeError) -> str:
         f"{place}: {waited} (parallel.timeout_minutes) while waiting for {named}. The reason is in the output there; "
         f"torch says: {first_line(error)}"
     )
+
+
+def _ranks_in_words(ranks: list[int]) -> str:
+    """Name a few ranks.
+
+    >>> _ranks_in_words([0]), _ranks_in_words([0, 2, 3])
+    ('rank 0', 'ranks 0, 2, 3')
+    """
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:8]))}{', ...' if len(ranks) > 8 else ''}"
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------
