@@ -12,7 +12,8 @@
     ├── CallbackError        1    a callback of the user's raised an exception
     ├── RankError            1    another process of a distributed run has ended
     ├── Interrupted     143/130   a signal stopped the run after its checkpoint was saved
-    └── Pruned              75    a sweep stopped this run early
+    ├── Pruned              75    a sweep stopped this run early
+    └── TimeUp              75    trainer.stop_after ended the run after its checkpoint was saved
 
 The message of an InputError names the config key or the file and line, the value received, what is
 allowed and what to do.
@@ -38,6 +39,7 @@ __all__ = [
     "Pruned",
     "RankError",
     "RmxError",
+    "TimeUp",
     "did_you_mean",
     "first_line",
 ]
@@ -108,6 +110,12 @@ class Interrupted(RmxError):
 
 class Pruned(RmxError):
     """A sweep asked this run to stop early; its checkpoint and metrics are complete up to here."""
+
+    exit_code = 75
+
+
+class TimeUp(RmxError):
+    """The time of `trainer.stop_after` is up and a checkpoint is saved; 75 is EX_TEMPFAIL: run the command again."""
 
     exit_code = 75
 

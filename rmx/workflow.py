@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import MinLen
 
 from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
+from rmx.errors import ConfigError
 from rmx.launch import LocalRanks, named_waits, note, refuse_other_ranks
 from rmx.models import Adapter, RewardModelSource
 from rmx.parallel import NoParallel
@@ -100,6 +101,20 @@ class Workflow:
     def __post_init__(self) -> None:
         refuse_wrong_fields(self)
 
+    def refuse_no_return(self, phases: Sequence[Phase]) -> None:
+        """Refuse a time limit for a run that the same command would not continue.
+
+        Raises:
+            ConfigError: there is no output_dir, or `resume` goes back to where it was before.
+        """
+        if self.trainer.stop_after is None or "train" not in phases:
+            return
+        start = f"trainer.stop_after={self.trainer.stop_after}: the same command has to continue the run, and"
+        if self.output_dir is None:
+            raise ConfigError(f"{start} without output_dir it starts another one; give output_dir=<folder>")
+        if self.resume != "auto":
+            raise ConfigError(f"{start} resume={self.resume} takes it back each time; use resume=auto")
+
     def run(self) -> dict[str, Any]:
         """Do all phases in the order given, then draw plots and the report.
 
@@ -143,6 +158,7 @@ class Workflow:
         from rmx.training.preflight import check_before_data, check_before_model
         from rmx.training.strategies import join_ranks
 
+        self.refuse_no_return(phases)
         refuse_other_ranks(self.parallel.processes)
         self.parallel.sizes(int(os.environ.get("WORLD_SIZE", "1")))
         join_ranks(self.trainer.arguments, seconds=60 * self.parallel.timeout_minutes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from time import perf_counter
 from typing import Any
 
 from torch import Tensor
@@ -28,19 +29,30 @@ class BackgroundWork:
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
+        self._seconds: list[float] = []
 
     def start(self, work: Callable[[], None]) -> None:
         """Begin with a piece of work; the one before has to be waited for first."""
         if self._pending is not None:
             raise RuntimeError("the work before was not waited for")
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="rmx-save")
-        self._pending = self._thread.submit(work)
+        self._pending = self._thread.submit(self._timed, work)
+
+    def _timed(self, work: Callable[[], None]) -> None:
+        started = perf_counter()
+        work()
+        self._seconds.append(perf_counter() - started)
 
     def wait(self) -> None:
         """Return when the work is done; at once where there is none."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def took(self) -> list[float]:
+        """Return the seconds that each piece took which was done since this was asked last."""
+        seconds, self._seconds = self._seconds, []
+        return seconds
 
 
 def copied(state: Any) -> Any:
