@@ -29,7 +29,7 @@ from rmx.models.tokenizer import check_vocabulary, choose_padding, load_tokenize
 if TYPE_CHECKING:
     from rmx.models.source import RewardModelSource
 
-__all__ = ["Base", "Wish", "build_checkpoint", "build_tiny", "reward_config"]
+__all__ = ["Base", "Wish", "attention_of", "build_checkpoint", "build_tiny", "config_of", "reward_config"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def build_tiny(wish: Wish) -> Base:
     dtype = torch.float32 if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
         model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=_attention(source, config), dtype=dtype, trust_remote_code=False
+            config, attn_implementation=attention_of(source, config), dtype=dtype, trust_remote_code=False
         )
     except (ImportError, ValueError) as error:
         raise ModelError(f"model.attn_implementation: {first_line(error)}") from None
@@ -76,7 +76,7 @@ def build_tiny(wish: Wish) -> Base:
 def build_checkpoint(place: Resolved, wish: Wish) -> Base:
     """A base model or a finished reward model, with its head kept or drawn as `model.head_init` says."""
     source = wish.source
-    config = _config(place)
+    config = config_of(place)
     tokenizer = _tokenizer(source, place)
     padding = choose_padding(tokenizer)
     notes = [padding.why] if padding.why else []
@@ -131,7 +131,12 @@ def reward_config(config: PreTrainedConfig, pad_token_id: int, *, keep_dropout: 
 # --- Steps of build_checkpoint ---
 
 
-def _config(place: Resolved) -> PreTrainedConfig:
+def config_of(place: Resolved) -> PreTrainedConfig:
+    """Read the config of a folder.
+
+    Raises:
+        ModelError: it cannot be used, or its architecture cannot carry a scalar head.
+    """
     try:
         config = AutoConfig.from_pretrained(place.folder, trust_remote_code=trust_remote_code())
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
@@ -168,7 +173,12 @@ def _dtype(wish: Wish, stored_half: str | None) -> torch.dtype:
     return getattr(torch, stored_half)
 
 
-def _attention(source: RewardModelSource, config: PreTrainedConfig) -> str:
+def attention_of(source: RewardModelSource, config: PreTrainedConfig) -> str:
+    """Return the attention implementation to load a model with.
+
+    Raises:
+        ModelError: it needs a CUDA device, and there is none.
+    """
     asked = source.attn_implementation
     if asked.startswith("flash") and not torch.cuda.is_available():
         raise ModelError(f"model.attn_implementation: {asked} needs a CUDA device, and there is none; use sdpa")
@@ -191,7 +201,7 @@ def _from_pretrained(
                 place.folder,
                 config=config,
                 dtype=dtype,
-                attn_implementation=_attention(wish.source, config),
+                attn_implementation=attention_of(wish.source, config),
                 trust_remote_code=trust_remote_code(),
                 use_safetensors=True,
                 ignore_mismatched_sizes=not strict,
