@@ -154,7 +154,7 @@ def _config(source: RewardModelSource) -> tuple[PreTrainedConfig, str, torch.dty
     if place is None and (shape := known_shapes().get(path)) is not None:
         values = dict(shape)
         config = AutoConfig.for_model(values.pop("model_type"), **values)
-        return config, f"the public shape of {path}", config.dtype or torch.float32
+        return config, f"the public shape of {path}", _dtype_of(config)
     if place is None:
         try:
             place = resolve(path, source.revision, weights=False)
@@ -168,8 +168,14 @@ def _config(source: RewardModelSource) -> tuple[PreTrainedConfig, str, torch.dty
         raise ModelError(f"model.path: {path} has no config.json; a plan of an adapter is that of its base (peft=lora)")
     config = config_of(place)
     half = half_precision(tensors(place.folder)) if any(place.folder.glob("*.safetensors")) else None
-    stored = getattr(torch, half) if half else config.get_text_config().dtype or torch.float32
+    stored = getattr(torch, half) if half else _dtype_of(config.get_text_config())
     return config, f"config.json of {path}", stored
+
+
+def _dtype_of(config: PreTrainedConfig) -> torch.dtype:
+    """In which dtype the checkpoint is stored, as its config says."""
+    said: Any = config.dtype or torch.float32
+    return getattr(torch, said) if isinstance(said, str) else said
 
 
 def _here(path: str, revision: str | None) -> Resolved | None:
