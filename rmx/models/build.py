@@ -31,7 +31,7 @@ from rmx.models.unread import Unread, build_unread
 if TYPE_CHECKING:
     from rmx.models.source import RewardModelSource
 
-__all__ = ["Base", "Wish", "build_checkpoint", "build_tiny", "reward_config"]
+__all__ = ["Base", "Wish", "attention_of", "build_checkpoint", "build_tiny", "config_of", "reward_config"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def build_tiny(wish: Wish) -> Base:
     dtype = torch.float32 if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
         model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=_attention(source, config), dtype=dtype, trust_remote_code=False
+            config, attn_implementation=attention_of(source, config), dtype=dtype, trust_remote_code=False
         )
     except (ImportError, ValueError) as error:
         raise ModelError(f"model.attn_implementation: {first_line(error)}") from None
@@ -83,7 +83,7 @@ def build_tiny(wish: Wish) -> Base:
 def build_checkpoint(place: Resolved, wish: Wish) -> Base:
     """A base model or a finished reward model, with its head kept or drawn as `model.head_init` says."""
     source = wish.source
-    config = _config(place)
+    config = config_of(place)
     tokenizer = _tokenizer(source, place)
     padding = choose_padding(tokenizer)
     notes = [padding.why] if padding.why else []
@@ -148,7 +148,12 @@ def reward_config(config: PreTrainedConfig, pad_token_id: int, *, keep_dropout: 
 # --- Steps of build_checkpoint ---
 
 
-def _config(place: Resolved) -> PreTrainedConfig:
+def config_of(place: Resolved) -> PreTrainedConfig:
+    """Read the config of a folder.
+
+    Raises:
+        ModelError: it cannot be used, or its architecture cannot carry a scalar head.
+    """
     try:
         config = AutoConfig.from_pretrained(place.folder, trust_remote_code=trust_remote_code())
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
@@ -196,11 +201,16 @@ def _unread(
     if pad >= config.get_text_config().vocab_size:
         return "its embedding grows for a padding token"
     return build_unread(
-        config, stored, attention=_attention(wish.source, config), dtype=dtype, remote=trust_remote_code()
+        config, stored, attention=attention_of(wish.source, config), dtype=dtype, remote=trust_remote_code()
     )
 
 
-def _attention(source: RewardModelSource, config: PreTrainedConfig) -> str:
+def attention_of(source: RewardModelSource, config: PreTrainedConfig) -> str:
+    """Return the attention implementation to load a model with.
+
+    Raises:
+        ModelError: it needs a CUDA device, and there is none.
+    """
     asked = source.attn_implementation
     if asked.startswith("flash") and not torch.cuda.is_available():
         raise ModelError(f"model.attn_implementation: {asked} needs a CUDA device, and there is none; use sdpa")
@@ -223,7 +233,7 @@ def _from_pretrained(
                 place.folder,
                 config=config,
                 dtype=dtype,
-                attn_implementation=_attention(wish.source, config),
+                attn_implementation=attention_of(wish.source, config),
                 trust_remote_code=trust_remote_code(),
                 use_safetensors=True,
                 ignore_mismatched_sizes=not strict,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rmx.models.source import RewardModelSource
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "set_trainable"]
 
 
 def load_model(
@@ -47,7 +47,7 @@ def load_model(
         model = model.to(device)
     if adapter is None and isinstance(model, PeftModel) and base.folder is not None:
         adapter = describe_adapter(base.folder)
-    _set_trainable(model, source, trainable)
+    set_trainable(model, source, trainable)
     return _describe(source, adapter, base, model, initial)
 
 
@@ -115,7 +115,8 @@ def _seeded(seed: int) -> Iterator[None]:
 # --- What is trained ---
 
 
-def _set_trainable(model: nn.Module, source: RewardModelSource, trainable: bool) -> None:
+def set_trainable(model: nn.Module, source: RewardModelSource, trainable: bool) -> None:
+    """Say which parameters are trained, as `model.freeze_layers` has it; with `trainable` false none is."""
     if not trainable:
         model.requires_grad_(False)
         model.eval()
