@@ -104,7 +104,7 @@ ACTS = {
     "adam_beta2": "decay of the mean of their squares; 0.95 for short runs with large steps",
     "adam_epsilon": "added to the root of that mean before the division",
     "max_grad_norm": "gradients with a larger norm are scaled down to it; 0 does not clip",
-    "bf16": "true is precision=bf16, false is precision=fp32",
+    "bf16": "true is precision=bf16, false is precision=fp32; not given, precision decides",
     "tf32": "TensorFloat-32 for float32 products on a GPU; unset leaves torch's own choice",
     "activation_checkpointing": "recompute activations in the backward pass: about half the memory, a third more time",
     "activation_checkpointing_kwargs": "arguments of torch.utils.checkpoint, for example {use_reentrant: false}",
