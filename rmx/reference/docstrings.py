@@ -35,10 +35,7 @@ def arguments_of(target: Any) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for owner in reversed(target.__mro__) if isinstance(target, type) else [target]:
-        doc = (
-            inspect.cleandoc(owner.__dict__.get("__doc__") or "") if isinstance(owner, type) else inspect.getdoc(owner)
-        )
-        found |= dict(_items(doc or ""))
+        found |= dict(_items(inspect.cleandoc(vars(owner).get("__doc__") or "")))
     for name, text in found.items():
         if (link := _ELSEWHERE.match(text)) and (other := inspect.getmodule(target)):
             found[name] = arguments_of(getattr(other, link[1])).get(name, text)
@@ -47,7 +44,7 @@ def arguments_of(target: Any) -> dict[str, str]:
 
 def _items(doc: str) -> Iterator[tuple[str, str]]:
     for section in _SECTION.finditer(f"{doc}\n"):
-        names, words = "", []
+        names, words = "", [""]
         for line in [*inspect.cleandoc(section[2]).splitlines(), "end: end"]:
             if item := _ITEM.match(line):
                 yield from ((name.strip(), " ".join(words)) for name in names.split(",") if name)
