@@ -34,6 +34,7 @@ VERBS = {
     "score": ("rmx.cli.score:main", "model=... input=ROWS output=SCORES   score a file of rows; see rmx score --help"),
     "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
     "bench": ("rmx.cli.bench:main", "model=... suite=... data=...   a public benchmark, with intervals"),
+    "explain": ("rmx.reference.explain:main", "NAME...     what a key, metric, file, error, exit code or verb is"),
     "export": (
         "rmx.models.artefact.export:main",
         "MODEL --format llamafactory|merged OUT   write a model as another program reads it",

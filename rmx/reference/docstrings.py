@@ -35,7 +35,7 @@ def arguments_of(target: Any) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for owner in reversed(target.__mro__) if isinstance(target, type) else [target]:
-        found |= dict(_items(inspect.cleandoc(vars(owner).get("__doc__") or "")))
+        found |= dict(_items(inspect.cleandoc(owner.__doc__ or "")))
     for name, text in found.items():
         if (link := _ELSEWHERE.match(text)) and (other := inspect.getmodule(target)):
             found[name] = arguments_of(getattr(other, link[1])).get(name, text)

@@ -70,7 +70,9 @@ _PEAK = "on a GPU whose bfloat16 peak is known, with precision bf16"
 METRICS: tuple[Metric, ...] = (
     # --- Every line of metrics.jsonl ---
     Metric("step", "optimizer steps done", "count", "steps", ("every log",)),
-    Metric("epoch", "passes over the training comparisons", "step / steps per pass", "passes", ("every log", "results")),
+    Metric(
+        "epoch", "passes over the training comparisons", "step / steps per pass", "passes", ("every log", "results")
+    ),
     Metric("time", "when the line was written", "seconds since 1970-01-01 UTC", "s", ("every log",)),
     Metric("phase", "what the line is of: train, eval, or eval_<set>", "text", "", ("every log",)),
     # --- Pairs ---
@@ -83,8 +85,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "accuracy",
-        "share of pairs whose chosen response has the strictly higher reward; labelled ties are left out, equal rewards "
-        "are wrong",
+        "share of pairs whose chosen response has the strictly higher reward; labelled ties are left out, equal "
+        "rewards are wrong",
         "Σ w [r⁺ > r⁻] / Σ w over pairs with a winner",
         "share, 0 to 1",
         _BOTH,
@@ -203,8 +205,13 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("seconds", "wall time of scoring the set", "wall time", "s", ("eval log",)),
     Metric("runtime", "wall time of the phase", "wall time", "s", ("train results", "eval results")),
-    Metric("samples_per_second", "pairs_per_second under its older name", "pairs / runtime", "1/s",
-           ("train results", "eval results")),
+    Metric(
+        "samples_per_second",
+        "pairs_per_second under its older name",
+        "pairs / runtime",
+        "1/s",
+        ("train results", "eval results"),
+    ),
     Metric("steps_per_second", "optimizer steps per second", "steps / runtime", "1/s", ("train results",)),
     Metric("total_flos", "train_flops under its older name", "as flops", "FLOP", ("results",), "after training"),
     # --- The optimizer ---
@@ -216,7 +223,7 @@ METRICS: tuple[Metric, ...] = (
         ("train log",),
     ),
     Metric("learning_rate", "learning rate of the last step", "as trainer.lr_scheduler_type says", "", ("train log",)),
-)  # fmt: skip
+)
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
 _LOGGED = re.compile(r"^(?:train|eval(?:_[^/]+)?)/(.+)$")
@@ -248,7 +255,7 @@ def metric_entries() -> list[Entry]:
     entries = []
     for metric in METRICS:
         facts = [("formula", metric.formula), ("unit", metric.unit), ("written as", ", ".join(metric.written()))]
-        facts.append(("only", metric.only))
+        facts.append(("there if", metric.only))
         entries.append(
             Entry(
                 "metric",

@@ -91,7 +91,7 @@ ACTS = {
     "max_tokens_per_micro_batch",
     "num_train_epochs": "passes over the training comparisons; 0.5 is half a pass",
     "max_steps": "optimizer steps in all; -1 goes by num_train_epochs",
-    "learning_rate": "the peak, reached after the warmup; 0 does everything but the updates",
+    "learning_rate": "size of the updates, reached after the warmup; 0 does everything but the updates",
     "lr_scheduler_type": "how the learning rate falls after the warmup: cosine, linear, constant_with_warmup, ...",
     "lr_scheduler_kwargs": "further arguments of that schedule, for example {min_lr_rate: 0.1} of cosine_with_min_lr",
     "warmup_steps": "steps in which the learning rate rises from 0; below 1 a fraction of all steps",

@@ -18,7 +18,9 @@ def run_everything(folder: Path) -> Path:
     The set `hard` has a row whose response is empty, which is left out; without known true rewards, so that the
     set `eval` alone has a ceiling.
     """
-    rows: list[dict[str, Any]] = [{"prompt": f"What is {n} + 1?", "chosen": f"{n + 1}", "rejected": "No."} for n in range(8)]
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"What is {n} + 1?", "chosen": f"{n + 1}", "rejected": "No."} for n in range(8)
+    ]
     (folder / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "chosen": ""}]))
     data = Mixture(
         sources={name: SyntheticData(size=60, seed=seed) for seed, name in enumerate(("one", "two"))},
