@@ -27,8 +27,8 @@ REMEDIES = {
     "differ on purpose are named in resume_allow; or give another output_dir.",
     "NonFiniteError": "Lower trainer.learning_rate, raise trainer.warmup_steps, use trainer.precision=bf16 or fp32, "
     "and look at the rows that the message names. The last checkpoint is from before it.",
-    "ArtefactError": "The model in model/ is not the model that was trained: report it with the message, run.log and "
-    "environment.json. `rmx phases=[eval] model.path=RUN/checkpoints/...` scores a checkpoint itself.",
+    "ArtefactError": "Where the message says that a head was never trained: train first, or give a finished reward "
+    "model. Where model/ does not give its scores back: report it with the message, run.log and environment.json.",
     "CallbackError": "Mend the callback that the message names, or leave it out: callbacks=[].",
     "RankError": "Look for the message of the process that it names: that one says why. A process that waits too long "
     "ends after parallel.timeout_minutes. The same command goes on from the last checkpoint.",

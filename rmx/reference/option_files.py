@@ -112,7 +112,8 @@ def _head(text: str) -> tuple[str, str]:
         if "@package" not in line:
             lines.append(line.removeprefix("#").strip())
     command, remark = re.match(r"^(.*?)(?:  +(.*))?$", lines[0]).groups() if lines else ("", "")  # type: ignore[union-attr]
-    return command, " ".join(part for part in [*lines[1:], f"({remark})" if remark else ""] if part)
+    about = " ".join(line for line in lines[1:] if line)
+    return command, f"{about} ({remark})" if about and remark else about or remark or ""
 
 
 def options(group: str) -> list[str]:

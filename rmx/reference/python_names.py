@@ -11,6 +11,8 @@ import rmx
 from rmx.reference.docstrings import first_paragraph
 from rmx.reference.entries import Entry
 
+_WIDEST = 100  # characters of a signature on one line
+
 __all__ = ["python_entries", "python_page"]
 
 _MEANINGS = {
@@ -41,7 +43,7 @@ def python_page(name: str) -> str:
     """Return signature and docstring of a public name; of a class its public methods, too.
 
     >>> print(python_page("check").splitlines()[0])
-    check(cfg: 'DictConfig') -> 'None'
+    check(cfg: DictConfig) -> None
     """
     found = getattr(rmx, name)
     if not callable(found):
@@ -50,14 +52,42 @@ def python_page(name: str) -> str:
     if isinstance(found, type):
         methods = inspect.getmembers(found, lambda member: inspect.isfunction(member) or isinstance(member, property))
         shown = [(key, member) for key, member in methods if not key.startswith("_")]
-        lines += ["", *(f"  .{key}{_of_method(member)}   {first_paragraph(member)}" for key, member in shown)]
+        for key, member in shown:
+            lines += ["", f".{key}{_of_method(member)}", f"    {first_paragraph(member)}"]
     return "\n".join(lines).rstrip()
 
 
-def _signature(found: Any) -> str:
-    """The signature, without addresses of objects: the page must be the same each time."""
-    return re.sub(r"<(\w+)[^<>]* at 0x[0-9a-f]+>", r"<\1>", str(inspect.signature(found)))
+def _signature(found: Any, *, at_most: int = _WIDEST) -> str:
+    """The signature, its annotations as they are written; a long one has a line per argument.
+
+    >>> def rank(prompt: Conversation, *, best: int = 1) -> list[str]: ...
+    >>> _signature(rank)
+    '(prompt: Conversation, *, best: int = 1) -> list[str]'
+    >>> print(_signature(rank, at_most=20))
+    (
+        prompt: Conversation,
+        *,
+        best: int = 1,
+    ) -> list[str]
+    """
+    signature = inspect.signature(found)
+    text = _unquoted(str(signature))
+    if len(text) <= at_most:
+        return text
+    lines, named_only = [], False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not named_only:
+            lines.append("    *,")
+            named_only = True
+        lines.append(f"    {_unquoted(str(parameter))},")
+    result = "" if signature.return_annotation is signature.empty else text[text.rindex(" -> ") :]
+    return "\n".join(["(", *lines, f"){result}"])
+
+
+def _unquoted(text: str) -> str:
+    """Take the quotes from annotations that are text."""
+    return re.sub(r"""(: |-> )(?:'([^']*)'|"([^"]*)")""", lambda match: match[1] + (match[2] or match[3]), text)
 
 
 def _of_method(member: Any) -> str:
-    return "" if isinstance(member, property) else _signature(member)
+    return "" if isinstance(member, property) else _signature(member, at_most=10_000)
