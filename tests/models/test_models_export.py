@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from rmx.errors import OutputError
+from rmx.errors import InputError, OutputError
 from rmx.models import (
     Adapter,
     LoadedModel,
@@ -163,6 +163,7 @@ def test_command(tmp_path: Path, template: Any, capsys: pytest.CaptureFixture[st
     save_artefact(loaded, tmp_path / "run" / "model", template=template, contract={})
     assert main([str(tmp_path / "run"), "--format", "llamafactory", str(tmp_path / "lf")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "lf")
-    assert main([str(tmp_path / "run"), "--format", "merged", str(tmp_path / "lf")]) == OutputError.exit_code
-    assert "is not empty" in capsys.readouterr().err
-    assert main([str(tmp_path / "nothing"), "--format", "merged", str(tmp_path / "x")]) == 2
+    with pytest.raises(OutputError, match="is not empty"):
+        main([str(tmp_path / "run"), "--format", "merged", str(tmp_path / "lf")])
+    with pytest.raises(InputError):
+        main([str(tmp_path / "nothing"), "--format", "merged", str(tmp_path / "x")])

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
-from rmx.errors import ModelError, OutputError, RmxError
+from rmx.errors import ModelError, OutputError
 from rmx.models.artefact.save import CONTRACT, Artefact, head_hash, read_artefact
 from rmx.models.head import head_of, linear_of, unwrap
 from rmx.models.quiet import quiet
@@ -112,19 +112,19 @@ def merge(model: Any) -> PreTrainedModel:
 
 
 def main(argv: list[str]) -> int:
-    """`rmx export FOLDER --format llamafactory|merged OUT`."""
+    """`rmx export FOLDER --format llamafactory|merged OUT`.
+
+    Raises:
+        ModelError: the folder holds no reward model, or not one that the format can hold.
+        OutputError: `OUT` exists and is not empty, or cannot be written.
+    """
     parser = argparse.ArgumentParser(prog="rmx export", description="Write a reward model in another trainer's layout.")
     parser.add_argument("folder", help="a finished run, its model/ folder, or any reward model")
     parser.add_argument("--format", choices=["llamafactory", "merged"], required=True)
     parser.add_argument("out", help="the folder to write; it must not exist or be empty")
     chosen = parser.parse_args(argv)
     write = export_value_head if chosen.format == "llamafactory" else export_merged
-    try:
-        written = write(chosen.folder, chosen.out)
-    except RmxError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    sys.stdout.write(f"{written}\n")
+    sys.stdout.write(f"{write(chosen.folder, chosen.out)}\n")
     return 0
 
 
