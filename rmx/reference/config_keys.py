@@ -6,6 +6,7 @@ comments in conf/; nothing is written twice here.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ _SAME = 0.6  # share of a text's words that another has, above which both are ta
 _MOST_OPTIONS = 8  # that a key lists with the value they set; more of them only name a model or a file each
 
 
-def key_entries() -> list[Entry]:
+@functools.cache
+def key_entries() -> tuple[Entry, ...]:
     """Return an entry for every key, those of the root first; a key that options take differently has several."""
     entries = [*_root_keys(), *_hydra_keys()]
     for group in GROUPS:
@@ -43,7 +45,7 @@ def key_entries() -> list[Entry]:
                 entries += _callback_keys(option)
         else:
             entries += _group_keys(group, group)
-    return [*entries, *_group_keys(SWEEPER, "hydra.sweeper")]
+    return (*entries, *_group_keys(SWEEPER, "hydra.sweeper"))
 
 
 def group_entries() -> list[Entry]:
@@ -55,6 +57,8 @@ def group_entries() -> list[Entry]:
         facts = [("options", " ".join(names)), ("default", chosen.get(group, "null"))]
         targets = dict.fromkeys(target for name in names if (target := read_option(group, name).target))
         facts.append(("calls", ", ".join(targets)))
+        taken = [key.name for key in key_entries() if key.name.startswith(f"{group}.") and key.section != "refused"]
+        facts.append(("keys", " ".join(dict.fromkeys(name.partition(".")[2] for name in taken))))
         entries.append(Entry("group", group, meaning, tuple(fact for fact in facts if fact[1])))
         entries += [_option_entry(group, name) for name in names]
     return entries

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -42,7 +42,7 @@ class Entry:
         return dict(self.facts).get(label, "")
 
 
-def merged(entries: list[Entry]) -> list[Entry]:
+def merged(entries: Iterable[Entry]) -> list[Entry]:
     """Put entries of one name that say the same into one, under all their sections; the order is kept.
 
     >>> [e.section for e in merged([Entry("key", "a", "x", section="p=1"), Entry("key", "a", "x", section="p=2")])]

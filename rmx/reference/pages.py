@@ -50,7 +50,7 @@ def pages() -> dict[str, str]:
 # --- Pages ------------------------------------------------------------------------------------------------------------
 
 
-def _key_page(prefix: str, keys: list[Entry]) -> str:
+def _key_page(prefix: str, keys: Iterable[Entry]) -> str:
     """The options of a group, and its keys: a table for each target."""
     title = "Keys of the run" if prefix == "run" else f"Keys of {prefix}"
     parts = [*_options(prefix)]
