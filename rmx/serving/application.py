@@ -22,8 +22,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx import __version__
+from rmx.serving import vllm_routes
 from rmx.serving.bearer import accepts
 from rmx.serving.bodies import HttpRefusal, error_body
+from rmx.serving.llamafactory_route import ScoreEvaluationAnswer, ScoreEvaluationRequest, score_evaluation
+from rmx.serving.openrlhf_route import GetRewardAnswer, GetRewardRequest, get_reward
 from rmx.serving.rows_route import ConversationsAnswer, RowAnswer, RowsAnswer, RowsRequest, score_rows
 from rmx.serving.service import Service
 
@@ -67,6 +70,17 @@ def build_app(service: Service, keys: Any, on_start: Callable[[], None] = lambda
     _add_state_routes(app, service)
     add = _adder(app, service, keys)
     add("/score", score_rows, RowsRequest, RowAnswer | RowsAnswer | ConversationsAnswer, "Score rows")
+    add("/classify", vllm_routes.classify, vllm_routes.ClassifyRequest, vllm_routes.ClassifyAnswer, "As vLLM")
+    add("/pooling", vllm_routes.pooling, vllm_routes.PoolingRequest, vllm_routes.PoolingAnswer, "As vLLM")
+    add(
+        "/v1/embeddings",
+        vllm_routes.embeddings,
+        vllm_routes.EmbeddingsRequest,
+        vllm_routes.EmbeddingsAnswer,
+        "As SGLang, for a reward model",
+    )
+    add("/get_reward", get_reward, GetRewardRequest, GetRewardAnswer, "As OpenRLHF")
+    add("/v1/score/evaluation", score_evaluation, ScoreEvaluationRequest, ScoreEvaluationAnswer, "As LLaMA-Factory")
     return app
 
 

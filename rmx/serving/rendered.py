@@ -101,12 +101,13 @@ def encode_rendered(
     answers: list[EncodedComparison | Judgement] = []
     for query, empty in zip(queries, blank, strict=True):
         own = next(of_texts) if isinstance(query.content, str) else np.array(query.content, np.int64)
-        refusal = "empty text: there is nothing to judge" if empty else _why_not(own, scorer, truncation)
-        answers.append(Judgement(refusal=refusal) if refusal else _as_comparison(own.astype(np.int32), scorer))
+        limit = min(query.max_tokens or scorer.max_tokens, scorer.max_tokens)
+        refusal = "empty text: there is nothing to judge" if empty else _why_not(own, scorer, limit, truncation)
+        answers.append(Judgement(refusal=refusal) if refusal else _as_comparison(own.astype(np.int32), scorer, limit))
     return answers
 
 
-def _why_not(ids: np.ndarray, scorer: Scorer, truncation: Literal["keep_end", "error"]) -> str | None:
+def _why_not(ids: np.ndarray, scorer: Scorer, limit: int, truncation: Literal["keep_end", "error"]) -> str | None:
     template, tokenizer = scorer.template, scorer.tokenizer
     vocabulary = scorer.engine.model.config.get_text_config().vocab_size
     if len(ids) < 2:
@@ -117,14 +118,14 @@ def _why_not(ids: np.ndarray, scorer: Scorer, truncation: Literal["keep_end", "e
         return f"it does not end with {template.end_token}, the token that this model is scored at"
     if template.start_token is not None and ids[0] != tokenizer.convert_tokens_to_ids(template.start_token):
         return f"it does not begin with {template.start_token}, as every text of this model's training did"
-    if truncation == "error" and len(ids) > scorer.max_tokens:
-        return f"it has {len(ids)} tokens, and max_tokens is {scorer.max_tokens}"
+    if truncation == "error" and len(ids) > limit:
+        return f"it has {len(ids)} tokens, and the limit is {limit}"
     return None
 
 
-def _as_comparison(ids: np.ndarray, scorer: Scorer) -> EncodedComparison:
-    over = len(ids) > scorer.max_tokens
+def _as_comparison(ids: np.ndarray, scorer: Scorer, limit: int) -> EncodedComparison:
+    over = len(ids) > limit
     if over:
         keep = 0 if scorer.template.start_token is None else 1
-        (ids,) = cut_left([ids], scorer.max_tokens, keep=keep).rows
+        (ids,) = cut_left([ids], limit, keep=keep).rows
     return EncodedComparison("", "request", ids[:-1], (ids[-1:],), (), truncated=over)

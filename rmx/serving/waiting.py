@@ -29,11 +29,12 @@ class RenderedQuery:
     """A conversation that the client has rendered with the model's own template: text, or its token ids.
 
     `complete`: what a rendering begins and ends with is put there where it is missing; without it, a text that does
-    not have both is refused.
+    not have both is refused. `max_tokens`: a limit of the request's own, below that of the model.
     """
 
     content: str | Sequence[int]
     complete: bool = True
+    max_tokens: int | None = None
 
 
 @dataclass(eq=False, slots=True)
