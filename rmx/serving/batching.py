@@ -28,10 +28,9 @@ import numpy as np
 from rmx.errors import ConfigError, NonFiniteError, RmxError
 from rmx.records import Comparison, EncodedComparison
 from rmx.scoring.panel import Judgement, Panel, encode_each
-from rmx.serving.rendered import encode_rendered, prompt_of_text, why_not_rendered
+from rmx.serving.rendered import RenderedEncoder, prompt_of_text, why_not_rendered
 from rmx.serving.sharing import SharedRow, merged
 from rmx.serving.waiting import Hall, Question, RenderedQuery, Ticket
-from rmx.tokens.control import Tokeniser
 
 __all__ = ["BatchDone", "Batcher", "ScoringFailedError", "take_batch"]
 
@@ -77,7 +76,7 @@ class Batcher:
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="rmx-batches", daemon=True)
         self._scorers = [scorer for _, scorer in self.panel.scorers]
-        self._tokenisers = [Tokeniser(scorer.tokenizer, scorer.template) for scorer in self._scorers]
+        self._encoders = [RenderedEncoder(scorer, self.panel.truncation) for scorer in self._scorers]
         self.why_not_rendered = why_not_rendered(self._scorers)
 
     @property
@@ -160,10 +159,7 @@ class Batcher:
         if self.why_not_rendered is not None:
             return [(Judgement(refusal=self.why_not_rendered), None)] * len(questions)
         asked = [one.asked for one in questions if isinstance(one.asked, RenderedQuery)]
-        by_model = [
-            encode_rendered(scorer, tokens, asked, self.panel.truncation)
-            for scorer, tokens in zip(self._scorers, self._tokenisers, strict=True)
-        ]
+        by_model = [encoder.encode(asked) for encoder in self._encoders]
         template = self._scorers[0].template
         said: list[tuple[Any, Hashable]] = []
         for query, rows in zip(asked, zip(*by_model, strict=True), strict=True):

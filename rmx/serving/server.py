@@ -99,9 +99,14 @@ class ServeJob(PanelKeys):
             raise ConfigError(f"rmx serve needs {', '.join(missing)}; install with: pip install 'rmx[serve]'")
         key = bearer_key(self.key_file)
         with contextlib.closing(bound_socket(self.host, self.port)) as listener:
-            return _Serving(self, self._service(key), listener).run()
+            return _Serving(self, self.service(key), listener).run()
 
-    def _service(self, key: bytes | None) -> Service:
+    def service(self, key: bytes | None) -> Service:
+        """Load the models; their service is not started yet.
+
+        Raises:
+            ModelError: one cannot be loaded, or is no reward model.
+        """
         from rmx.serving.service import Service
 
         if key is None and self.host not in ("127.0.0.1", "::1", "localhost"):
