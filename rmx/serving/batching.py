@@ -74,6 +74,7 @@ class Batcher:
     _ready: dict[Hashable, deque[Question]] = field(default_factory=dict)  # encoded, by prompt, in order of arrival
 
     def __post_init__(self) -> None:
+        self._in_hand: list[Question] = []
         self._thread = threading.Thread(target=self._run, name="rmx-batches", daemon=True)
         self._scorers = [scorer for _, scorer in self.panel.scorers]
         self._encoders = [RenderedEncoder(scorer, self.panel.truncation) for scorer in self._scorers]
@@ -98,17 +99,17 @@ class Batcher:
     def _run(self) -> None:
         try:
             while (arrived := self._arrivals()) is not None:
+                self._in_hand = arrived
                 self._encode(arrived)
                 batch = take_batch(self._ready, self.budget, self._scorers[0].engine.encoding == "shared")
+                self._in_hand = [question for group in batch for question in group]
                 if batch:
                     self._answer(batch)
         except BaseException:
             log.exception("the worker has died; no more requests are answered")
             self.hall.close()
-            self._fail(question for group in self._ready.values() for question in group)
-            self._fail(self.hall.take(len(self.hall), wait=False) or [])
+            self._fail_all()
             self.died()
-            raise
 
     def _arrivals(self) -> list[Question] | None:
         """Questions to encode; waits only where there is nothing else to do. None at the end."""
@@ -232,11 +233,13 @@ class Batcher:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(lambda tickets=tickets: [ticket.settle() for ticket in tickets])
 
-    def _fail(self, questions: Iterable[Question]) -> None:
-        failed = list(questions)
-        for question in failed:
-            question.ticket.answers[question.place] = ScoringFailedError("the worker has died")
-        self._settle(failed)
+    def _fail_all(self) -> None:
+        """Whoever waits for an answer hears that there will be none."""
+        waiting = [*self._in_hand, *(question for group in self._ready.values() for question in group)]
+        waiting += self.hall.take(len(self.hall), wait=False) or []
+        for ticket in {id(question.ticket): question.ticket for question in waiting}.values():
+            if not ticket.loop.is_closed():
+                ticket.loop.call_soon_threadsafe(ticket.fail, ScoringFailedError("the worker has died"))
 
 
 def take_batch(ready: dict[Hashable, deque[Question]], budget: int, shared: bool) -> list[Group]:

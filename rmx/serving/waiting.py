@@ -61,6 +61,11 @@ class Ticket:
         if not self.done.done():
             self.done.set_result([answer for answer in self.answers if answer is not None])
 
+    def fail(self, error: RmxError) -> None:
+        """Hand one error over instead; runs in the event loop."""
+        if not self.done.done():
+            self.done.set_result([error])
+
 
 @dataclass(eq=False, slots=True)
 class Question:
