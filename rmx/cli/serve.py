@@ -30,8 +30,6 @@ def main(argv: Sequence[str]) -> int:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        code = job.run()
+        return job.run()
     finally:
         logger.removeHandler(handler)
-    sys.stderr.write("rmx: every request taken in has its answer\n")
-    return code

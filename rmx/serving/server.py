@@ -205,7 +205,8 @@ class _Serving:
 
     def _stop(self, number: int) -> None:
         if self.signal is not None:
-            log.info("a second signal: ending at once")
+            log.info("a second signal: ending at once; %d requests get no answer", self.service.accepted)
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it has a traceback for each of them
             self._end(at_once=True)
             return
         self.signal = number
@@ -216,6 +217,7 @@ class _Serving:
     async def _drained(self) -> None:
         while self.service.accepted:
             await asyncio.sleep(0.02)
+        log.info("every request taken in has its answer")
         self._end()
 
     def _worker_died(self) -> None:
