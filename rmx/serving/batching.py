@@ -89,10 +89,11 @@ class Batcher:
         """Begin to work."""
         self._thread.start()
 
-    def finish(self, timeout: float | None = None) -> None:
-        """Answer all who wait, then end."""
+    def finish(self, timeout: float | None = None) -> bool:
+        """Answer all who wait, then end; returns whether it has ended within `timeout` seconds."""
         self.hall.close()
         self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     # --- the worker's thread ---
 

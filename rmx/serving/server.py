@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from dataclasses import dataclass, field
@@ -187,7 +188,11 @@ class _Serving:
         asyncio.run(self.server.serve(sockets=[self.listener]))
         if self.service.dead:
             raise RmxError("the worker has died; the lines above say why")
-        return 130 if self.signal == signal.SIGINT else 143
+        code = 130 if self.signal == signal.SIGINT else 143
+        if not self.service.batcher.finish(timeout=1.0):  # Python's own end aborts where a thread is inside torch
+            logging.shutdown()
+            os._exit(code)
+        return code
 
     def _started(self) -> None:
         """In the event loop, once requests can be answered: signals are ours from here on."""
@@ -227,4 +232,5 @@ class _Serving:
     def _end(self, at_once: bool = False) -> None:
         server: Any = self.server
         server.should_exit = True
-        server.force_exit = server.force_exit or at_once
+        if at_once:
+            server.force_exit, server.config.timeout_graceful_shutdown = True, 0
