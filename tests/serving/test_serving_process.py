@@ -89,19 +89,18 @@ def test_a_signal_answers_what_was_taken_in_and_refuses_what_is_new(model, numbe
 def test_a_second_signal_ends_at_once(model):
     """500 batches of a second are waited for; the second signal does not wait for them."""
     served = process(model, "max_tokens_per_micro_batch=30", slow=True)
+    rows = [{"prompt": f"{n}+{n}?", "response": "4"} for n in range(500)]
     with served as (serving, url, lines), ThreadPoolExecutor(1) as pool:
-        with httpx.Client(base_url=url, timeout=60) as client:
-            rows = [{"prompt": f"{n}+{n}?", "response": "4"} for n in range(500)]
-            waiting = pool.submit(httpx.post, f"{url}/score", json={"rows": rows}, timeout=120)
-            deadline = time.monotonic() + 60
-            while "rmx_waiting_comparisons 0.0" in client.get("/metrics").text:
-                assert time.monotonic() < deadline
-            serving.send_signal(signal.SIGTERM)
-            while client.get("/ready").status_code == 200:
-                assert time.monotonic() < deadline
-            serving.send_signal(signal.SIGTERM)
-            assert serving.wait(120) == 143
-            assert waiting.exception() is not None or waiting.result().status_code >= 500
+        waiting = pool.submit(httpx.post, f"{url}/score", json={"rows": rows}, timeout=120)
+        deadline = time.monotonic() + 60
+        while "rmx_waiting_comparisons 0.0" in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < deadline
+        serving.send_signal(signal.SIGTERM)
+        while httpx.get(f"{url}/ready").status_code == 200:
+            assert time.monotonic() < deadline
+        serving.send_signal(signal.SIGTERM)
+        assert serving.wait(120) == 143
+        assert waiting.exception() is not None or waiting.result().status_code >= 500
     text = "".join(lines)
     assert "ending at once; 1 requests get no answer" in text
     assert "has its answer" not in text and "Traceback" not in text
