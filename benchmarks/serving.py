@@ -4,8 +4,9 @@
 
 A row is a prompt with 1 to 4 candidates, of mixed lengths; a request is one row. Every prompt is another one, or, with
 --per-prompt 4, is asked about four times, as the rollouts of an RL step are; `rmx score` shares a prompt within a row
-only, so there the server computes less. While the clients ask, three others disturb: one sends a byte now and then, one goes away in the middle of
-its requests, one sends what is no JSON and no HTTP. Every reward has to be the one that `rmx score` gives the row.
+only, so there the server computes less. While the clients ask, three others disturb: one sends a byte now and then, one
+goes away in the middle of its requests, one sends what is no JSON and no HTTP. Every reward has to be the one that
+`rmx score` gives the row.
 
 Server, clients and `rmx score` are processes of their own. Throughput is rows per second of the wall clock, and per CPU
 second of the process that scores, from the first request (or row) to the last answer; loading is outside the clock.
