@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 VERBS = {
     "report": ("rmx.cli.report:main", "FOLDER...   draw report.html again; several runs are compared"),
     "score": ("rmx.cli.score:main", "model=... input=ROWS output=SCORES   score a file of rows; see rmx score --help"),
+    "serve": ("rmx.cli.serve:main", "model=... port=8000   answer reward requests over HTTP; see rmx serve --help"),
     "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
     "bench": ("rmx.cli.bench:main", "model=... suite=... data=...   a public benchmark, with intervals"),
     "verify": (

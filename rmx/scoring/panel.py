@@ -155,11 +155,16 @@ class Panel:
             judge_alone(scorer, comparisons, self.truncation, partial(shown, number))
             for number, (_, scorer) in enumerate(self.scorers)
         ]
-        if len(said) == 1:
-            return said[0]
-        return [self._together(answers) for answers in zip(*said, strict=True)]
+        return [self.together(answers) for answers in zip(*said, strict=True)]
 
-    def _together(self, answers: Sequence[Judgement]) -> Judgement:
+    def together(self, answers: Sequence[Judgement]) -> Judgement:
+        """Return what the models say together of one comparison, from what each says alone, in the models' order.
+
+        Raises:
+            ConfigError: one response, and it would be centred on its prompt.
+        """
+        if len(answers) == 1:
+            return answers[0]
         refused = next((answer for answer in answers if answer.refusal is not None), None)
         if refused is not None:
             return refused
