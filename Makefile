@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # One thread per process: tests run in several processes at once.
 RUN    := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install demo test drills check format bench columns clean
+.PHONY: help install demo test drills check format bench columns coming-from clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench: $(STAMP)  ## measure against TRL and others on this machine
 
 columns: $(STAMP)  ## write docs/columns.md from the table of column names
 	$(BIN)/python -c "from rmx.data.rows.columns import markdown; print(markdown())" > docs/columns.md
+
+coming-from: $(STAMP)  ## write docs/coming_from/ from the tables of other trainers' keys
+	$(BIN)/python -c "from pathlib import Path; from rmx.importing.pages import write_pages; write_pages(Path('docs/coming_from'))"
 
 clean:  ## remove the environment and caches (outputs/ stays)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build dist

@@ -34,6 +34,10 @@ VERBS = {
     "score": ("rmx.cli.score:main", "model=... input=ROWS output=SCORES   score a file of rows; see rmx score --help"),
     "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
     "bench": ("rmx.cli.bench:main", "model=... suite=... data=...   a public benchmark, with intervals"),
+    "import": (
+        "rmx.cli.importing:main",
+        "llamafactory|trl|openrlhf ...   another trainer's command or file as an rmx command",
+    ),
     "export": (
         "rmx.models.artefact.export:main",
         "MODEL --format llamafactory|merged OUT   write a model as another program reads it",
