@@ -33,8 +33,8 @@ class Given:
 def value_of(text: Any) -> Any:
     """Return what a value of a command line or of YAML means: numbers such as 1e-5 are numbers.
 
-    >>> value_of("1e-5"), value_of("0.1"), value_of("True"), value_of("none"), value_of("[a, b]"), value_of("08")
-    (1e-05, 0.1, True, 'none', ['a', 'b'], '08')
+    >>> value_of("1e-5"), value_of("0.1"), value_of("True"), value_of("[a, b]"), value_of("08"), value_of("User: {}")
+    (1e-05, 0.1, True, ['a', 'b'], '08', 'User: {}')
     """
     if not isinstance(text, str):
         return text
@@ -46,7 +46,9 @@ def value_of(text: Any) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    plain = isinstance(value, bool | int | float | list | dict) and not re.match(r"[+-]?0\d", text)  # 08 is no octal
+    if isinstance(value, list | dict):
+        return value if text[:1] in "[{" else text
+    plain = isinstance(value, bool | int | float) and not re.match(r"[+-]?0\d", text)  # 08 is no octal
     return value if plain else text
 
 

@@ -192,6 +192,7 @@ def _saving(t: Translation) -> None:
     if steps != -1:
         t.set("trainer.save_steps", steps, by="ckpt.save_steps")
     t.set("trainer.load_best_model_at_end", False, by="ckpt.save_steps")
+    t.set("phases", ["train", "eval"], by="eval.steps")
     every = t.given.get("eval.steps", -1)
     t.set("trainer.eval_strategy", "epoch" if every == -1 else "steps", by="eval.steps")
     if every != -1:

@@ -226,10 +226,10 @@ def test_openrlhf_flags_of_before() -> None:
 
 def test_openrlhf_templates_survive_the_command_line() -> None:
     """Text with quotes, braces and a line break comes out of Hydra's grammar as it went in."""
-    words = ["--model.model_name_or_path", "x", "--data.dataset", "a.jsonl", "--data.input_template", 'It\'s "{}"\nA: ']
+    form = 'It\'s: "{}"\nA: '
+    words = ["--model.model_name_or_path", "x", "--data.dataset", "a.jsonl", "--data.input_template", form]
     run = imported("openrlhf", ["-m", "openrlhf.cli.train_rm", *words])
-    wanted = as_it_stands("It's \"", '"\nA: ')
-    assert compose(words_of(run.text())).template.jinja == wanted
+    assert compose(words_of(run.text())).template.jinja == as_it_stands("It's: \"", '"\nA: ')
 
 
 @pytest.mark.parametrize(
