@@ -1,6 +1,6 @@
 """The pictures of the documentation: each function draws NAME.svg, from a formula or from measured.json.
 
-    make pictures        writes all of them, beside this file
+make pictures        writes all of them, beside this file
 """
 
 from __future__ import annotations
@@ -181,13 +181,36 @@ def best_of_n() -> Figure:
     return drawn
 
 
+def speed() -> Figure:
+    """CPU time per pair against pairs per batch and tokens per sequence, rmx and TRL."""
+    file = HERE.parents[1] / "benchmarks" / "results" / "2026-11-25-amd-epyc-2-cores.json"
+    curves = json.loads(file.read_text(encoding="utf-8"))["curves"]
+    drawn = Figure(figsize=(8.4, 3.6), layout="constrained", facecolor="#ffffff")
+    panels = drawn.subplots(1, 2)
+    words = {"batch": "pairs per batch", "length": "tokens per sequence (72 % of them prompt)"}
+    for axes, (name, label) in zip(panels, words.items(), strict=True):
+        for peer, color, marker in (("rmx", BLUE, "o"), ("TRL", VERMILION, "s")):
+            points = curves[name][peer]
+            sizes = [int(size) for size in points]
+            axes.plot(sizes, list(points.values()), color=color, marker=marker, label=peer)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=GREY, alpha=0.18)
+    panels[0].set_ylabel("CPU milliseconds per pair")
+    legend(panels[0])
+    return drawn
+
+
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x)."""
     return 1 / (1 + np.exp(-x))
 
 
 PICTURES: tuple[Callable[[], Figure], ...] = (
-    quickstart_loss, bradley_terry, loss_of_a_pair, shared_row, seeds_differ, interval_width, calibration, length_bias, best_of_n,
+    quickstart_loss, bradley_terry, loss_of_a_pair, shared_row, seeds_differ, interval_width, calibration, length_bias, best_of_n, speed,
 )  # fmt: skip
 
 

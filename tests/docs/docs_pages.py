@@ -158,5 +158,7 @@ def _plain(line: str) -> str:
 def _pattern(line: str, numbers_vary: bool) -> re.Pattern[str]:
     escaped = re.escape(" ".join(_plain(line).split())).replace(r"\.\.\.", ".*")
     if numbers_vary:
-        escaped = re.sub(r"(?:\\?[+-])?\d[\d,]*(?:\\\.\d+)?(?:e\\?[+-]?\d+)?", r"[+-]?[\\d,.:]+(?:e[+-]?\\d+)?", escaped)
+        escaped = re.sub(
+            r"(?:\\?[+-])?\d[\d,]*(?:\\\.\d+)?(?:e\\?[+-]?\d+)?", r"[+-]?[\\d,.:]+(?:e[+-]?\\d+)?", escaped
+        )
     return re.compile(escaped)

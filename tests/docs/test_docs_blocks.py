@@ -138,7 +138,9 @@ def test_console_blocks_print_what_they_show(name: str, folder: Path, tmp_path_f
                 ["bash", "-c", step.command], env=environment, cwd=folder, timeout=900, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
-            missing = matches(step.output, done.stdout.splitlines(), block.mark == "numbers vary") if step.output else None
+            missing = (
+                matches(step.output, done.stdout.splitlines(), block.mark == "numbers vary") if step.output else None
+            )
             assert missing is None, f"{block}: {step.command}\nnot printed: {missing}\nprinted:\n{done.stdout}"
 
 
