@@ -21,6 +21,8 @@ def page_of(table: PeerTable) -> str:
         "",
         "<!-- Written by `make coming-from` from rmx/importing/; change the tables there. -->",
         "",
+        f"What a command of {table.title} is called in rmx, key by key.",
+        "",
         f"    {table.start}",
         "",
         "prints the rmx command that means the same, and below it every key without a counterpart and every key whose",
