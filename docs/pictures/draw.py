@@ -38,12 +38,17 @@ def quickstart_loss() -> Figure:
 
 def bradley_terry() -> Figure:
     """σ(d): the probability that the first response is preferred."""
-    drawn, (axes,) = figure("From rewards to a probability", "reward of A minus reward of B", "probability that A is preferred", size=(6.4, 3.6))  # fmt: skip
+    drawn, (axes,) = figure(
+        "From rewards to a probability",
+        "reward of A minus reward of B",
+        "probability that A is preferred",
+        size=(6.4, 3.6),
+    )
     d = np.linspace(-5, 5, 201)
     axes.plot(d, sigmoid(d), color=BLUE, linewidth=2)
     for x in (0.0, float(np.log(3)), 2.0):
         axes.plot([x], [sigmoid(x)], "o", color=VERMILION)
-        axes.annotate(f"{x:.3g}  →  {sigmoid(x):.2f}", (x, sigmoid(x)), xytext=(9, -11), textcoords="offset points", color=INK)  # fmt: skip
+        note(axes, f"{x:.3g}  →  {sigmoid(x):.2f}", (x, sigmoid(x)), (9, -11))
     axes.set_ylim(0, 1)
     return drawn
 
@@ -55,7 +60,7 @@ def loss_of_a_pair() -> Figure:
     axes.plot(d, np.log1p(np.exp(-d)), color=BLUE, linewidth=2, label="loss  -log σ(d)")
     axes.plot(d, sigmoid(-d), color=VERMILION, linewidth=2, linestyle="--", label="pull  1 - σ(d)")
     axes.plot([0], [np.log(2)], "o", color=BLUE)
-    axes.annotate("0.693: a model that knows nothing", (0, np.log(2)), xytext=(12, 12), textcoords="offset points", color=INK)  # fmt: skip
+    note(axes, "0.693: a model that knows nothing", (0, np.log(2)), (12, 12))
     axes.set_ylim(0, 4)
     legend(axes)
     return drawn
@@ -76,8 +81,9 @@ def shared_row() -> Figure:
     boxes(axes, prompt, 0.2, chosen, BLUE, "chosen")
     boxes(axes, prompt + chosen, 0.2, rejected, VERMILION, "rejected")
     axes.text(0, 1.3, "One shared row: 21 positions, the same rewards", color=INK, fontweight="bold")
-    axes.annotate("sees the prompt,\nnot chosen", (19.5, 0.2), xytext=(19.5, -1.15), ha="center", color=INK, fontsize=9, arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
-    axes.annotate("restarts at position 12", (18.1, 0.2), xytext=(11.5, -1.0), ha="center", color=INK, fontsize=9, arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
+    pointer = {"ha": "center", "color": INK, "fontsize": 9, "arrowprops": {"arrowstyle": "-", "color": GREY}}
+    axes.annotate("sees the prompt,\nnot chosen", (19.5, 0.2), xytext=(19.5, -1.15), **pointer)
+    axes.annotate("restarts at position 12", (18.1, 0.2), xytext=(11.5, -1.0), **pointer)
     axes.set_xlim(-0.3, 22)
     axes.set_ylim(-1.5, 5)
     return drawn
@@ -93,13 +99,15 @@ def boxes(axes: Axes, left: float, bottom: float, count: int, color: str, name: 
 
 def seeds_differ() -> Figure:
     """Five seeds of one configuration: where their rewards lie, and how accurate they are."""
-    drawn, (axes,) = figure("One configuration, five seeds", "mean reward on the evaluation set", "seed", size=(6.4, 3.4))  # fmt: skip
+    drawn, (axes,) = figure(
+        "One configuration, five seeds", "mean reward on the evaluation set", "seed", size=(6.4, 3.4)
+    )
     for row in MEASURED["seeds"]:
         seed = row["seed"]
         axes.plot([row["rejected_reward"], row["chosen_reward"]], [seed, seed], color=GREY, zorder=1)
         axes.plot([row["rejected_reward"]], [seed], "s", color=VERMILION, label="rejected" if seed == 1 else None)
         axes.plot([row["chosen_reward"]], [seed], "o", color=BLUE, label="chosen" if seed == 1 else None)
-        axes.annotate(f"accuracy {row['accuracy']:.3f}", (row["chosen_reward"], seed), xytext=(9, -4), textcoords="offset points", color=INK, fontsize=9)  # fmt: skip
+        note(axes, f"accuracy {row['accuracy']:.3f}", (row["chosen_reward"], seed), (9, -4))
     left, right = axes.get_xlim()
     axes.set_xlim(left, right + 0.3 * (right - left))
     axes.set_yticks([row["seed"] for row in MEASURED["seeds"]])
@@ -109,7 +117,9 @@ def seeds_differ() -> Figure:
 
 def interval_width() -> Figure:
     """How far an accuracy of 0.7 may be from the truth, against the number of pairs."""
-    drawn, (axes,) = figure("An accuracy of 0.70, measured on n pairs", "pairs in the evaluation set", "95 % interval", size=(6.4, 3.6))  # fmt: skip
+    drawn, (axes,) = figure(
+        "An accuracy of 0.70, measured on n pairs", "pairs in the evaluation set", "95 % interval", size=(6.4, 3.6)
+    )
     counts = np.geomspace(20, 20000, 120)
     ends = np.array([wilson_interval(0.7 * n, n) for n in counts])
     axes.fill_between(counts, ends[:, 0], ends[:, 1], color=BLUE, alpha=0.2)
@@ -117,7 +127,7 @@ def interval_width() -> Figure:
     for n in (100, 1000, 10000):
         low, high = wilson_interval(0.7 * n, n)
         axes.plot([n, n], [low, high], color=INK, marker="_")
-        axes.annotate(f"{n:,}: {low:.3f} to {high:.3f}", (n, high), xytext=(4, 6), textcoords="offset points", color=INK, fontsize=9)  # fmt: skip
+        note(axes, f"{n:,}: {low:.3f} to {high:.3f}", (n, high), (4, 6))
     axes.set_xscale("log")
     axes.set_xlim(20, 60000)
     return drawn
@@ -131,8 +141,9 @@ def calibration() -> Figure:
         run = MEASURED["calibration"][name]
         table = [row for row in run["bins"] if row["count"] >= 10]
         x, y = ([row[key] for row in table] for key in ("confidence", "accuracy"))
+        label = f"{run['epochs']:g} epochs: ECE {run['ece']:.3f}, T {run['temperature']:.2f}"
         gaps = [[row["accuracy"] - row["low"] for row in table], [row["high"] - row["accuracy"] for row in table]]
-        axes.errorbar(x, y, yerr=gaps, color=color, marker=marker, linewidth=1.5, elinewidth=0.8, label=f"{run['epochs']:g} epochs: ECE {run['ece']:.3f}, T {run['temperature']:.2f}")  # fmt: skip
+        axes.errorbar(x, y, yerr=gaps, color=color, marker=marker, linewidth=1.5, elinewidth=0.8, label=label)
     axes.set_ylim(0.3, 1.02)
     legend(axes, loc="lower right")
     return drawn
@@ -147,12 +158,12 @@ def length_bias() -> Figure:
         ("shorter", "chosen is shorter", VERMILION),
         ("length_controlled", "both, weighed alike", GREEN),
     )
-    for place, (key, name, color) in enumerate(kinds):
+    for place, (key, _, color) in enumerate(kinds):
         stem = f"{key}_accuracy" if key == "length_controlled" else f"accuracy_{key}"
         value, low, high = bias[stem], bias[f"{stem}_low"], bias[f"{stem}_high"]
         axes.bar([place], [value], color=color, alpha=0.75, width=0.6)
         axes.errorbar([place], [value], yerr=[[value - low], [high - value]], color=INK, capsize=4)
-        axes.annotate(f"{value:.2f}", (place + 0.06, high), xytext=(0, 3), textcoords="offset points", color=INK)
+        note(axes, f"{value:.2f}", (place + 0.06, high), (0, 3))
     axes.axhline(0.5, color=GREY, linestyle=":")
     axes.set_xticks(range(3), [name for _, name, _ in kinds])
     axes.set_ylim(0, 1.05)
@@ -177,7 +188,7 @@ def best_of_n() -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color=GREY, alpha=0.18)
     panels[0].set_ylabel("reward")
-    legend(panels[0], loc="upper left")
+    legend(panels[1], loc="upper left")
     return drawn
 
 
@@ -204,14 +215,28 @@ def speed() -> Figure:
     return drawn
 
 
+def note(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float]) -> None:
+    """A few words beside a point, so many points of the page away from it."""
+    axes.annotate(text, at, xytext=shift, textcoords="offset points", color=INK, fontsize=9)
+
+
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x)."""
     return 1 / (1 + np.exp(-x))
 
 
 PICTURES: tuple[Callable[[], Figure], ...] = (
-    quickstart_loss, bradley_terry, loss_of_a_pair, shared_row, seeds_differ, interval_width, calibration, length_bias, best_of_n, speed,
-)  # fmt: skip
+    quickstart_loss,
+    bradley_terry,
+    loss_of_a_pair,
+    shared_row,
+    seeds_differ,
+    interval_width,
+    calibration,
+    length_bias,
+    best_of_n,
+    speed,
+)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Documentation is code: Python blocks run, commands are composed, and what a console block shows is what is printed."""
+"""Documentation is code: Python blocks run, commands are composed, what a page shows is what is printed."""
 
 from __future__ import annotations
 
