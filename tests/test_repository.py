@@ -13,7 +13,7 @@ import yaml
 import rmx
 
 ROOT = Path(__file__).resolve().parents[1]
-PROSE = ["AGENTS.md", "RELEASING.md", "CONTRIBUTING.md"]
+PROSE = ["AGENTS.md", "RELEASING.md", "CONTRIBUTING.md", "README.md"]
 
 
 def targets() -> set[str]:

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "docs/pictures/readme"
 WORK = ROOT / "outputs" / "readme"
 COLUMNS = 120
 DEMO = ["data.size=1000", "trackers=[]", "output_dir=outputs/first"]
@@ -64,7 +64,7 @@ def terminal() -> None:
         svg = console.export_svg(title="rmx", theme=MONOKAI, unique_id="rmx")
     # No font is fetched from elsewhere: the reader's own monospaced one is as good.
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)
-    (HERE / "terminal.svg").write_text(re.sub(r"[ \t]+$", "", svg, flags=re.M), encoding="utf-8")
+    (PICTURES / "terminal.svg").write_text(re.sub(r"[ \t]+$", "", svg, flags=re.M), encoding="utf-8")
 
 
 def report() -> None:
@@ -100,7 +100,7 @@ def shot(started: Any, page_file: Path, name: str, height: int) -> None:
     page = started.new_page(viewport={"width": 1100, "height": height})
     page.goto(page_file.as_uri())
     page.wait_for_timeout(500)
-    page.screenshot(path=str(HERE / name))
+    page.screenshot(path=str(PICTURES / name))
     page.close()
 
 
