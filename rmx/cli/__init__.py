@@ -40,6 +40,10 @@ VERBS = {
         "FOLDER [--json]   the known traps of a reward model; who scores what with it",
     ),
     "explain": ("rmx.reference.explain:main", "NAME...     what a key, metric, file, error, exit code or verb is"),
+    "import": (
+        "rmx.cli.importing:main",
+        "llamafactory|trl|openrlhf ...   another trainer's command or file as an rmx command",
+    ),
     "export": (
         "rmx.cli.exporting:main",
         "MODEL --format merged|openrlhf|llamafactory|calibrated|int8 OUT   write it as another program reads it",
