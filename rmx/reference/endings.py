@@ -33,6 +33,7 @@ REMEDIES = {
     "RankError": "Look for the message of the process that it names: that one says why. A process that waits too long "
     "ends after parallel.timeout_minutes. The same command goes on from the last checkpoint.",
     "Interrupted": "Give the same command in the same folder again: it goes on at the step where it stopped.",
+    "TimeUp": "Give the same command in the same folder again: it goes on at the step where trainer.stop_after ended it.",
     "Pruned": "Nothing is wrong: hydra.sweeper.pruner stopped a trial that fell behind; sweep.json has its numbers.",
 }
 
@@ -50,7 +51,11 @@ EXIT_CODES = {
     ),
     3: ("a sweep has a winner, and some of its trials failed or were killed", "give the sweep's command again"),
     4: ("a sweep was ended early by hydra.sweeper.fail_fast or max_failures", "mend the cause; give the command again"),
-    75: ("a sweep stopped this run early (Pruned); its numbers so far are complete", "nothing"),
+    75: (
+        "the time of trainer.stop_after is up and a checkpoint is saved (TimeUp); or a sweep stopped this run early "
+        "(Pruned), whose numbers so far are complete",
+        "after TimeUp, give the same command again",
+    ),
     130: (
         "Ctrl-C (128 + SIGINT); a checkpoint was saved if training had begun",
         "give the same command again to continue",

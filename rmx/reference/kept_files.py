@@ -61,6 +61,11 @@ _RUN = (
         "the numbers as they come: a JSON object a line; plots, reports and trackers show these",
         "step, epoch, time, phase, and the metrics of that phase; null stands for NaN and infinity",
     ),
+    KeptFile(
+        "plan.json",
+        "what training would need: bytes of a process by part, tokens, steps, FLOPs, hours, what fits on which device",
+        only="phases=[plan]",
+    ),
     KeptFile("train_results.json", "the numbers of the whole training", "train_loss, train_runtime, ...", _TRAINED),
     KeptFile(
         "eval_results.json", "the numbers of every evaluation set", "eval_loss, eval_accuracy, ...", "after phase eval"
