@@ -28,6 +28,8 @@ from rmx.values import allowed
 __all__ = ["group_entries", "key_entries"]
 
 SWEEPER = "hydra/sweeper"
+# A class that takes its keys from another, which says more of them and is imported without Hydra.
+_DESCRIBED_BY = {"hydra_plugins.rmx_sweeper.sweeper.RmxSweeper": "rmx.sweep.SweepSettings"}
 _GIVEN = "must be given"
 _SAME = 0.6  # share of a text's words that another has, above which both are taken to say the same
 _MOST_OPTIONS = 8  # that a key lists with the value they set; more of them only name a model or a file each
@@ -88,6 +90,7 @@ def _hydra_keys() -> Iterator[Entry]:
 def _group_keys(group: str, prefix: str) -> Iterator[Entry]:
     """The keys of each target of a group, with the options that call it."""
     files = [read_option(group, name) for name in options(group)]
+    files = [replace(file, target=_DESCRIBED_BY.get(file.target or "", file.target)) for file in files]
     targets = {file.target: [other for other in files if other.target == file.target] for file in files if file.target}
     for target, users in targets.items():
         base = max(users, key=lambda file: len(file.own))  # lists every key; the others build on it
@@ -141,7 +144,7 @@ def _trainer_keys() -> Iterator[Entry]:
         facts = [*_facts(parameter, default, _set_by(name, files, default))]
         facts += [("not taken", f"{value}: {why}") for (owner, value), why in VALUES.items() if owner == name]
         if switches := [f"trainer.{switch}" for switch, _, names in SWITCHES if name in names]:
-            facts.append(("does nothing, depending on", ", ".join(dict.fromkeys(switches))))
+            facts.append(("switched off by some values of", ", ".join(dict.fromkeys(switches))))
         yield Entry("key", key, meaning, tuple(facts))
     for name, instead in ELSEWHERE.items():
         yield Entry("key", f"trainer.{name}", f"not taken: rmx sets this itself; use {instead}", section="refused")
@@ -153,7 +156,9 @@ def _trainer_keys() -> Iterator[Entry]:
 def _option_entry(group: str, name: str) -> Entry:
     file = read_option(group, name)
     facts = [("command", file.command), ("calls", file.target or "")]
-    facts.append(("sets", ", ".join(f"{key}={_as_yaml(value)}" for key, value in _leaves(file.own, ""))))
+    defaults = _defaults_of(file.target) if file.target else {}
+    leaves = [(key, "must be given" if value == "???" else _as_yaml(value)) for key, value in _leaves(file.own, "")]
+    facts.append(("sets", ", ".join(f"{key}={value}" for key, value in leaves if value != defaults.get(key))))
     facts.append(("chooses", ", ".join(f"{other}={option}" for other, option in file.needs)))
     return Entry("option", f"{group}={name}", file.about, tuple(fact for fact in facts if fact[1]), group)
 

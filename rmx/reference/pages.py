@@ -38,7 +38,7 @@ def pages() -> dict[str, str]:
     found = {f"keys-{prefix}.md": _key_page(prefix, keys) for prefix in ("run", *GROUPS, "hydra")}
     found |= {
         "metrics.md": _page("Metrics", _METRICS, _table(metric_entries(), ("formula", "unit", "there if"))),
-        "files.md": _page("Files", "", *_by_section(file_entries(), ("holds", "there"))),
+        "files.md": _page("Files", "", *_by_section(file_entries(), ("there",))),
         "errors.md": _page("Errors", _errors_text(), _table(error_entries(), ("what to do", "exit code", "is a"))),
         "exit-codes.md": _page("Exit codes", "", _table(exit_code_entries(), ("what to do",))),
         "verbs.md": _page("Verbs", "", *(_whole(entry, f"rmx {entry.name}") for entry in verb_entries())),

@@ -47,7 +47,7 @@ def python_page(name: str) -> str:
     """
     found = getattr(rmx, name)
     if not callable(found):
-        return f"{name} = {found!r}" if isinstance(found, str) else inspect.cleandoc(found.__doc__ or "")
+        return f"{name}: str" if isinstance(found, str) else inspect.cleandoc(found.__doc__ or "")
     lines = [f"{name}{_signature(found)}", "", inspect.getdoc(found) or ""]
     if isinstance(found, type):
         methods = inspect.getmembers(found, lambda member: inspect.isfunction(member) or isinstance(member, property))

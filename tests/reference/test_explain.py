@@ -47,7 +47,7 @@ def test_every_entry_is_found_by_its_own_name_and_by_its_others() -> None:
 def test_a_folder_is_what_is_in_it() -> None:
     assert {entry.name for entry in look_up("checkpoint-40")} == {entry.name for entry in look_up("run/checkpoints/")}
     assert "checkpoints/checkpoint-*/manifest.json" in {entry.name for entry in look_up("checkpoint-40")}
-    assert {entry.section for entry in look_up("plots")} == {"plots"}
+    assert {entry.section for entry in look_up("plots")} == {"run folder: plots"}
 
 
 def test_every_verb_is_there() -> None:
