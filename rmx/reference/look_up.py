@@ -42,6 +42,7 @@ def look_up(name: str) -> list[Entry]:
     (['accuracy'], [])
     """
     name = re.sub(r"^(?:\+\+|\+|~)", "", name.strip())
+    name = re.sub(r"^data\.(?:eval_sets|sources)\.[^.=]+\.", "data.", name)  # each takes the keys of data=jsonl
     asked = name.partition("=")[0]
     exact = [entry for entry in everything() if name in (entry.name, *entry.also)]
     if exact and any(entry.name == name and entry.kind != "metric" for entry in exact) and "." in name:

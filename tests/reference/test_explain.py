@@ -14,6 +14,7 @@ from rmx.reference.look_up import everything, look_up, near
         ("trainer.learning_rate", ["key"]),
         ("trainer.learning_rate=2e-5", ["key"]),
         ("++trainer.learning_rate=2e-5", ["key"]),
+        ("data.eval_sets.hard.path=x.jsonl", ["key", "key"]),  # data=jsonl, data=llamafactory
         ("learning_rate", ["key", "metric"]),
         ("seed", ["key", "key", "key", "key", "key", "key"]),  # of the run, data (3 kinds), sweeper; and a refused one
         ("peft", ["group"]),

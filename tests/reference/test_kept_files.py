@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from workflows import make_workflow
 
 from rmx.cli import main
 from rmx.reference.kept_files import FILES, file_of, pattern_fits
+from rmx.scoring.benchmark import BenchResult
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 # What neither of the two runs has: large or sharded models, trackers, a sweep's request.
@@ -72,6 +74,12 @@ def test_the_fields_of_a_file_are_those_that_the_table_names(real_run: Path, sim
             else:
                 assert set(json.loads("".join(lines))) == set(file.fields), name
     assert seen == {file.pattern for file in FILES if file.fields and file.home == "run folder"}
+
+
+def test_the_fields_of_a_benchmark_are_those_of_its_result() -> None:
+    (file,) = [file for file in FILES if file.pattern == "results.json"]
+    asked = {"model", "data", "judge"}
+    assert set(file.fields) == asked | {item.name for item in dataclasses.fields(BenchResult)}
 
 
 @pytest.mark.slow
