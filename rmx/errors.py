@@ -12,7 +12,8 @@
     ├── CallbackError        1    a callback of the user's raised an exception
     ├── RankError            1    another process of a distributed run has ended
     ├── Interrupted     143/130   a signal stopped the run after its checkpoint was saved
-    └── Pruned              75    a sweep stopped this run early
+    ├── Pruned              75    a sweep stopped this run early
+    └── TimeUp              75    trainer.stop_after ended the run after its checkpoint was saved
 
 The message of an InputError names the config key or the file and line, the value received, what is
 allowed and what to do.
@@ -39,6 +40,7 @@ __all__ = [
     "Pruned",
     "RankError",
     "RmxError",
+    "TimeUp",
     "did_you_mean",
     "first_line",
     "more_about",
@@ -114,9 +116,15 @@ class Pruned(RmxError):
     exit_code = 75
 
 
+class TimeUp(RmxError):
+    """The time of `trainer.stop_after` is up and a checkpoint is saved; 75 is EX_TEMPFAIL: run the command again."""
+
+    exit_code = 75
+
+
 MORE = "more: rmx explain"  # begins the last line of a message
 # Their messages say all there is: what a signal or a sweep did, and which name was meant.
-_NEED_NO_MORE = (RmxError, InputError, Interrupted, Pruned)
+_NEED_NO_MORE = (RmxError, InputError, Interrupted, Pruned, TimeUp)
 
 
 def more_about(error: RmxError) -> str:

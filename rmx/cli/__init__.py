@@ -32,12 +32,21 @@ log = logging.getLogger(__name__)
 VERBS = {
     "report": ("rmx.cli.report:main", "FOLDER...   draw report.html again; several runs are compared"),
     "score": ("rmx.cli.score:main", "model=... input=ROWS output=SCORES   score a file of rows; see rmx score --help"),
+    "serve": ("rmx.cli.serve:main", "model=... port=8000   answer reward requests over HTTP; see rmx serve --help"),
     "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
     "bench": ("rmx.cli.bench:main", "model=... suite=... data=...   a public benchmark, with intervals"),
+    "verify": (
+        "rmx.cli.verifying:main",
+        "FOLDER [--json]   the known traps of a reward model; who scores what with it",
+    ),
     "explain": ("rmx.reference.explain:main", "NAME...     what a key, metric, file, error, exit code or verb is"),
+    "import": (
+        "rmx.cli.importing:main",
+        "llamafactory|trl|openrlhf ...   another trainer's command or file as an rmx command",
+    ),
     "export": (
-        "rmx.models.artefact.export:main",
-        "MODEL --format llamafactory|merged OUT   write a model as another program reads it",
+        "rmx.cli.exporting:main",
+        "MODEL --format merged|openrlhf|llamafactory|calibrated|int8 OUT   write it as another program reads it",
     ),
 }
 

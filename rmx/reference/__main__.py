@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rmx.config.shipped import conf_folder
 from rmx.files import write_text
-from rmx.reference.pages import pages
+from rmx.reference.reference_pages import pages
 
 __all__ = ["main"]
 

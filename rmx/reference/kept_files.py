@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 
 __all__ = ["FILES", "KeptFile", "file_entries", "file_of", "pattern_fits"]
 
@@ -68,6 +68,11 @@ _RUN = (
         "the numbers as they come: a JSON object a line; plots, reports and trackers show these",
         "and the metrics of that phase; null stands for NaN and infinity",
         fields=("step", "epoch", "time", "phase"),
+    ),
+    KeptFile(
+        "plan.json",
+        "what training would need: bytes of a process by part, tokens, steps, FLOPs, hours, what fits on which device",
+        only="phases=[plan]",
     ),
     KeptFile("train_results.json", "the numbers of the whole training", "train_loss, train_runtime, ...", _TRAINED),
     KeptFile(
@@ -315,7 +320,7 @@ def file_of(path: str, home: Home = "run folder") -> KeptFile | None:
     return next((file for file in FILES if file.home == home and pattern_fits(file.pattern, path)), None)
 
 
-def file_entries() -> list[Entry]:
+def file_entries() -> list[ReferenceEntry]:
     """Return an entry for every file; it is found by its last name, too."""
     entries = []
     for file in FILES:
@@ -324,5 +329,5 @@ def file_entries() -> list[Entry]:
         also = tuple(dict.fromkeys([last, file.pattern.removesuffix("/**"), f"{file.pattern.removesuffix('/**')}/"]))
         folder = f": {file.pattern.partition('/')[0]}" if file.home == "run folder" and "/" in file.pattern else ""
         shown = tuple(fact for fact in facts if fact[1])
-        entries.append(Entry("file", file.pattern, file.meaning, shown, f"{file.home}{folder}", also))
+        entries.append(ReferenceEntry("file", file.pattern, file.meaning, shown, f"{file.home}{folder}", also))
     return entries

@@ -48,7 +48,15 @@ def test_every_key_of_a_composed_run_is_there(data: str) -> None:
 def test_every_argument_of_the_trainer_is_there_once() -> None:
     trainer = [entry.name.removeprefix("trainer.") for entry in KEYS if entry.name.startswith("trainer.")]
     assert len(trainer) == len(set(trainer))
-    own = {"max_tokens_per_micro_batch", "encoding", "precision", "eval_precision", "comparisons_per_step"}
+    own = {
+        "max_tokens_per_micro_batch",
+        "encoding",
+        "precision",
+        "eval_precision",
+        "comparisons_per_step",
+        "async_save",
+        "stop_after",
+    }
     assert set(trainer) == {*ACTS, *ELSEWHERE, *NOT_HERE, *own}
     refused = {entry.name.removeprefix("trainer.") for entry in KEYS if entry.section == "refused"}
     assert refused == {*ELSEWHERE, *NOT_HERE}

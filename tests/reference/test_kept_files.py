@@ -15,9 +15,9 @@ from rmx.reference.kept_files import FILES, file_of, pattern_fits
 from rmx.scoring.benchmark import BenchResult
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-# What neither of the two runs has: large or sharded models, trackers, a sweep's request.
+# What neither of the two runs has: large or sharded models, trackers, a sweep's request, a plan.
 NOT_IN_THESE = {
-    "wandb_run.json", "wandb/**", "tensorboard/**", "PRUNE", "model/model.safetensors.index.json",
+    "plan.json", "wandb_run.json", "wandb/**", "tensorboard/**", "PRUNE", "model/model.safetensors.index.json",
     "model/special_tokens_map.json", "checkpoints/checkpoint-*/shards/**", "run.yaml",
 }  # fmt: skip
 
