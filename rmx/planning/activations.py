@@ -143,14 +143,14 @@ class ActivationCounter:
             config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=False
         )
         in_float32(model)
+        if self.adapter is not None:
+            kind = "lora" if self.adapter.kind in ("pissa", "qlora") else self.adapter.kind
+            model, _ = attach(model, replace(self.adapter, kind=kind))
         if checkpointing:
             enable: Callable[..., None] = getattr(model, "activation_checkpointing_enable", None) or (
                 model.gradient_checkpointing_enable
             )
             enable()
-        if self.adapter is not None:
-            kind = "lora" if self.adapter.kind in ("pissa", "qlora") else self.adapter.kind
-            model, _ = attach(model, replace(self.adapter, kind=kind))
         return model.train()
 
 

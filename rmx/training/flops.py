@@ -194,7 +194,8 @@ class FlopCounts(NamedTuple):
     Attributes:
         training: forward and backward, as the engine runs it.
         whole: forward and backward where every layer computes every token, as checkpointed layers do.
-        whole_forward: the forward pass of that alone: what checkpointing computes again.
+        whole_forward: the forward pass of that alone. Checkpointing computes most of it again: a layer's last product,
+            whose output nobody keeps, is left out.
     """
 
     training: FlopCount
