@@ -1,4 +1,4 @@
-"""What a batch takes: the prompt that waits longest, all that shares with it, up to the budget; nobody waits forever."""
+"""What a batch takes: the prompt that waits longest, all that shares with it, up to the budget."""
 
 from __future__ import annotations
 
