@@ -76,10 +76,9 @@ def serving(model: Path) -> Any:
             raise SystemExit(f"the server ended with {code}:\n{said}")
 
 
-async def ask_all(url: str, rows: list[dict[str, Any]], clients: int) -> tuple[dict[str, Any], list[float]]:
-    """All answers by id, and the seconds that each took."""
+async def ask_all(url: str, rows: list[dict[str, Any]], clients: int, answers: dict[str, Any]) -> list[float]:
+    """Put all answers into `answers`, by id; the seconds that each took."""
     waiting = list(reversed(rows))
-    answers: dict[str, Any] = {}
     seconds: list[float] = []
 
     async def client() -> None:
@@ -92,15 +91,20 @@ async def ask_all(url: str, rows: list[dict[str, Any]], clients: int) -> tuple[d
                 answers[answer["id"]] = answer
 
     await asyncio.gather(*(client() for _ in range(clients)))
-    return answers, seconds
+    return seconds
 
 
-async def disturb(url: str, done: asyncio.Event) -> dict[str, int]:
-    """Ask badly until the others are done; how often."""
+async def disturb(url: str, answers: dict[str, Any], done: asyncio.Event) -> dict[str, int]:
+    """Ask badly until the others are done, now and then as they go on; how often."""
     address = httpx.URL(url)
     counts = {"slow": 0, "gone": 0, "garbage": 0}
     body = json.dumps({"prompt": "a", "response": "b"}).encode()
     head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+    async def further(begun: int) -> None:
+        """Wait for 50 more answers, so that a slow machine is not disturbed more often than a fast one."""
+        while len(answers) < begun + 50 and not done.is_set():
+            await asyncio.sleep(0.02)
 
     async def slow() -> None:
         while not done.is_set():
@@ -115,6 +119,7 @@ async def disturb(url: str, done: asyncio.Event) -> dict[str, int]:
 
     async def gone() -> None:
         while not done.is_set():
+            begun = len(answers)
             for sent in (head % len(body) + body, head % 1000 + body):  # before its answer, before its own end
                 _, writer = await asyncio.open_connection(address.host, address.port)
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -122,20 +127,22 @@ async def disturb(url: str, done: asyncio.Event) -> dict[str, int]:
                 await writer.drain()
                 writer.close()
                 counts["gone"] += 1
-            await asyncio.sleep(0.05)
+            await further(begun)
 
     async def garbage() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=600) as http:
             while not done.is_set():
+                begun = len(answers)
                 bad = await http.post("/score", content=os.urandom(2000), headers={"content-type": "application/json"})
                 assert bad.status_code == 400, bad.text
                 reader, writer = await asyncio.open_connection(address.host, address.port)
                 writer.write(os.urandom(200) + b"\r\n\r\n")
                 await writer.drain()
-                await reader.read()
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
                 writer.close()
                 counts["garbage"] += 2
-                await asyncio.sleep(0.05)
+                await further(begun)
 
     await asyncio.gather(slow(), gone(), garbage())
     return counts
@@ -143,9 +150,10 @@ async def disturb(url: str, done: asyncio.Event) -> dict[str, int]:
 
 async def load(url: str, rows: list[dict[str, Any]], clients: int) -> tuple[dict[str, Any], list[float], float, Any]:
     done = asyncio.Event()
-    disturbing = asyncio.create_task(disturb(url, done))
+    answers: dict[str, Any] = {}
+    disturbing = asyncio.create_task(disturb(url, answers, done))
     begun = time.perf_counter()
-    answers, seconds = await ask_all(url, rows, clients)
+    seconds = await ask_all(url, rows, clients, answers)
     wall = time.perf_counter() - begun
     done.set()
     return answers, seconds, wall, await disturbing
@@ -155,7 +163,7 @@ def serve_case(model: Path, rows: list[dict[str, Any]], clients: int) -> dict[st
     """What the server did with all rows."""
     with serving(model) as (process, url):
         server = psutil.Process(process.pid)
-        asyncio.run(ask_all(url, rows[:200], clients))  # what is made once is made: buffers, threads, connections
+        asyncio.run(ask_all(url, rows[:200], clients, {}))  # what is made once is made: buffers, threads, connections
         before, cpu = server.memory_info().rss, sum(server.cpu_times()[:2])
         answers, seconds, wall, disturbed = asyncio.run(load(url, rows, clients))
         cpu = sum(server.cpu_times()[:2]) - cpu
