@@ -163,7 +163,7 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch, capsys):
         (["model=x", "host="], "host: "),
         (["model=x", "k=2"], "is for several models"),
         (["model=[a,a]"], "names one model twice"),
-        (["model=x", "key_file=/nowhere/key", "port=0"], "key_file: /nowhere/key cannot be read"),
+        (["model=x", "bearer_file=/nowhere/key", "port=0"], "bearer_file: /nowhere/key cannot be read"),
     ],
 )
 def test_mistakes_are_exit_2_and_one_message(words, said, capsys):
