@@ -148,15 +148,28 @@ async def disturb(url: str, answers: dict[str, Any], done: asyncio.Event) -> dic
     return counts
 
 
-async def load(url: str, rows: list[dict[str, Any]], clients: int) -> tuple[dict[str, Any], list[float], float, Any]:
+async def watch_memory(server: psutil.Process, answers: dict[str, Any], count: int, done: asyncio.Event) -> list[int]:
+    """Resident bytes of the server after each tenth of the answers."""
+    found: list[int] = []
+    while not done.is_set():
+        await asyncio.sleep(0.1)
+        while len(answers) >= count * (len(found) + 1) // 10 and len(found) < 9:
+            found.append(server.memory_info().rss)
+    return found
+
+
+async def load(
+    url: str, server: psutil.Process, rows: list[dict[str, Any]], clients: int
+) -> tuple[dict[str, Any], list[float], float, Any, list[int]]:
     done = asyncio.Event()
     answers: dict[str, Any] = {}
     disturbing = asyncio.create_task(disturb(url, answers, done))
+    watching = asyncio.create_task(watch_memory(server, answers, len(rows), done))
     begun = time.perf_counter()
     seconds = await ask_all(url, rows, clients, answers)
     wall = time.perf_counter() - begun
     done.set()
-    return answers, seconds, wall, await disturbing
+    return answers, seconds, wall, await disturbing, await watching
 
 
 def serve_case(model: Path, rows: list[dict[str, Any]], clients: int) -> dict[str, Any]:
@@ -165,7 +178,7 @@ def serve_case(model: Path, rows: list[dict[str, Any]], clients: int) -> dict[st
         server = psutil.Process(process.pid)
         asyncio.run(ask_all(url, rows[:200], clients, {}))  # what is made once is made: buffers, threads, connections
         before, cpu = server.memory_info().rss, sum(server.cpu_times()[:2])
-        answers, seconds, wall, disturbed = asyncio.run(load(url, rows, clients))
+        answers, seconds, wall, disturbed, memory = asyncio.run(load(url, server, rows, clients))
         cpu = sum(server.cpu_times()[:2]) - cpu
         after = server.memory_info().rss
         metrics = httpx.get(f"{url}/metrics").text
@@ -175,7 +188,7 @@ def serve_case(model: Path, rows: list[dict[str, Any]], clients: int) -> dict[st
         for kind in ("computed", "alone")
     }
     return {
-        "answers": answers, "wall": wall, "cpu": cpu, "rss_before": before, "rss_after": after,
+        "answers": answers, "wall": wall, "cpu": cpu, "rss": [before, *memory, after],
         "p50": seconds[len(seconds) // 2], "p99": seconds[len(seconds) * 99 // 100], "disturbed": disturbed,
         "tokens": tokens,
     }  # fmt: skip
@@ -252,7 +265,7 @@ def write_result(
         "rows_per_cpu_second": {"serve": count / served["cpu"], "score": count / scored["cpu"]},
         "ratio": {"wall": scored["wall"] / served["wall"], "cpu": scored["cpu"] / served["cpu"]},
         "latency_seconds": {"p50": served["p50"], "p99": served["p99"]},
-        "rss_mib": {"before": served["rss_before"] / mib, "after": served["rss_after"] / mib},
+        "rss_mib": [round(size / mib) for size in served["rss"]],  # before, after each tenth
         "tokens": served["tokens"],
     }
     given.out.write_text(json.dumps(result, indent=2) + "\n")
