@@ -187,7 +187,7 @@ def _late_board() -> Board | None:
 def stop_with_parent() -> None:
     """Have the kernel end this rank when the rmx that started it is killed (Linux): nobody else could stop it."""
     parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or STORE_VARIABLE not in os.environ or not sys.platform.startswith("linux"):
+    if parent is None or not sys.platform.startswith("linux"):
         return
     import ctypes
 
