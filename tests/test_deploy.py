@@ -243,7 +243,7 @@ def test_a_batch_job_of_two_tasks_stops_queues_itself_and_continues(tmp_path: Pa
     words = ["trackers=[]", "trainer.max_steps=100000", "phases=[train]", "trainer.use_cpu=true"]
     steps = [0]
     for _ in range(2):
-        done = sbatch(tmp_path, *words, "trainer.stop_after=60s")
+        done = sbatch(tmp_path, *words, "trainer.stop_after=120s")
         assert done.returncode == 75, done.stdout[-2000:] + done.stderr[-3000:]
         assert "scontrol requeue 4711" in done.stdout
         (said,) = [line for line in done.stderr.splitlines() if line.startswith("rmx: ")]
