@@ -44,6 +44,7 @@ def commands() -> dict[str, list[str]]:
         "kubernetes_nodes": words_of(" ".join(container_of(documents("kubernetes_nodes.yaml")["Job"])["args"])),
         "compose": yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["rmx"]["command"],
     }
+    found["ray"] = documents("ray.yaml")["RayJob"]["spec"]["entrypoint"].split()[3:]
     for path in sorted(DEPLOY.iterdir()):
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             command = re.search(
@@ -157,6 +158,18 @@ def test_the_pods_of_two_nodes_meet_at_the_first() -> None:
     assert f"--nnodes={job['spec']['completions']}" in args and job["spec"]["completionMode"] == "Indexed"
     assert f"--nproc-per-node={container_of(job)['resources']['limits']['nvidia.com/gpu']}" in args
     assert f"--master-port={container_of(job)['ports'][0]['containerPort']}" in args
+
+
+def test_the_ray_cluster_has_a_gpu_for_each_process() -> None:
+    spec = documents("ray.yaml")["RayJob"]["spec"]
+    assert spec["entrypoint"].split()[:3] == ["python", "-m", "rmx"]
+    (workers,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    gpus = workers["replicas"] * container["resources"]["limits"]["nvidia.com/gpu"]
+    assert f"parallel.processes={gpus}" in spec["entrypoint"]
+    claim = workers["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]
+    shared = documents("kubernetes_nodes.yaml")["PersistentVolumeClaim"]
+    assert claim["claimName"] == shared["metadata"]["name"]
 
 
 @pytest.mark.parametrize("name", ["kubernetes.yaml", "kubernetes_nodes.yaml"])

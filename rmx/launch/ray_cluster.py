@@ -102,6 +102,7 @@ class RayRanks:
         ray = self._connected()
         began = time.time()
         group = self._room(ray, processes)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the ranks save first
         try:
             ranks = self._ranks(ray, group, RankCommand(words, os.getcwd()), processes)
             places = ray.get([rank.place.remote() for rank in ranks])
@@ -112,6 +113,7 @@ class RayRanks:
         except KeyboardInterrupt:
             raise Interrupted(signal.SIGINT) from None
         finally:
+            signal.signal(signal.SIGTERM, before)
             ray.util.remove_placement_group(group)
             ray.shutdown()
 
