@@ -18,7 +18,7 @@ from annotated_types import MinLen
 
 from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
 from rmx.errors import ConfigError
-from rmx.launch import LocalRanks, named_waits, note, refuse_other_ranks
+from rmx.launch import LocalRanks, RayRanks, SlurmRanks, named_waits, note, refuse_other_ranks
 from rmx.models import Adapter, RewardModelSource
 from rmx.parallel import NoParallel
 from rmx.planning import PlanSettings
@@ -83,7 +83,7 @@ class Workflow:
     trainer: TrainerSettings
     peft: Adapter | None = None
     parallel: NoParallel = field(default_factory=NoParallel)
-    launch: LocalRanks = field(default_factory=LocalRanks)
+    launch: LocalRanks | SlurmRanks | RayRanks = field(default_factory=LocalRanks)
     plan: PlanSettings = field(default_factory=PlanSettings)
     callbacks: dict[str, Any] | None = None
     phases: Annotated[list[Phase], MinLen(1)] = field(default_factory=lambda: ["train", "eval", "predict"])

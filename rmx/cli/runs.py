@@ -17,6 +17,7 @@ from rmx.config.composing import Composer
 from rmx.config.overriding import override_value
 from rmx.errors import ConfigError, RmxError
 from rmx.launch import origin_of
+from rmx.launch.origin import RANK_VARIABLE
 from rmx.redact import redact
 from rmx.run.folder import open_folder
 from rmx.values import Mistake, raise_all
@@ -40,14 +41,15 @@ def start(workflow: Any, words: list[str]) -> Any:
     Raises:
         ConfigError: the ranks are started already, and not so many.
     """
-    if origin_of(os.environ).launcher != "alone" or not hasattr(workflow, "launch"):  # a root file of the user's
+    is_rank = origin_of(os.environ).launcher != "alone" or RANK_VARIABLE in os.environ
+    if is_rank or not hasattr(workflow, "launch"):  # a root file of the user's
         return workflow.run()
     if workflow.plans:
         return workflow.run()
     workflow.refuse_no_return(workflow.phases)
     launch, asked = workflow.launch, workflow.parallel.processes
     processes = launch.processes(asked)
-    if asked == "auto" and processes == 1:
+    if asked == "auto" and processes == 1 and not launch.starts(processes):
         sys.stderr.write("rmx: parallel.processes=auto: no GPU here, so one process; give a number for more\n")
     if not launch.starts(processes):
         return workflow.run()

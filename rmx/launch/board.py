@@ -141,9 +141,11 @@ class Board:
             time.sleep(POLL_SECONDS)
 
     def wait_for_end(self, rank: int, seconds: float) -> None:
-        """Wait so long for a rank to say how it ended."""
+        """Wait so long for a rank to say how it ended, or to end together with the store."""
         until = time.monotonic() + seconds
-        while all(failure.rank != rank for failure in self.failures()) and time.monotonic() < until:
+        while self.answers() and all(failure.rank != rank for failure in self.failures()):
+            if time.monotonic() > until:
+                return
             time.sleep(POLL_SECONDS)
 
     # --- Reading ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rmx.errors import Interrupted, RmxError
 from rmx.launch.origin import PARENT_VARIABLE, STORE_VARIABLE
+from rmx.launch.rank_command import RanksEnded
 from rmx.values import AtLeastZero, Whole, refuse_wrong_fields
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ log = logging.getLogger(__name__)
 
 _SECONDS_TO_NOTICE = 3.0  # between the end of a process and the launcher's look at it
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1"  # handed on to the ranks, which save and end
-
-
-class RanksEnded(RmxError):
-    """The ranks have ended, and not with success; `exit_code` is that of the rank which ended first."""
-
-    def __init__(self, message: str, exit_code: int, *, by_accident: bool = False) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-        self.by_accident = by_accident  # starting again may help
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 from rmx.errors import ConfigError
 
-__all__ = ["PARENT_VARIABLE", "STORE_VARIABLE", "Origin", "adopt", "origin_of"]
+__all__ = ["PARENT_VARIABLE", "RANK_VARIABLE", "STORE_VARIABLE", "Origin", "adopt", "origin_of"]
 
 STORE_VARIABLE = "RMX_RANKS_STORE"  # host:port of the store in the process that started the ranks, if that is rmx
 PARENT_VARIABLE = "RMX_RANKS_PARENT"  # its process id
+RANK_VARIABLE = "RMX_IS_RANK"  # set in a rank that a cluster runs, also in one that is alone: it starts no others
 _PORTS = range(20_000, 40_000)  # below the ports that Linux gives to outgoing connections
 
 

@@ -160,9 +160,10 @@ def end_with(message: str, error: BaseException, exit_code: int) -> None:
     said = message.removeprefix("rmx: ").strip()
     failure = Failure(board.rank or 0, type(error).__name__, said, exit_code, board.host, time.time())
     known = isinstance(error, RankError) and any(not f.is_consequence for f in board.failures())
-    board.failed(failure)
     elsewhere = STORE_VARIABLE in os.environ or known  # by the process that started the ranks, or the rank meant
-    if not elsewhere and board.is_first(message):
+    speaks = not elsewhere and board.is_first(message)
+    board.failed(failure)  # the last that is asked of the board: its host may end once all have said how they did
+    if speaks:
         sys.stderr.write(message)
     if isinstance(error, TimeUp) and board.rank:
         board.wait_for_end(0, _SECONDS_TO_CLOSE)
@@ -186,7 +187,7 @@ def _late_board() -> Board | None:
 def stop_with_parent() -> None:
     """Have the kernel end this rank when the rmx that started it is killed (Linux): nobody else could stop it."""
     parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or STORE_VARIABLE not in os.environ or not sys.platform.startswith("linux"):
+    if parent is None or not sys.platform.startswith("linux"):
         return
     import ctypes
 

@@ -116,9 +116,9 @@ def test_of_two_ranks_the_clock_of_the_first_decides_for_both(models: Path, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_command_stops_in_time_by_the_real_clock(processes: int, tmp_path: Path) -> None:
-    """60 seconds, most of which the start takes; twice, and the second start goes on where the first has stopped."""
+    """90 seconds, most of which the start takes; twice, and the second start goes on where the first has stopped."""
     command = [
-        sys.executable, "-m", "rmx", f"output_dir={tmp_path / 'run'}", "trackers=[]", "trainer.stop_after=60s",
+        sys.executable, "-m", "rmx", f"output_dir={tmp_path / 'run'}", "trackers=[]", "trainer.stop_after=90s",
         "trainer.max_steps=100000", "phases=[train]", f"parallel.processes={processes}", "trainer.use_cpu=true",
     ]  # fmt: skip
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
@@ -127,9 +127,9 @@ def test_the_command_stops_in_time_by_the_real_clock(processes: int, tmp_path: P
         started = time.monotonic()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 75, done.stdout[-1000:] + done.stderr[-3000:]
-        assert time.monotonic() - started < 75  # 60, and the end of processes on a busy machine
+        assert time.monotonic() - started < 110  # 90, and the end of processes on a busy machine
         (said,) = [line for line in done.stderr.splitlines() if line.startswith("rmx: ")]
-        assert said.startswith("rmx: trainer.stop_after=60s: stopped after ") and "late" not in said
+        assert said.startswith("rmx: trainer.stop_after=90s: stopped after ") and "late" not in said
         reached.append(int(said.partition("at step ")[2].split()[0]))
     assert 0 < reached[1] < reached[2]
     assert "Continuing from" in (tmp_path / "run" / "run.log").read_text()
