@@ -13,8 +13,10 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from nbformat.v4 import new_output
 
 HERE = Path(__file__).resolve().parent
+WIDTH = 120  # of what a run prints where there is no terminal
 SECONDS = 900  # for one cell; on an idle machine a whole notebook takes less than 180
 
 
@@ -33,12 +35,18 @@ def execute(path: Path, folder: Path) -> Any:
     client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = output.text.replace(f"{folder}/", "")
         if cell.cell_type == "code":
-            cell.outputs = [item for item in cell.outputs if item.get("name") != "stderr"]
+            cell.outputs = plain(cell.outputs, folder)
     return notebook
+
+
+def plain(outputs: list[Any], folder: Path) -> list[Any]:
+    """Return what was printed as one text, with the paths that a reader would see; other outputs stay as they are."""
+    text = "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stdout")
+    lines = text.replace(f"{folder}/", "").splitlines()
+    boxed = [f"{line[:-1]:{WIDTH - 1}}│" if line[:1] == line[-1:] == "│" else line for line in lines]
+    said = [new_output("stream", name="stdout", text="\n".join(boxed) + "\n")] if text.strip() else []
+    return [*said, *(out for out in outputs if out.output_type != "stream")]
 
 
 if __name__ == "__main__":
