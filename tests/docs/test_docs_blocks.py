@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,45 @@ def test_commands_are_composed(name: str, folder: Path, monkeypatch: pytest.Monk
         if bool(mistakes) != refused:
             wrong.append(f"{block}: {command}\n    " + "\n    ".join(mistakes or ["should be refused, and is not"]))
     assert wrong == [], "\n".join(wrong)
+
+
+# What a key may need beside it: adapters have a rank, files have a path.
+CONTEXTS = (["data=jsonl", "data.path=rows.jsonl"], ["peft=lora"], ["data.path=rows", "data.dataset=pairs"])
+NOT_OF_RUNS = {"key", "add_special_tokens", "num_labels", *ScoreJob.__dataclass_fields__}
+
+
+def test_keys_in_the_text_are_keys() -> None:
+    """Every `key=value` between backticks is one that a run takes, alone or in one of the usual contexts.
+
+    Words with different keys are composed together, since all mistakes come at once, each with its key in front.
+    """
+    left = words_in_the_text()
+    assert len(left) > 30
+    while left:
+        together = {word.partition("=")[0]: word for word in left}
+        singly = [[word] for word in together.values() if "." not in word.partition("=")[0]]
+        for words in [[word for key, word in together.items() if "." in key], *singly]:
+            flags = ["-m"] if any(word.startswith("hydra.") for word in words) else []
+            wrong = words
+            for context in CONTEXTS:
+                mistakes = mistakes_of([*flags, *context, *words]) if wrong else []
+                alone = len(words) == 1
+                wrong = [w for w in wrong if any(alone or text.startswith(w.partition("=")[0]) for text in mistakes)]
+            assert wrong == [], [f"{left[word]}: {word}" for word in wrong]
+        left = {word: page for word, page in left.items() if word not in together.values()}
+
+
+def words_in_the_text() -> dict[str, str]:
+    """The `key=value` spans of all pages but the generated ones, with the page."""
+    found: dict[str, str] = {}
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        text = re.sub(r"^ *(`{3,})[^`]*$.*?^ *\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+        for span in re.findall(r"`([a-z_]+(?:[./]\w+)*=[^`\s]+)`", text):
+            plain = "..." not in span and "name:" not in span and "," not in re.sub(r"\[.*\]", "", span)
+            if plain and span.partition("=")[0] not in NOT_OF_RUNS and page.parent.name != "reference":
+                found.setdefault(span, str(page.relative_to(ROOT)))
+    return found
 
 
 def mistakes_of(words: list[str]) -> list[str]:
