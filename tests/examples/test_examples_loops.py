@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from broken_folders import sound
+from small_server import small_server
 
 import rmx
 from rmx.errors import ConfigError, DataError, ModelError, NonFiniteError
@@ -283,6 +284,21 @@ def test_a_server_is_asked_for_conversations(url: str, monkeypatch: pytest.Monke
     (request,) = ScoreServer.seen
     assert request["path"] == "/score" and request["key"] == "Bearer secret"
     assert request["conversations"][1] == [*PROMPTS[1], {"role": "assistant", "content": RESPONSES[1]}]
+
+
+def test_a_real_server_gives_the_rewards_of_the_model(
+    model: Path, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`rmx serve` on a port of this machine, with a key, asked by OpenRLHF's file."""
+    with small_server(model, key=b"secret") as server:
+        monkeypatch.setenv("RMX_MODEL", server.url)
+        monkeypatch.setenv("RMX_SERVE_KEY", "secret")
+        texts = [rendered(prompt) for prompt in PROMPTS]
+        queries = [f"{text}{response}<|im_end|>" for text, response in zip(texts, RESPONSES, strict=True)]
+        answer = hosted("openrlhf_reward").reward_func(queries, texts, PROMPTS)
+        with pytest.raises(ModelError, match="answered 401"):
+            connect(server.url, key="other")([conversation("Hi", "Hello")])
+    assert answer["rewards"].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_busy_server_is_asked_again_and_others_are_named(url: str) -> None:

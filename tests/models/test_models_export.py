@@ -275,7 +275,7 @@ def test_int8_says_what_it_costs(tmp_path: Path, template: Any, capsys: pytest.C
     assert stored["score.weight"].equal(loaded.head.weight.detach().cpu())
     model = AutoModelForSequenceClassification.from_pretrained(out)
     expected = rewards(loaded.model)
-    assert rewards(model) == pytest.approx(expected, abs=0.1)
+    assert rewards(model) == pytest.approx(expected, abs=0.3)  # random weights: int8 keeps about 1 part in 100 of each
     assert rewards(model) != pytest.approx(expected, abs=1e-5)  # it is another model
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
 

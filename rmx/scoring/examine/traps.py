@@ -357,7 +357,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "head_untrained",
         weight_traps.head_untrained,
-        "the head is a fresh draw of the initialiser: scores are noise",
+        "the head is a fresh draw of the initialiser, or as good as one: scores are noise",
         "save the trained model; check that the optimizer has the head's weights and that the save came after training",
         of_weights=True,
     ),
