@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import save_base
 from transformers import TrainingArguments
 
 from rmx.errors import ConfigError, ModelError
@@ -114,6 +115,15 @@ def test_the_table_of_strategies(
     strategy: str, processes: int, changes: dict[str, Any], alone: Any, tmp_path: Path
 ) -> None:
     assert_same(alone(**changes), trained(tmp_path / "run", strategy, processes, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_norms_inside_attention_see_the_heads_of_their_process(family: str, tmp_path: Path) -> None:
+    """Every process norms its own heads; the gradient of the norm's weight, which all of them hold, is the sum."""
+    base = str(save_base(family, tmp_path))
+    one = trained(tmp_path / "one", "none", 1, path=base)
+    assert_same(one, trained(tmp_path / "run", "tp", 2, path=base))
 
 
 ADAM = {"trainer_optim": "adamw_torch", "trainer_learning_rate": 1e-3, "trainer_lr_scheduler_type": "constant",
