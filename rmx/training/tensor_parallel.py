@@ -36,7 +36,7 @@ STYLES: dict[str, type[ParallelStyle]] = {
 def style_of(name: str) -> ParallelStyle:
     """Return what torch does for a name of transformers' plan; every module hands on plain tensors."""
     style = STYLES[name]
-    return style(use_local_output=True) if style is SequenceParallel else style()  # type: ignore[call-arg]
+    return style(use_local_output=True) if style is SequenceParallel else style()
 
 
 def divide_layers(model: nn.Module, mesh: DeviceMesh) -> None:
