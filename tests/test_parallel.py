@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM, TrainingArguments
+from tiny_models import save_base
+from transformers import TrainingArguments
 
 from rmx.errors import ConfigError, ModelError
-from rmx.models.tiny import tiny_config, tiny_tokenizer
 from rmx.parallel import MeshSizes, Replicated, Sharded
 from rmx.training.sharded import ShardedWeights, check_arguments, layers_of, without_weights
 
@@ -117,6 +117,15 @@ def test_the_table_of_strategies(
     assert_same(alone(**changes), trained(tmp_path / "run", strategy, processes, **changes))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_norms_inside_attention_see_the_heads_of_their_process(family: str, tmp_path: Path) -> None:
+    """Every process norms its own heads; the gradient of the norm's weight, which all of them hold, is the sum."""
+    base = str(save_base(family, tmp_path))
+    one = trained(tmp_path / "one", "none", 1, path=base)
+    assert_same(one, trained(tmp_path / "run", "tp", 2, path=base))
+
+
 ADAM = {"trainer_optim": "adamw_torch", "trainer_learning_rate": 1e-3, "trainer_lr_scheduler_type": "constant",
         "trainer_save_steps": 3, "trainer_eval_steps": 3}  # fmt: skip
 
@@ -148,14 +157,6 @@ def test_a_finished_model_is_scored_with_divided_weights(alone: Any, tmp_path: P
     assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)
 
 
-def save_base(folder: Path) -> Path:
-    """A language model without a head: what training starts from."""
-    torch.manual_seed(3)
-    LlamaForCausalLM(tiny_config()).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("strategy", "processes", "changes"),
     [("fsdp", 2, {}),
@@ -168,7 +169,7 @@ def test_each_process_reads_its_part_of_the_files(
     strategy: str, processes: int, changes: dict[str, Any], alone: Any, tmp_path: Path
 ) -> None:
     """The run of one process that read all of them; head and adapter are drawn from the seed."""
-    base = str(save_base(tmp_path / "base"))
+    base = str(save_base("llama", tmp_path))
     one = trained(tmp_path / "one", "none", 1, path=base, **changes)
     several = trained(tmp_path / "several", strategy, processes, path=base, **changes)
     assert "every process reads its part of the weights only" in (several / "run.log").read_text()
@@ -178,7 +179,7 @@ def test_each_process_reads_its_part_of_the_files(
 
 @pytest.mark.slow
 def test_what_has_to_be_read_whole_is_said(tmp_path: Path) -> None:
-    base = str(save_base(tmp_path / "base"))
+    base = str(save_base("llama", tmp_path))
     run_folder = trained(tmp_path / "run", "fsdp", 2, path=base, kind="dora", lora=True, max_steps=2)
     assert (
         "every process reads the whole model before it is divided: its adapter" in (run_folder / "run.log").read_text()

@@ -131,7 +131,8 @@ def _time(work: Work, settings: PlanSettings) -> str:
     if work.hours is None:
         return "unknown: the device's peak is not in the table"
     share = f" ({settings.mfu * work.mfu_of_model:.0%} of the model's own FLOPs)" if work.computed_again else ""
-    return f"{_hours(work.hours)} at plan.mfu={settings.mfu:g}{share}, training alone"
+    words = f"{_hours(work.hours)} at plan.mfu={settings.mfu:g}{share}"
+    return f"{words}; without evaluation and what processes send each other"
 
 
 def _hours(hours: float) -> str:

@@ -33,6 +33,12 @@ STYLES: dict[str, type[ParallelStyle]] = {
 }
 
 
+def style_of(name: str) -> ParallelStyle:
+    """Return what torch does for a name of transformers' plan; every module hands on plain tensors."""
+    style = STYLES[name]
+    return style(use_local_output=True) if style is SequenceParallel else style()
+
+
 def divide_layers(model: nn.Module, mesh: DeviceMesh) -> None:
     """Divide the layers of a model among the processes of a one-dimensional mesh, in place.
 
@@ -54,7 +60,7 @@ def divide_layers(model: nn.Module, mesh: DeviceMesh) -> None:
         if heads % size:
             raise ConfigError(f"parallel.tensor={size}: does not divide the model's {name}={heads}; take a divisor")
     body = inner.base_model
-    parallelize_module(body, mesh, {pattern: STYLES[style]() for pattern, style in plan.items()})
+    parallelize_module(body, mesh, {pattern: style_of(style) for pattern, style in plan.items()})
     for name, module in body.named_modules():
         if any(fnmatchcase(name, pattern) for pattern in plan):
             for part, parameter in module.named_parameters(recurse=False):
