@@ -12,7 +12,8 @@
     ├── CallbackError        1    a callback of the user's raised an exception
     ├── RankError            1    another process of a distributed run has ended
     ├── Interrupted     143/130   a signal stopped the run after its checkpoint was saved
-    └── Pruned              75    a sweep stopped this run early
+    ├── Pruned              75    a sweep stopped this run early
+    └── TimeUp              75    trainer.stop_after ended the run after its checkpoint was saved
 
 The message of an InputError names the config key or the file and line, the value received, what is
 allowed and what to do.
@@ -25,6 +26,7 @@ import signal
 from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "MORE",
     "ArtefactError",
     "CallbackError",
     "CheckpointError",
@@ -38,8 +40,10 @@ __all__ = [
     "Pruned",
     "RankError",
     "RmxError",
+    "TimeUp",
     "did_you_mean",
     "first_line",
+    "more_about",
 ]
 
 
@@ -110,6 +114,27 @@ class Pruned(RmxError):
     """A sweep asked this run to stop early; its checkpoint and metrics are complete up to here."""
 
     exit_code = 75
+
+
+class TimeUp(RmxError):
+    """The time of `trainer.stop_after` is up and a checkpoint is saved; 75 is EX_TEMPFAIL: run the command again."""
+
+    exit_code = 75
+
+
+MORE = "more: rmx explain"  # begins the last line of a message
+# Their messages say all there is: what a signal or a sweep did, and which name was meant.
+_NEED_NO_MORE = (RmxError, InputError, Interrupted, Pruned, TimeUp)
+
+
+def more_about(error: RmxError) -> str:
+    """Return the line that names where to read more of this kind of error; "" for kinds that need none.
+
+    >>> more_about(DataError("pairs.jsonl:3: no chosen")), more_about(Pruned("step 3"))
+    ('more: rmx explain DataError', '')
+    """
+    kind = type(error)
+    return "" if kind in _NEED_NO_MORE or kind.__name__ not in __all__ else f"{MORE} {kind.__name__}"
 
 
 def first_line(error: BaseException) -> str:

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import MinLen
 
 from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
+from rmx.errors import ConfigError
 from rmx.launch import LocalRanks, named_waits, note, refuse_other_ranks
 from rmx.models import Adapter, RewardModelSource
 from rmx.parallel import NoParallel
+from rmx.planning import PlanSettings
 from rmx.templates import Template
 from rmx.training.arguments import TrainerSettings
 from rmx.values import Seed, refuse_wrong_fields
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Done", "Workflow"]
 
-Phase = Literal["audit", "inspect", "train", "eval", "predict"]
+Phase = Literal["plan", "audit", "inspect", "train", "eval", "predict"]
 
 
 @dataclass
@@ -60,8 +62,9 @@ class Workflow:
         peft: an adapter to train instead of all weights.
         parallel: how several processes share the model, and how many of them rmx starts.
         launch: where those run.
+        plan: what `phases=[plan]` plans for.
         callbacks: name → `transformers.TrainerCallback`.
-        phases: any of audit, inspect, train, eval, predict; the others are left out.
+        phases: any of audit, inspect, train, eval, predict; the others are left out. Or plan, alone.
         seed: of head, adapter, data order and dropout.
         output_dir: the run folder; null makes `outputs/<model>-<data>/<date>-<time>`.
         trackers: wandb, tensorboard, trackio, mlflow, ...; metrics.jsonl is always written.
@@ -81,6 +84,7 @@ class Workflow:
     peft: Adapter | None = None
     parallel: NoParallel = field(default_factory=NoParallel)
     launch: LocalRanks = field(default_factory=LocalRanks)
+    plan: PlanSettings = field(default_factory=PlanSettings)
     callbacks: dict[str, Any] | None = None
     phases: Annotated[list[Phase], MinLen(1)] = field(default_factory=lambda: ["train", "eval", "predict"])
     seed: Seed = 42
@@ -99,6 +103,27 @@ class Workflow:
 
     def __post_init__(self) -> None:
         refuse_wrong_fields(self)
+        if "plan" in self.phases and len(self.phases) > 1:
+            raise ConfigError("phases: plan stands alone: it reads no weights and starts nothing; give phases=[plan]")
+
+    @property
+    def plans(self) -> bool:
+        """Whether the run is a plan: made by one process, however many it is for."""
+        return "plan" in self.phases
+
+    def refuse_no_return(self, phases: Sequence[Phase]) -> None:
+        """Refuse a time limit for a run that the same command would not continue.
+
+        Raises:
+            ConfigError: there is no output_dir, or `resume` goes back to where it was before.
+        """
+        if self.trainer.stop_after is None or "train" not in phases:
+            return
+        start = f"trainer.stop_after={self.trainer.stop_after}: the same command has to continue the run, and"
+        if self.output_dir is None:
+            raise ConfigError(f"{start} without output_dir it starts another one; give output_dir=<folder>")
+        if self.resume != "auto":
+            raise ConfigError(f"{start} resume={self.resume} takes it back each time; use resume=auto")
 
     def run(self) -> dict[str, Any]:
         """Do all phases in the order given, then draw plots and the report.
@@ -106,6 +131,10 @@ class Workflow:
         Returns:
             all_results.json's content, and `output_dir`.
         """
+        if self.plans:
+            from rmx.planning.make import make_plan
+
+            return make_plan(self)
         done = self._perform(self.phases, draw=True)
         return {**done.results, "output_dir": str(done.folder)}
 
@@ -143,6 +172,7 @@ class Workflow:
         from rmx.training.preflight import check_before_data, check_before_model
         from rmx.training.strategies import join_ranks
 
+        self.refuse_no_return(phases)
         refuse_other_ranks(self.parallel.processes)
         self.parallel.sizes(int(os.environ.get("WORLD_SIZE", "1")))
         join_ranks(self.trainer.arguments, seconds=60 * self.parallel.timeout_minutes)
@@ -161,7 +191,7 @@ class Workflow:
                 check_before_model(self.trainer, args, self.callbacks, comparisons=rows, sets=sets, ranks=run.ranks)
             note("loading the model and tokenising the data")
             strategy = strategy_for(args, self.parallel)
-            inputs = prepare(self, splits, args, phases, self._trained)
+            inputs = prepare(self, splits, args, phases, strategy.divide if strategy.divided else None, self._trained)
             if run.processes > 1:
                 refuse_other_runs(self.config, inputs.rows, inputs.device)
             header.show(self, run, inputs, phases)
@@ -181,7 +211,6 @@ class Workflow:
                     done.results |= done.trained.metrics
                     done.scores = None  # of the model as it was before
                 elif name in ("eval", "predict") and model is not None:
-                    strategy.place_for_scoring(model.scorer.model)
                     model.scorer.turns = strategy.turns()
                     done.scores = done.scores or phase.score(self, run, inputs, model)
                     if name == "eval":

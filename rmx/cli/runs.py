@@ -42,6 +42,9 @@ def start(workflow: Any, words: list[str]) -> Any:
     """
     if origin_of(os.environ).launcher != "alone" or not hasattr(workflow, "launch"):  # a root file of the user's
         return workflow.run()
+    if workflow.plans:
+        return workflow.run()
+    workflow.refuse_no_return(workflow.phases)
     launch, asked = workflow.launch, workflow.parallel.processes
     processes = launch.processes(asked)
     if asked == "auto" and processes == 1:

@@ -2,12 +2,14 @@
 
     origin     the variables of torchrun, accelerate, srun and mpirun → rank, ranks, meeting point
     local      launch=local: this machine, through torch's elastic launcher
+    began      when the job began that this process works for
     board      what every rank is doing and how it ended, in a store that all can read
     ranks      this process among them: meeting, notes, one message at the end
 
 Nothing heavy is imported before ranks are started or met.
 """
 
+from rmx.launch.began import seconds_since_job_began
 from rmx.launch.local import LocalRanks
 from rmx.launch.origin import Origin, adopt, origin_of
 from rmx.launch.ranks import end_with, meet, named_waits, note, refuse_other_ranks, stop_with_parent
@@ -22,5 +24,6 @@ __all__ = [
     "note",
     "origin_of",
     "refuse_other_ranks",
+    "seconds_since_job_began",
     "stop_with_parent",
 ]

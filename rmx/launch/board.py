@@ -15,9 +15,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch.distributed as dist
 
@@ -27,6 +28,9 @@ from rmx.launch.origin import STORE_VARIABLE, Origin
 __all__ = ["Board", "Failure", "wait_for_port"]
 
 POLL_SECONDS = 0.1
+_ANSWER_SECONDS = 10.0  # a store that takes longer is gone: its machine hangs, or the network to it
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,32 @@ class Board:
         rank: whose notes are written; None where they are only read.
         ranks: how many ranks there are.
         is_host: whether the store ends with this process.
+        where: host:port of the store, for messages.
     """
 
-    def __init__(self, store: dist.Store, rank: int | None, ranks: int, *, is_host: bool = False) -> None:
-        self.store, self.rank, self.ranks, self.is_host = store, rank, ranks, is_host
+    def __init__(
+        self, store: dist.Store, rank: int | None, ranks: int, *, is_host: bool = False, where: str = ""
+    ) -> None:
+        self.store, self.rank, self.ranks, self.is_host, self.where = store, rank, ranks, is_host, where
         self.host = socket.gethostname()
+        self.own: dict[str, str | int | float] | None = None  # this rank's last note, also when the store is gone
+        self.silent = False  # once the store has not answered in time
+
+    def ask(self, question: Callable[[], _T], otherwise: _T) -> _T:
+        """Return the store's answer, or `otherwise` where there is none: torch would wait for it without limit."""
+        found: list[_T] = []
+
+        def work() -> None:
+            with contextlib.suppress(RuntimeError):
+                found.append(question())
+
+        if self.silent:
+            return otherwise
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(_ANSWER_SECONDS)
+        self.silent = thread.is_alive()
+        return found[0] if found else otherwise
 
     @classmethod
     def open(cls, origin: Origin, seconds: float, environ: Mapping[str, str] = os.environ) -> Board:
@@ -84,28 +109,30 @@ class Board:
                 ) from error
             raise RankError(f"rank {origin.rank}: {host}:{port} (MASTER_ADDR, MASTER_PORT): {error}") from error
         attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return cls(dist.PrefixStore(f"rmx-{attempt}", store), origin.rank, origin.ranks, is_host=opens)
+        return cls(
+            dist.PrefixStore(f"rmx-{attempt}", store), origin.rank, origin.ranks, is_host=opens, where=f"{host}:{port}"
+        )
 
     # --- Writing ------------------------------------------------------------------------------------------------------
 
     def note(self, doing: str) -> None:
         """Write down what this rank does from now on."""
+        self.own = {"doing": doing, "host": self.host, "pid": os.getpid(), "since": time.time()}
         with contextlib.suppress(RuntimeError):
-            entry = {"doing": doing, "host": self.host, "pid": os.getpid(), "since": time.time()}
-            self.store.set(f"rank-{self.rank}", json.dumps(entry))
+            self.store.set(f"rank-{self.rank}", json.dumps(self.own))
 
     def failed(self, failure: Failure) -> None:
         """Write down how this rank ended."""
-        with contextlib.suppress(RuntimeError):
+
+        def write() -> None:
             number = self.store.add("failures", 1)
             self.store.set(f"failure-{number}", json.dumps(asdict(failure)))
 
+        self.ask(write, None)
+
     def is_first(self, message: str) -> bool:
         """Whether no other rank has said this already."""
-        try:
-            return self.store.add(f"said-{message}", 1) == 1
-        except RuntimeError:
-            return True
+        return self.ask(lambda: self.store.add(f"said-{message}", 1) == 1, True)
 
     def stay(self, seconds: float) -> None:
         """Keep the store for so long, until every rank has said how it ended; where it lives elsewhere, go at once."""
@@ -113,23 +140,33 @@ class Board:
         while self.is_host and len(self.failures()) < self.ranks and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
 
+    def wait_for_end(self, rank: int, seconds: float) -> None:
+        """Wait so long for a rank to say how it ended."""
+        until = time.monotonic() + seconds
+        while all(failure.rank != rank for failure in self.failures()) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     def failures(self) -> list[Failure]:
         """Return how ranks ended, in that order."""
-        found = []
-        with contextlib.suppress(RuntimeError):
-            for number in range(1, self.store.add("failures", 0) + 1):
-                if self.store.check([f"failure-{number}"]):
-                    found.append(Failure(**json.loads(self.store.get(f"failure-{number}"))))
-        return found
+
+        def read() -> list[Failure]:
+            names = [f"failure-{number}" for number in range(1, self.store.add("failures", 0) + 1)]
+            return [Failure(**json.loads(self.store.get(name))) for name in names if self.store.check([name])]
+
+        return self.ask(read, [])
 
     def doing(self, rank: int) -> dict[str, str | int | float] | None:
         """Return the last note of a rank; None where it has written none, or nobody can read it."""
-        with contextlib.suppress(RuntimeError):
-            if self.store.check([f"rank-{rank}"]):
-                return json.loads(self.store.get(f"rank-{rank}"))
-        return None
+        if rank == self.rank:
+            return self.own
+        name = f"rank-{rank}"
+        return self.ask(lambda: json.loads(self.store.get(name)) if self.store.check([name]) else None, None)
+
+    def answers(self) -> bool:
+        """Whether the store is still there."""
+        return self.ask(lambda: self.store.check(["failures"]) or True, False)
 
     def described(self, rank: int) -> str:
         """Say where a rank is and what it was last seen doing."""

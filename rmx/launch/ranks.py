@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rmx.errors import ConfigError, RankError, RmxError, first_line
+from rmx.errors import ConfigError, RankError, RmxError, TimeUp, first_line
 from rmx.launch.origin import PARENT_VARIABLE, STORE_VARIABLE, adopt
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["end_with", "meet", "named_waits", "note", "refuse_other_ranks", "stop_with_parent"]
 
 _SECONDS_TO_REPORT = 5.0  # for reaching the board when a rank ends before it has met the others
+_SECONDS_TO_CLOSE = 60.0  # for the trackers of rank 0, which a launcher stops once another rank has ended
 _SECONDS_TO_HEAR = 2.0  # for another rank's reason to arrive, after its connection has broken
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -116,6 +117,11 @@ def _waited_for(board: Board, error: RuntimeError) -> str:
     if gone:
         return f"{place}: rank {gone[0].rank} on {gone[0].host} has ended: {gone[0].message}"
     others = [rank for rank in range(board.ranks) if rank != board.rank]
+    if not board.answers():
+        return (
+            f"{place}: lost its connection while waiting for {_ranks_in_words(others)}, and to what keeps the notes of "
+            f"all ranks at {board.where} as well: look at the output there first; torch says: {first_line(error)}"
+        )
     late = board.behind() or others  # all at the same place: any of them may be the one
     named = "; ".join(board.described(rank) for rank in late[:8]) + ("; ..." if len(late) > 8 else "")
     waited = "got no answer in time" if re.search(r"(?i)timed? ?out", str(error)) else "lost its connection"
@@ -123,6 +129,15 @@ def _waited_for(board: Board, error: RuntimeError) -> str:
         f"{place}: {waited} (parallel.timeout_minutes) while waiting for {named}. The reason is in the output there; "
         f"torch says: {first_line(error)}"
     )
+
+
+def _ranks_in_words(ranks: list[int]) -> str:
+    """Name a few ranks.
+
+    >>> _ranks_in_words([0]), _ranks_in_words([0, 2, 3])
+    ('rank 0', 'ranks 0, 2, 3')
+    """
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:8]))}{', ...' if len(ranks) > 8 else ''}"
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------
@@ -149,6 +164,8 @@ def end_with(message: str, error: BaseException, exit_code: int) -> None:
     elsewhere = STORE_VARIABLE in os.environ or known  # by the process that started the ranks, or the rank meant
     if not elsewhere and board.is_first(message):
         sys.stderr.write(message)
+    if isinstance(error, TimeUp) and board.rank:
+        board.wait_for_end(0, _SECONDS_TO_CLOSE)
     board.stay(_SECONDS_TO_HEAR)
 
 

@@ -47,6 +47,7 @@ class ScoreJob(PanelKeys):
         k: standard deviations, of `lower`.
         center: how rewards of several models are brought onto one scale: `prompt`, `calibration`, or `none`.
         calibration: rows to measure each model's mean and spread on, for center=calibration.
+        calibrated: rewards on the scale that `rmx export --format calibrated` wrote into the model.
         format: the row shape; `auto` looks at the first rows.
         columns: rmx's column name → the file's.
         ignore: columns of text that are left out on purpose.
@@ -138,7 +139,7 @@ class ScoreJob(PanelKeys):
 
         names = (
             *("best_of_n", "combine", "k", "center", "calibration", "format", "columns", "ignore", "on_bad_row"),
-            *("max_tokens", "truncation", "precision"),
+            *("max_tokens", "truncation", "precision", "calibrated"),
         )
         places = [str(Path(path).expanduser().resolve()) if is_local(path) else path for path in self.models]
         weights = [_weights_of(Path(place)) for place in places]

@@ -52,6 +52,7 @@ class PanelKeys:
     k: AtLeastZero = 1.0
     center: Literal["prompt", "calibration", "none"] = "prompt"
     calibration: NotEmpty | None = None
+    calibrated: bool = False
     max_tokens: Annotated[int, Ge(2)] | None = None
     truncation: Literal["keep_end", "error"] = "keep_end"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -99,6 +100,7 @@ class PanelKeys:
             max_tokens=self.max_tokens,
             max_tokens_per_micro_batch=self.max_tokens_per_micro_batch,
             truncation=self.truncation,
+            calibrated=self.calibrated,
         )
         panel.ensemble = Ensemble(self.combine, self.k, self.center)
         if self.calibration is not None:

@@ -92,8 +92,11 @@ class Panel:
         max_tokens: int | None = None,
         max_tokens_per_micro_batch: int = 4096,
         truncation: Literal["keep_end", "error"] = "keep_end",
+        calibrated: bool = False,
     ) -> Panel:
         """Load models: run folders, model folders or hub ids; `device` None takes a GPU where there is one.
+
+        `calibrated` is that of `rmx.load`.
 
         Raises:
             ModelError: one cannot be loaded, or is no reward model.
@@ -102,7 +105,11 @@ class Panel:
         scorers = []
         for path in paths:
             scorer = load(
-                path, device=device, precision=precision, max_tokens_per_micro_batch=max_tokens_per_micro_batch
+                path,
+                device=device,
+                precision=precision,
+                max_tokens_per_micro_batch=max_tokens_per_micro_batch,
+                calibrated=calibrated,
             )
             scorer.max_tokens = scorer.max_tokens if max_tokens is None else max_tokens
             scorers.append((path, scorer))

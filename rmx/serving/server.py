@@ -55,6 +55,7 @@ class ServeJob(PanelKeys):
         k: standard deviations, of `lower`.
         center: how rewards of several models are brought onto one scale: `prompt`, `calibration`, or `none`.
         calibration: rows to measure each model's mean and spread on, for center=calibration.
+        calibrated: rewards on the scale that `rmx export --format calibrated` wrote into the model.
         format: the row shape of /score; `auto` looks at each request.
         columns: rmx's column name → the requests'.
         ignore: columns of text that are left out on purpose.

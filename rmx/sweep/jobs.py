@@ -72,14 +72,15 @@ class JobRunner(Protocol):
 
 
 def job_program(processes: int = 1) -> list[str]:
-    """Return the words that start a run: `python -m rmx`, through torchrun for several processes."""
+    """Return the words that start a run: `python -m rmx`, which starts several processes itself.
+
+    torchrun would end with code 1 whatever its processes end with; a sweep goes by the code.
+    """
     replaced = os.environ.get(PROGRAM_VARIABLE)
     if replaced:
         return [str(word) for word in json.loads(replaced)]
-    if processes > 1:
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "rmx"]
-        return [sys.executable, *launch]
-    return [sys.executable, "-m", "rmx"]
+    several = [f"parallel.processes={processes}"] if processes > 1 else []
+    return [sys.executable, "-m", "rmx", *several]
 
 
 def guard_command(folder: SweepFolder, name: str, argv: Sequence[str], grace_seconds: float) -> list[str]:

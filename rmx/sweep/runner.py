@@ -32,7 +32,7 @@ __all__ = ["EXIT_FAILURES", "EXIT_NONE_FINISHED", "EXIT_STOPPED", "Sweep", "Swee
 
 log = logging.getLogger(__name__)
 
-PRUNED_EXIT = 75  # of a job that stopped itself because the sweep asked it to
+STOPPED_EXIT = 75  # of a job that stopped itself: pruned where the sweep asked for it, else out of its time
 POLL_SECONDS = 0.2
 
 
@@ -227,10 +227,14 @@ class Sweep:
             self._fail(trial, f"ran longer than {self.settings.job_timeout_minutes} minutes")
         elif ended.exit_code == 0:
             self._finish(trial)
-        elif ended.exit_code == PRUNED_EXIT or (prune.exists() and (ended.killed or ended.stopped)):
-            reason = prune.read_text(encoding="utf-8").strip() if prune.exists() else "stopped itself"
+        elif prune.exists() and (ended.exit_code == STOPPED_EXIT or ended.killed or ended.stopped):
+            reason = prune.read_text(encoding="utf-8").strip()
             self.store.tell(trial.number, "pruned", reason=f"pruned: {reason}")
             self.files.facts_of(trial)
+        elif ended.exit_code == STOPPED_EXIT:  # each start makes a step at least, so this comes to an end
+            if not self.stopping:
+                log.info("%s: its trainer.stop_after is up; it goes on from its checkpoint", trial.name)
+                self.pending.append(trial)
         elif ended.killed or ended.stopped:
             used = self.restarts.get(trial.number, 0)
             if restart:

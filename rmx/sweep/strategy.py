@@ -48,7 +48,7 @@ class SweepSettings:
         pruner_grace_seconds: how long a pruned job may take to stop itself before it is terminated.
         name: name of the sweep folder, beside the default ones; the same name continues the same sweep.
         gpus_per_job: GPUs that each job sees.
-        processes_per_job: above 1, jobs start through torchrun with so many processes.
+        processes_per_job: processes of each job, which rmx starts (parallel.processes).
         fail_fast: stop the sweep at the first failed job.
         max_failures: stop the sweep at so many failed jobs; None never stops.
         max_restarts: how often a job that a signal killed starts again from its last checkpoint in one sweep run.

@@ -18,6 +18,7 @@ from rmx.config.shipped import conf_folder
 from rmx.errors import ConfigError
 from rmx.training.keys import ELSEWHERE, idle, refused
 from rmx.training.ranges import RANGES
+from rmx.training.time_limit import seconds_of
 from rmx.values import Count, Mistake, raise_all, refuse_wrong_fields, schema_of, shown, wrong_values
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class TrainerSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto"
     comparisons_per_step: Count | None = None
+    async_save: bool = False
+    stop_after: str | int | float | None = None  # a number is refused with what to write
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,11 @@ class TrainerSettings:
             if name not in shipped_values():
                 switch = f"trainer.{key}={shown(key, self.arguments.get(key))}"
                 mistakes.append(Mistake(f"trainer.{name}", f"does nothing with {switch}; leave it out, or change that"))
+        if self.stop_after is not None:
+            try:
+                seconds_of(str(self.stop_after))
+            except ValueError as error:
+                mistakes.append(Mistake("trainer.stop_after", str(error)))
         metric = self.arguments.get("metric_for_best_model") or "loss"  # as transformers, where one is needed
         if isinstance(metric, str):
             if problem := wrong_metric(metric):
@@ -235,6 +243,8 @@ def trainer_settings(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto",
     comparisons_per_step: Count | None = None,
+    async_save: bool = False,
+    stop_after: str | int | float | None = None,
     **arguments: Any,
 ) -> TrainerSettings:
     """Return training settings; every other keyword is an argument of `transformers.TrainingArguments`.
@@ -248,6 +258,10 @@ def trainer_settings(
         eval_precision: of the backbone while evaluating, predicting and scoring.
         comparisons_per_step: of all ranks together, whatever their number: the same optimizer step on 1, 8 or 64
             devices. None goes by `per_device_train_batch_size × gradient_accumulation_steps` per rank.
+        async_save: write checkpoints while training goes on: it stops for a copy to the host's memory only, which
+            takes the room of weights and optimizer state there. A checkpoint counts once it is whole, as ever.
+        stop_after: time since the job began, such as 3h50m, after which training ends with a checkpoint and exit code
+            75; the same command continues. None trains to the end.
         **arguments: learning_rate, num_train_epochs, max_steps, ...; `rmx.training.keys` lists what each does here.
 
     >>> trainer_settings(per_device_train_batch_size=4, gradient_accumulation_steps=8).step_size(ranks=2)
@@ -256,5 +270,12 @@ def trainer_settings(
     100
     """
     return TrainerSettings(
-        max_tokens_per_micro_batch, encoding, precision, eval_precision, comparisons_per_step, dict(arguments)
+        max_tokens_per_micro_batch,
+        encoding,
+        precision,
+        eval_precision,
+        comparisons_per_step,
+        async_save,
+        stop_after,
+        dict(arguments),
     )

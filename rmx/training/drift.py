@@ -26,7 +26,7 @@ FREE = (
     "trainer.logging_", "trainer.eval_", "trainer.save_", "trainer.dataloader_", "trainer.log_level",
     "trainer.disable_tqdm", "trainer.load_best_model_at_end", "trainer.greater_is_better", "trainer.include_",
     "trainer.per_device_eval_batch_size", "trainer.torch_empty_cache_steps", "trainer.ddp_", "trainer.trackio_",
-    "trainer.restore_callback_states_from_checkpoint",
+    "trainer.restore_callback_states_from_checkpoint", "trainer.stop_after",
 )  # fmt: skip
 NOT_FREE = ("trainer.dataloader_drop_last",)  # decides which rows every later step sees
 COMPARED = ("trainer.metric_for_best_model", "rows.")  # what the best checkpoint so far is the best by

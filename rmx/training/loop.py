@@ -30,7 +30,7 @@ from transformers.utils.logging import set_verbosity
 from rmx.checkpoints import CheckpointFolder, verify
 from rmx.checkpoints.tensors import save_state
 from rmx.engine import EmbeddingGradient, Engine
-from rmx.errors import CheckpointError, ConfigError, Interrupted, ModelError, NonFiniteError
+from rmx.errors import CheckpointError, ConfigError, Interrupted, ModelError, NonFiniteError, RmxError, TimeUp
 from rmx.launch import note
 from rmx.models.quiet import quiet
 from rmx.records import Batch, EncodedComparison, PairTable
@@ -51,6 +51,7 @@ from rmx.training.resuming import Start
 from rmx.training.steps import MicroBatches, Step, StepDataset, StepLoader
 from rmx.training.strategies import OneProcess
 from rmx.training.sums import DEVICE_SUMS, HOST_SUMS, SUMS, Totals, means, step_sums, sum_dtype
+from rmx.training.time_limit import TimeLimit
 from rmx.training.token_budget import checkpoint_activations, starting_budget
 
 __all__ = ["Loop"]
@@ -141,8 +142,12 @@ class Loop:
         self.control = TrainerControl()
         self.position = self.first_position()
         self.sealed_step = -1
+        self.sealed_best: int | None = None  # of the newest checkpoint
+        self.async_save = settings.async_save
         self.said_memory = False
-        self.stop = False  # whether any rank has got a signal, as all know it
+        self.stop = False  # whether any rank has got a signal, or the time is up, as all know it
+        self.time_is_up = False
+        self.limit = TimeLimit(None if settings.stop_after is None else str(settings.stop_after))
         self.tell("on_init_end")
 
     @property
@@ -157,6 +162,7 @@ class Loop:
 
         Raises:
             Interrupted: a signal has stopped the run, after its checkpoint.
+            TimeUp: the time of `trainer.stop_after` is up; the checkpoint is there.
             NonFiniteError: a reward, the loss or the gradient was not finite.
         """
         with self.signals, self.signals.deferred(), self.strategy.together():
@@ -166,6 +172,7 @@ class Loop:
                 self.tell("on_epoch_begin")
                 for step in self.loader.epoch(self.position.epoch, self.position.step):
                     self.optimizer_step(step)
+                    self.limit.step_done(self.steps.per_step)
                     self.end_step()
                     if self.control.should_training_stop or self.control.should_epoch_stop:
                         break
@@ -339,35 +346,47 @@ class Loop:
         self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)
 
     def agree(self) -> None:
-        """Let all ranks do what a callback or a signal asked of one of them."""
+        """Let all ranks do what a callback, a signal or the clock asked of one of them."""
         note(f"after step {self.state.global_step}, where all ranks agree on what is due")
         names = ("should_log", "should_evaluate", "should_save", "should_epoch_stop", "should_training_stop")
         mine = [int(getattr(self.control, name)) for name in names]
-        *flags, signal = self.strategy.largest([*mine, self.signals.received or 0])
+        *flags, signal, up = self.strategy.largest([*mine, self.signals.received or 0, int(self.is_time_up())])
         for name, flag in zip(names, flags, strict=True):
             setattr(self.control, name, bool(flag))
-        self.stop = signal > 0
+        self.stop, self.time_is_up = signal > 0 or up > 0, up > 0
         if signal:
             self.signals.received = signal
 
+    def is_time_up(self) -> bool:
+        """Whether what comes next would end too late, by the clock of the first process."""
+        if self.strategy.process != 0:
+            return False
+        evaluates = sum(map(len, self.evals.values())) if self.control.should_evaluate else 0
+        last = self.control.should_training_stop
+        return self.limit.is_up(evaluates=evaluates, saves=self.control.should_save, is_last=last)
+
     def act(self, after: Pending) -> None:
-        """Log, evaluate and save as the control says; then stop, with a checkpoint, if a signal has asked for it.
+        """Log, evaluate and save as the control says; then stop, with a checkpoint, if a signal or the clock says so.
 
         Args:
             after: what follows at this step.
 
         Raises:
             Interrupted: a signal has asked for the end of the run; the checkpoint is there.
+            TimeUp: its time is up; the checkpoint is there.
         """
         control, slow = self.control, self.control.should_evaluate or self.control.should_save
         if control.should_log:
             self.log_window()
         try:
-            if control.should_evaluate:
+            if control.should_evaluate and not self.time_is_up:
                 self.evaluate()
         except Interrupted:  # only an evaluation lets signals through; it left no trace and is repeated on resume
             self.seal(Pending(True, control.should_save, after.epoch_end), scheduled=False)
-            raise self.interrupted() from None
+            raise self.stopped() from None
+        if control.should_evaluate and self.time_is_up:  # it would end too late; the next start makes it
+            self.seal(Pending(True, control.should_save, after.epoch_end), scheduled=False)
+            raise self.stopped()
         if control.should_save:
             self.save(after)
         if slow:  # a signal may have come to one of the ranks meanwhile
@@ -375,7 +394,7 @@ class Loop:
         if self.stop:
             if self.sealed_step != self.state.global_step:
                 self.seal(after, scheduled=False)
-            raise self.interrupted()
+            raise self.stopped()
 
     def log_window(self) -> None:
         """Log the exact means over all pairs since the last log."""
@@ -425,7 +444,7 @@ class Loop:
         started = perf_counter()
         note(f"evaluating after step {self.state.global_step}")
         switch(self.optimizer, "eval")
-        with self.strategy.interruptible(self.signals):
+        with self.limit.timed("evaluation"), self.strategy.interruptible(self.signals):
             result = evaluate_pairs(self.scorer, self.evals, self.loss, progress=self.progress)
         for name, metrics in result.metrics.items():
             self.recorder.log(self.state.global_step, self.state.epoch, name, metrics)
@@ -467,12 +486,19 @@ class Loop:
         if self.state.best_global_step == step and self.args.save_strategy != SaveStrategy.NO:
             self.state.best_model_checkpoint = str(self.checkpoints.path(step))
         self.seal(after, scheduled=True)
-        self.rotate()
+        if not self.async_save:
+            self.rotate()
         self.control.should_save = False
         self.tell("on_save")
 
     def seal(self, pending: Pending, *, scheduled: bool) -> None:
         """Write a checkpoint of this step, whole or not at all."""
+        self.finish_saving()
+        with self.limit.timed("checkpoint"):
+            self.write_checkpoint(pending, scheduled=scheduled)
+
+    def write_checkpoint(self, pending: Pending, *, scheduled: bool) -> None:
+        """Write it; see `seal`."""
         note(f"saving the checkpoint of step {self.state.global_step}")
         switch(self.optimizer, "eval")
         totals = self.strategy.gathered(self.position.totals.values())
@@ -499,18 +525,31 @@ class Loop:
             self.model,
             self.optimizer if whole else None,
             rest,
+            background=self.async_save and scheduled,
         )
-        self.sealed_step = self.state.global_step
+        self.sealed_step, self.sealed_best = step, self.position.best_step
+
+    def finish_saving(self) -> None:
+        """Wait for a checkpoint that is being written meanwhile; older ones are no longer wanted then."""
+        if self.async_save:
+            note("writing the last checkpoint to the disk")
+            self.strategy.finish_saving()
+            self.limit.took["checkpoint"].extend(self.strategy.saving.took())
+            self.rotate()
 
     def rotate(self) -> None:
         """Delete the oldest checkpoints beyond `trainer.save_total_limit`; the newest and the best stay."""
-        best = self.position.best_step
-        keep = [] if best is None else [best]
+        keep = [] if self.sealed_best is None else [self.sealed_best]  # a better one is not on the disk yet
         self.strategy.first(lambda: self.checkpoints.rotate(self.args.save_total_limit, keep=keep))
 
-    def interrupted(self) -> Interrupted:
-        """The error that ends a run after a signal."""
-        return Interrupted(int(self.signals.received or 0), str(self.checkpoints.path(self.state.global_step)))
+    def stopped(self) -> RmxError:
+        """Return the error that ends a run after a signal, or when its time is up, once its checkpoint is there."""
+        self.finish_saving()
+        checkpoint = str(self.checkpoints.path(self.state.global_step))
+        if self.signals.received:
+            return Interrupted(int(self.signals.received), checkpoint)
+        step, steps = self.state.global_step, self.state.max_steps
+        return TimeUp(self.strategy.first(lambda: self.limit.ended_in_words(step, steps, checkpoint)))
 
     # --- The beginning and the end ------------------------------------------------------------------------------------
 
@@ -551,6 +590,8 @@ class Loop:
             self.restore(start)
         self.module.zero_grad()
         self.control.should_training_stop = False
+        self.limit.held_bytes = lambda: sum(held_bytes(self.model, self.optimizer)[::2])  # weights and optimizer state
+        self.strategy.first(self.limit.begin)
         self.tell("on_train_begin")
         if start is not None:
             self.catch_up()
@@ -594,6 +635,7 @@ class Loop:
         self.position, self.sealed_step = former, former.state.global_step
         if not start.best_holds:
             former.state.best_metric = former.state.best_global_step = former.state.best_model_checkpoint = None
+        self.sealed_best = former.best_step
         self.schedule_events(former.state, steps, epochs)
         former.state.is_world_process_zero = self.strategy.process == 0
         former.state.is_local_process_zero = self.args.local_process_index == 0
@@ -616,6 +658,7 @@ class Loop:
     def finish(self) -> dict[str, float]:
         """Keep the best weights where that is asked for, and return the numbers of the whole run."""
         self.log_window()  # where training stopped between two logs
+        self.finish_saving()
         self.rotate()  # a kill may have come between the last save and this
         switch(self.optimizer, "eval")
         best = self.state.best_model_checkpoint

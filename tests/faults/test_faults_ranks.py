@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_harness import Child, at, die, final, free_port, needs_fork, start, train, workflow
@@ -15,7 +16,7 @@ pytestmark = needs_fork
 SETTINGS = {"num_train_epochs": 2, "save_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
 
 
-def both(models: Path, folder: Path, before: Callable[[int], None] = lambda rank: None) -> list[Child]:
+def both(models: Path, folder: Path, before: Callable[[int], None] = lambda rank: None, **changes: Any) -> list[Child]:
     """Run two ranks to their end; `before` is called in each first."""
     port = free_port()
 
@@ -26,7 +27,7 @@ def both(models: Path, folder: Path, before: Callable[[int], None] = lambda rank
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         before(rank)
-        train(workflow(folder / "run", models, **SETTINGS))
+        train(workflow(folder / "run", models, **SETTINGS, **changes))
 
     children = [start(lambda rank=rank: work(rank), folder / f"log{rank}") for rank in (0, 1)]
     return [child.wait() for child in children]

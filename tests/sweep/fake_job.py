@@ -1,7 +1,8 @@
 """Stands in for `python -m rmx`: a job that writes metrics.jsonl, checkpoints, honours PRUNE, and can misbehave.
 
 Overrides it knows: x=<float> (accuracy approaches 0.5 + x), steps=, seconds=<per step>, output_dir=,
-mode=ok|crash|exit0|nan|hang|deaf|oom|unprunable|slow_save|to_the_end (the last finishes in spite of SIGTERM).
+mode=ok|crash|exit0|nan|hang|deaf|oom|unprunable|slow_save|to_the_end (the last finishes in spite of SIGTERM)
+|timed (stops after every step, as trainer.stop_after does).
 Every process appends a line to starts.jsonl in its folder, with the step it began at.
 """
 
@@ -61,6 +62,8 @@ def main() -> None:
                 row["eval/accuracy"] = None
             metrics.write(json.dumps(row) + "\n")
             checkpoint.write_text(str(step))
+            if mode == "timed" and step < steps:
+                sys.exit(75)
     right = round((0.5 + x) * 100)
     with (folder / "generated_predictions.jsonl").open("w") as predictions:
         for index in range(100):

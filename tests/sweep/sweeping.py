@@ -29,7 +29,13 @@ def make_sweep(path: Path, space: SearchSpace, settings: SweepSettings, fixed: l
     def argv(job: Job) -> list[str]:
         return [sys.executable, str(FAKE), *job.overrides]
 
-    jobs = LocalJobs(SweepFolder(path), argv, n_jobs=settings.n_jobs, grace_seconds=settings.grace_seconds)
+    jobs = LocalJobs(
+        SweepFolder(path),
+        argv,
+        n_jobs=settings.n_jobs,
+        gpus_per_job=settings.gpus_per_job,
+        grace_seconds=settings.grace_seconds,
+    )
     return Sweep(path, space, fixed, settings, jobs, overrides=lambda folder: [f"output_dir={folder}"])
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections import Counter
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,25 @@ def test_a_job_that_a_signal_kills_goes_on_from_its_checkpoint(tmp_path: Path) -
     assert attempts[0]["signal"] == signal.SIGKILL  # the fault
     assert [start["step"] for start in starts(tmp_path, row.folder)] == [0, 1]
     assert (row.status, row.processes, result.exit_code) == ("finished", 2, 0)
+
+
+def test_a_job_whose_time_is_up_goes_on_and_uses_no_restart(tmp_path: Path) -> None:
+    """mode=timed ends with 75 after each of 4 steps but the last: 4 processes, though none may be started again."""
+    result = run_fake(tmp_path, choices(x="0.1,0.2", mode="timed"), "steps=4", max_restarts=0)
+    assert [(row.status, row.processes) for row in result.rows] == [("finished", 4), ("finished", 4)]
+    assert result.exit_code == 0
+    for row in result.rows:
+        attempts = json.loads((tmp_path / "jobs" / f"{row.name}.json").read_text())
+        assert [attempt["exit_code"] for attempt in attempts] == [75, 75, 75, 0]
+        assert [start["step"] for start in starts(tmp_path, row.folder)] == [0, 1, 2, 3]
+
+
+def test_a_timed_job_that_is_to_be_pruned_is_pruned(tmp_path: Path) -> None:
+    """0.3, 0.4 run on; 0.1 lies below their median, and ends with 75 for its time or for PRUNE, whichever is first."""
+    settings = {"n_jobs": 1, "pruner": "median", "pruner_startup_trials": 2}
+    result = run_fake(tmp_path, choices(x="0.3,0.4,0.1", mode="timed"), "steps=6", "seconds=0.05", **settings)
+    by_x = {row.params["x"]: row.status for row in result.rows}
+    assert by_x == {"0.3": "finished", "0.4": "finished", "0.1": "pruned"}
 
 
 def test_a_job_without_restarts_to_spare_stays_killed_and_the_next_start_continues_it(tmp_path: Path) -> None:
@@ -356,6 +375,27 @@ def test_each_slot_has_its_gpu_and_its_share_of_threads(tmp_path: Path, monkeypa
     assert environments[0]["RMX_GROUP"] == "lr"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert jobs.environment(0)["OMP_NUM_THREADS"] == "1"  # the user's own limit stays
+
+
+def test_jobs_side_by_side_see_gpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that lists 4 GPUs, 2 for each of 2 jobs at a time: every job sees one half, the other job the other."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: NVIDIA H100 (UUID: GPU-$i)"; done\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    result = run_fake(tmp_path / "sweep", choices(x="0.1,0.2,0.3,0.4"), "steps=8", "seconds=0.1", gpus_per_job=2)
+    assert result.exit_code == 0
+    jobs = [(row, starts(tmp_path / "sweep", row.folder)[0]) for row in result.rows]
+    assert {job["CUDA_VISIBLE_DEVICES"] for _, job in jobs} == {"0,1", "2,3"}
+    spans = []
+    for row, job in jobs:
+        (attempt,) = json.loads((tmp_path / "sweep" / "jobs" / f"{row.name}.json").read_text())
+        spans.append((attempt["started"], attempt["ended"], job["CUDA_VISIBLE_DEVICES"]))
+    together = [(a, b) for a, b in combinations(spans, 2) if a[0] < b[1] and b[0] < a[1]]
+    assert together  # else the next line says nothing
+    assert all(a[2] != b[2] for a, b in together)
 
 
 def test_jobs_run_side_by_side(tmp_path: Path) -> None:
