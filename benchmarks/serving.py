@@ -203,18 +203,25 @@ def score_case(model: Path, rows: Path, out: Path) -> dict[str, float]:
     object.__setattr__(job, "_panel", lambda: panel)
     cpu, wall = time.process_time(), time.perf_counter()
     job.run()
-    return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    done = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    other = ScoreJob(  # how far rewards move with who is beside them: rounding
+        model=str(model), input=str(rows), output=str(out.with_name("other.jsonl")), device="cpu", window_rows=64
+    )
+    object.__setattr__(other, "_panel", lambda: panel)
+    other.run()
+    return done
 
 
-def compared(answers: dict[str, Any], out: Path) -> tuple[int, float]:
-    """Rows whose answer is there, and the largest difference of a reward, relative to it where it is above 1."""
-    worst = 0.0
-    expected = [json.loads(line) for line in out.read_text().splitlines()]
-    for row in expected:
-        got = answers[row["id"]]["rewards"]
-        assert len(got) == len(row["rewards"])
-        worst = max([worst, *(abs(a - b) / max(1.0, abs(b)) for a, b in zip(got, row["rewards"], strict=True))])
-    return len(expected), worst
+def compared(answers: dict[str, list[float]], expected: dict[str, list[float]]) -> float:
+    """The largest difference of a reward, relative to the largest reward where that is above 1; every row is there."""
+    assert set(answers) == set(expected), "an answer is missing, or nobody's"
+    scale = max([1.0, *(abs(reward) for rewards in expected.values() for reward in rewards)])
+    return max(abs(a - b) / scale for name in expected for a, b in zip(answers[name], expected[name], strict=True))
+
+
+def rewards_in(file: Path) -> dict[str, list[float]]:
+    rows = map(json.loads, file.read_text().splitlines())
+    return {row["id"]: row["rewards"] for row in rows}
 
 
 def main() -> None:
@@ -241,12 +248,21 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.serving", "--score", name]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
         scored = json.loads(done.stdout.splitlines()[-1])
-        count, worst = compared(served.pop("answers"), folder / "out.jsonl")
-    write_result(given, served, scored, count, worst)
+        expected = rewards_in(folder / "out.jsonl")
+        answers = {name: answer["rewards"] for name, answer in served.pop("answers").items()}
+        differences = {
+            "serve_from_score": compared(answers, expected),
+            "score_from_itself_in_smaller_windows": compared(rewards_in(folder / "other.jsonl"), expected),
+        }
+    write_result(given, served, scored, len(answers), differences)
 
 
 def write_result(
-    given: argparse.Namespace, served: dict[str, Any], scored: dict[str, float], count: int, worst: float
+    given: argparse.Namespace,
+    served: dict[str, Any],
+    scored: dict[str, float],
+    count: int,
+    differences: dict[str, float],
 ) -> None:
     mib = 2**20
     result = {
@@ -260,7 +276,7 @@ def write_result(
         "clients": given.clients,
         "disturbing_requests": served["disturbed"],
         "answers": count,
-        "largest_difference_from_rmx_score": worst,
+        "largest_differences": differences,
         "rows_per_second": {"serve": count / served["wall"], "score": count / scored["wall"]},
         "rows_per_cpu_second": {"serve": count / served["cpu"], "score": count / scored["cpu"]},
         "ratio": {"wall": scored["wall"] / served["wall"], "cpu": scored["cpu"] / served["cpu"]},

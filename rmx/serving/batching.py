@@ -32,7 +32,7 @@ from rmx.errors import ConfigError, NonFiniteError, RmxError
 from rmx.records import Comparison, EncodedComparison
 from rmx.scoring.panel import Judgement, Panel, encode_each
 from rmx.serving.rendered import RenderedEncoder, prompt_of_text, why_not_rendered
-from rmx.serving.sharing import SharedRow, merged
+from rmx.serving.sharing import SharedRow, as_one_row
 from rmx.serving.waiting import Hall, Question, RenderedQuery, Ticket
 
 __all__ = ["BatchDone", "Batcher", "ScoringFailedError", "take_batch"]
@@ -200,7 +200,7 @@ class Batcher:
         tokens = 0
         rewards: list[list[np.ndarray]] = []  # [model][question]
         for number, scorer in enumerate(self._scorers):
-            rows = [merged([question.encoded[number] for question in group]) for group in batch]
+            rows = [as_one_row([question.encoded[number] for question in group]) for group in batch]
             of_model: list[np.ndarray] = []
             for group, together in zip(batch, scorer.rewards(rows), strict=True):
                 sizes = [len(question.encoded[number].suffix_ids) for question in group]

@@ -20,7 +20,7 @@ import numpy as np
 from rmx.records import EncodedComparison
 from rmx.tokens.truncate import common_prefix
 
-__all__ = ["SharedRow", "merged", "sequences_of"]
+__all__ = ["SharedRow", "as_one_row", "sequences_of"]
 
 
 def sequences_of(one: EncodedComparison) -> list[np.ndarray]:
@@ -28,12 +28,12 @@ def sequences_of(one: EncodedComparison) -> list[np.ndarray]:
     return [np.concatenate([one.prefix_ids, suffix]) for suffix in one.suffix_ids]
 
 
-def merged(comparisons: Sequence[EncodedComparison]) -> EncodedComparison:
+def as_one_row(comparisons: Sequence[EncodedComparison]) -> EncodedComparison:
     """All responses of several comparisons, in their order, as one comparison without pairs.
 
     >>> a = EncodedComparison("a", "s", np.array([7, 8]), (np.array([1, 2]), np.array([3])), ())
     >>> b = EncodedComparison("b", "s", np.array([7, 8, 9]), (np.array([4]),), ())
-    >>> both = merged([a, b])
+    >>> both = as_one_row([a, b])
     >>> both.prefix_ids.tolist(), [suffix.tolist() for suffix in both.suffix_ids]
     ([7, 8], [[1, 2], [3], [9, 4]])
     """

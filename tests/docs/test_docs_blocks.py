@@ -21,6 +21,7 @@ from rmx.cli.flags import parse
 from rmx.cli.words import from_words
 from rmx.config.composing import Composer
 from rmx.scoring.job import ScoreJob
+from rmx.serving.server import ServeJob
 
 PAGES = {str(page.relative_to(ROOT / "docs")): list(blocks(page)) for page in pages()}
 WITH_PYTHON = [name for name, found in PAGES.items() if any(block.language == "python" for block in found)]
@@ -150,8 +151,9 @@ def words_in_the_text() -> dict[str, str]:
 def mistakes_of(words: list[str]) -> list[str]:
     """What is wrong with the words behind `rmx`, nothing run."""
     if words and words[0] in VERBS:
-        if words[0] == "score" and "--help" not in words:
-            from_words(ScoreJob, words[1:], "score")
+        job = {"score": ScoreJob, "serve": ServeJob}.get(words[0])
+        if job is not None and "--help" not in words:
+            from_words(job, words[1:], words[0])
         return []
     arguments = parse(words)
     if arguments.help or arguments.version or arguments.info or arguments.shell_completion:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rmx.records import EncodedComparison
 from rmx.serving.batching import take_batch
-from rmx.serving.sharing import SharedRow, merged, sequences_of
+from rmx.serving.sharing import SharedRow, as_one_row, sequences_of
 from rmx.serving.waiting import Question
 
 
@@ -96,14 +96,14 @@ comparison = st.lists(sequence, min_size=1, max_size=3)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(comparison, min_size=1, max_size=8), st.integers(1, 40))
 def test_every_question_is_taken_once_and_its_tokens_are_its_own(rows, budget):
-    """Whatever is asked: nothing lost, nothing twice, and the merged row holds every sequence, in order, unchanged."""
+    """Whatever is asked: nothing lost, nothing twice; a row holds every sequence, in order, unchanged."""
     waiting = ready(p=[question(n, *row) for n, row in enumerate(rows)])
     seen = []
     for _ in range(len(rows) + 1):
         batch = take_batch(waiting, budget, shared=True)
         for group in batch:
             members = [one.encoded[0] for one in group]
-            together = merged(members)
+            together = as_one_row(members)
             assert [s.tolist() for s in sequences_of(together)] == [
                 s.tolist() for one in members for s in sequences_of(one)
             ]
@@ -112,7 +112,7 @@ def test_every_question_is_taken_once_and_its_tokens_are_its_own(rows, budget):
                 row.add(one)
             assert row.tokens == together.shared_tokens
             assert together.shared_tokens <= sum(one.shared_tokens for one in members)
-        assert len(batch) <= 1 or sum(merged([q.encoded[0] for q in g]).shared_tokens for g in batch) <= budget
+        assert len(batch) <= 1 or sum(as_one_row([q.encoded[0] for q in g]).shared_tokens for g in batch) <= budget
         seen += [one.ticket.name for group in batch for one in group]
     assert seen == list(range(len(rows))) and waiting == {}
 
