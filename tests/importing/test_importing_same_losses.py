@@ -47,9 +47,9 @@ def test_losses_and_rates_are_those_of_the_command_it_came_from(tmp_path: Path) 
     ]
     (tmp_path / "pairs/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = (
-        "trl reward --model_name_or_path start --dataset_name pairs --learning_rate 1e-3 --logging_steps 1 --bf16 False "
-        f"--per_device_train_batch_size {ROWS} --center_rewards_coefficient 0.01 --weight_decay 0.1 --use_cpu "
-        "--report_to none --output_dir theirs"
+        "trl reward --model_name_or_path start --dataset_name pairs --learning_rate 1e-3 --logging_steps 1 "
+        f"--bf16 False --per_device_train_batch_size {ROWS} --center_rewards_coefficient 0.01 --weight_decay 0.1 "
+        "--use_cpu --report_to none --output_dir theirs"
     )
     run(["-m", "trl.scripts.reward", *shlex.split(command)[2:]], tmp_path)
     words = imported("trl", [command.replace("output_dir theirs", "output_dir ours")]).words
