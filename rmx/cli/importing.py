@@ -15,8 +15,9 @@ from rmx.importing.from_llamafactory import RULES_OF_LLAMAFACTORY
 from rmx.importing.from_openrlhf import RULES_OF_OPENRLHF
 from rmx.importing.from_trl import RULES_OF_TRL, merged_config, other_script
 from rmx.importing.peer_tables import PEERS, peer_table
-from rmx.importing.translating import Translation, by_todays_names
+from rmx.importing.translating import Translation, by_todays_names, hydra_text
 from rmx.redact import redact_text
+from rmx.training.keys import idle
 from rmx.values import Mistake, raise_all, shown
 
 __all__ = ["ImportedRun", "imported", "main"]
@@ -92,7 +93,20 @@ def imported(program: str, words: Sequence[str]) -> ImportedRun:
     t.set("model", "hub", by=path)
     t.translate(_RULES[program])
     raise_all(t.mistakes)
+    _drop_idle(t)
     return ImportedRun(t, _checked_words(t), given.launcher)
+
+
+def _drop_idle(t: Translation) -> None:
+    """Take out what another key of the same command switches off: rmx refuses such keys, other programs ignore them."""
+    arguments = {
+        key.removeprefix("trainer."): said.value for key, said in t.words.items() if key.startswith("trainer.")
+    }
+    for name, switch in idle(arguments):
+        said = t.words.pop(f"trainer.{name}")
+        if said.given:
+            state = f"trainer.{switch}={hydra_text(arguments[switch])}" if switch in arguments else f"trainer.{switch}"
+            t.idle[said.by] = f"does nothing with {state}" if switch in arguments else f"does nothing without {state}"
 
 
 def _refuse_other_methods(program: str, given: Given) -> None:

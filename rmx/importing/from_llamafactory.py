@@ -57,7 +57,8 @@ def _dataset(t: Translation) -> None:
         t.set("data.dataset", entries[0] if len(entries) == 1 else entries, by="dataset")
         for key in ("mix_strategy", "interleave_probs"):
             t.idle[key] = "datasets are joined one after the other, and steps are drawn from all of them"
-    t.set("data.max_samples", t.get("max_samples"), by="max_samples") if t.says("max_samples") else None
+    if t.says("max_samples"):
+        t.set("data.max_samples", t.get("max_samples"), by="max_samples")
     _evaluation_rows(t)
 
 

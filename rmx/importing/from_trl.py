@@ -50,7 +50,7 @@ def _dataset(t: Translation) -> None:
     name = t.get("dataset_name")
     if sources:
         _mixture(t, sources)
-        t.lose("dataset_name", "`datasets` is given, and TRL reads that alone") if "dataset_name" in t.given else None
+        t.lose("dataset_name", "`datasets` is given, and TRL reads that alone")
     elif not name:
         t.wrong("dataset_name", "is needed, as in --dataset_name trl-lib/ultrafeedback_binarized")
         return
@@ -59,7 +59,8 @@ def _dataset(t: Translation) -> None:
         t.set("data", shipped or "jsonl", by="dataset_name")
         if shipped is None:
             t.set("data.path", name, by="dataset_name")
-        t.set("data.config", t.get("dataset_config"), by="dataset_config") if t.says("dataset_config") else None
+        if t.says("dataset_config"):
+            t.set("data.config", t.get("dataset_config"), by="dataset_config")
         if shipped is None or "dataset_train_split" in t.given:
             t.set("data.split", t.get("dataset_train_split") or "train", by="dataset_train_split")
     if streaming in t.given:

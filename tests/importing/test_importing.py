@@ -179,6 +179,21 @@ def test_trl() -> None:
     assert "#   multi_gpu: true: of the launcher, and not read" in run.text()
 
 
+def test_what_another_key_switches_off_is_left_out_and_named() -> None:
+    """transformers ignores them without a word, rmx refuses them; so they are not in the command."""
+    base = "trl reward --model_name_or_path x --dataset_name a.jsonl --max_steps 10 --lr_scheduler_type constant"
+    more = " --warmup_steps 3 --eval_delay 2 --gradient_checkpointing_kwargs '{\"use_reentrant\": false}'"
+    run = imported("trl", [base + more])
+    assert [word for word in run.words if "warmup" in word or "delay" in word or "checkpointing" in word] == []
+    assert run.translation.idle["warmup_steps"] == "does nothing with trainer.lr_scheduler_type=constant"
+    assert run.translation.idle["eval_delay"] == "does nothing with trainer.eval_strategy=no"
+    kwargs = run.translation.idle["gradient_checkpointing_kwargs"]
+    assert kwargs == "does nothing without trainer.gradient_checkpointing"
+    assert "num_train_epochs" not in " ".join(run.words)  # max_steps goes before it
+    run = imported("trl", [base + more + " --gradient_checkpointing"])
+    assert run.words.count("trainer.gradient_checkpointing_kwargs={use_reentrant: false}") == 1
+
+
 def test_secrets_are_not_repeated() -> None:
     """In a variable before the command, in a key that is known, and in one that is not."""
     command = (
