@@ -142,11 +142,12 @@ def planned(case: Case, folder: Path) -> dict[str, Any]:
         precision=case.precision,  # type: ignore[arg-type]
         checkpointing=case.checkpointing,
     )
-    tokens = 2 * (PROMPT + 2 * RESPONSE)  # two comparisons fit into 1024 tokens
+    tokens = 2 * (PROMPT + 2 * RESPONSE)  # two comparisons fit into 1024 tokens: half of a step
+    several = sizes.data == 1 if sizes is not None else case.processes == 1  # else each process has that half
     return {
         "held": [parts.weights, parts.gradients, parts.optimizer],
         "kept": activations.kept,
-        "peak": parts.peak(tokens),
+        "peak": parts.peak(tokens, several=several),
     }
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Done", "Workflow"]
 
-Phase = Literal["plan", "audit", "inspect", "train", "eval", "predict"]
+Phase = Literal["audit", "inspect", "train", "eval", "predict", "plan"]
 
 
 @dataclass
