@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # One thread per process: tests run in several processes at once.
 RUN    := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install demo test drills check format bench columns clean
+.PHONY: help install demo test drills check format bench columns reference coming-from llms docs docs-test pictures readme-pictures release-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,7 +15,7 @@ install: $(STAMP)  ## make .venv with everything in it
 
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[test,docs]"
 	@touch $@
 
 demo: $(STAMP)  ## train, evaluate and predict on the embedded default: no network, account or GPU
@@ -47,5 +47,29 @@ bench: $(STAMP)  ## measure against TRL and others on this machine
 columns: $(STAMP)  ## write docs/columns.md from the table of column names
 	$(BIN)/python -c "from rmx.data.rows.columns import markdown; print(markdown())" > docs/columns.md
 
+reference: $(STAMP)  ## write docs/reference/ from the code
+	$(BIN)/python -m rmx.reference
+
+coming-from: $(STAMP)  ## write docs/coming_from/ from the tables of other trainers' keys
+	$(BIN)/python -c "from pathlib import Path; from rmx.importing.pages import write_pages; write_pages(Path('docs/coming_from'))"
+
+llms: $(STAMP)  ## write docs/llms.txt, the list of pages for language models
+	$(BIN)/python docs/_hooks/llms.py
+
+docs: $(STAMP)  ## build the documentation into site/ (strict, no network)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-test: $(STAMP)  ## run every command whose output the documentation shows, build the site, check the menu
+	$(RUN) $(BIN)/python -m pytest -m "slow or not slow" --no-header -rs tests/docs
+
+pictures: $(STAMP)  ## draw the documentation's pictures (docs/pictures/runs.py makes the runs behind them anew)
+	$(BIN)/python docs/pictures/draw.py
+
+readme-pictures: $(STAMP)  ## run what README shows and draw it (needs Chromium)
+	$(RUN) $(BIN)/python docs/pictures/readme.py
+
+release-check: $(STAMP)  ## build, install the wheel into an empty environment, and run it from a foreign folder
+	$(BIN)/python .ci/release_check.py
+
 clean:  ## remove the environment and caches (outputs/ stays)
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build dist site

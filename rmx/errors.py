@@ -26,6 +26,7 @@ import signal
 from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "MORE",
     "ArtefactError",
     "CallbackError",
     "CheckpointError",
@@ -42,6 +43,7 @@ __all__ = [
     "TimeUp",
     "did_you_mean",
     "first_line",
+    "more_about",
 ]
 
 
@@ -118,6 +120,21 @@ class TimeUp(RmxError):
     """The time of `trainer.stop_after` is up and a checkpoint is saved; 75 is EX_TEMPFAIL: run the command again."""
 
     exit_code = 75
+
+
+MORE = "more: rmx explain"  # begins the last line of a message
+# Their messages say all there is: what a signal or a sweep did, and which name was meant.
+_NEED_NO_MORE = (RmxError, InputError, Interrupted, Pruned, TimeUp)
+
+
+def more_about(error: RmxError) -> str:
+    """Return the line that names where to read more of this kind of error; "" for kinds that need none.
+
+    >>> more_about(DataError("pairs.jsonl:3: no chosen")), more_about(Pruned("step 3"))
+    ('more: rmx explain DataError', '')
+    """
+    kind = type(error)
+    return "" if kind in _NEED_NO_MORE or kind.__name__ not in __all__ else f"{MORE} {kind.__name__}"
 
 
 def first_line(error: BaseException) -> str:

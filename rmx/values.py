@@ -32,6 +32,7 @@ __all__ = [
     "Seed",
     "Share",
     "Whole",
+    "allowed",
     "checked",
     "hints_of",
     "is_scalar",
@@ -371,6 +372,15 @@ def _countable(value: int | float) -> bool:
 
 
 # --- Saying so --------------------------------------------------------------------------------------------------------
+
+
+def allowed(schema: Schema) -> str:
+    """Say what a key takes, in the words of the messages.
+
+    >>> allowed(schema_of(Count | None)), allowed({})
+    ('an integer from 1 up or null', 'a value')
+    """
+    return _either(_options(schema))
 
 
 def _advice(key: str, value: Any, options: list[Schema]) -> str:

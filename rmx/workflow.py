@@ -21,6 +21,7 @@ from rmx.errors import ConfigError
 from rmx.launch import LocalRanks, RayRanks, SlurmRanks, named_waits, note, refuse_other_ranks
 from rmx.models import Adapter, RewardModelSource
 from rmx.parallel import NoParallel
+from rmx.planning import PlanSettings
 from rmx.templates import Template
 from rmx.training.arguments import TrainerSettings
 from rmx.values import Seed, refuse_wrong_fields
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Done", "Workflow"]
 
-Phase = Literal["audit", "inspect", "train", "eval", "predict"]
+Phase = Literal["plan", "audit", "inspect", "train", "eval", "predict"]
 
 
 @dataclass
@@ -61,8 +62,9 @@ class Workflow:
         peft: an adapter to train instead of all weights.
         parallel: how several processes share the model, and how many of them rmx starts.
         launch: where those run.
+        plan: what `phases=[plan]` plans for.
         callbacks: name → `transformers.TrainerCallback`.
-        phases: any of audit, inspect, train, eval, predict; the others are left out.
+        phases: any of audit, inspect, train, eval, predict; the others are left out. Or plan, alone.
         seed: of head, adapter, data order and dropout.
         output_dir: the run folder; null makes `outputs/<model>-<data>/<date>-<time>`.
         trackers: wandb, tensorboard, trackio, mlflow, ...; metrics.jsonl is always written.
@@ -82,6 +84,7 @@ class Workflow:
     peft: Adapter | None = None
     parallel: NoParallel = field(default_factory=NoParallel)
     launch: LocalRanks | SlurmRanks | RayRanks = field(default_factory=LocalRanks)
+    plan: PlanSettings = field(default_factory=PlanSettings)
     callbacks: dict[str, Any] | None = None
     phases: Annotated[list[Phase], MinLen(1)] = field(default_factory=lambda: ["train", "eval", "predict"])
     seed: Seed = 42
@@ -100,6 +103,13 @@ class Workflow:
 
     def __post_init__(self) -> None:
         refuse_wrong_fields(self)
+        if "plan" in self.phases and len(self.phases) > 1:
+            raise ConfigError("phases: plan stands alone: it reads no weights and starts nothing; give phases=[plan]")
+
+    @property
+    def plans(self) -> bool:
+        """Whether the run is a plan: made by one process, however many it is for."""
+        return "plan" in self.phases
 
     def refuse_no_return(self, phases: Sequence[Phase]) -> None:
         """Refuse a time limit for a run that the same command would not continue.
@@ -121,6 +131,10 @@ class Workflow:
         Returns:
             all_results.json's content, and `output_dir`.
         """
+        if self.plans:
+            from rmx.planning.make import make_plan
+
+            return make_plan(self)
         done = self._perform(self.phases, draw=True)
         return {**done.results, "output_dir": str(done.folder)}
 
@@ -177,7 +191,7 @@ class Workflow:
                 check_before_model(self.trainer, args, self.callbacks, comparisons=rows, sets=sets, ranks=run.ranks)
             note("loading the model and tokenising the data")
             strategy = strategy_for(args, self.parallel)
-            inputs = prepare(self, splits, args, phases, self._trained)
+            inputs = prepare(self, splits, args, phases, strategy.divide if strategy.divided else None, self._trained)
             if run.processes > 1:
                 refuse_other_runs(self.config, inputs.rows, inputs.device)
             header.show(self, run, inputs, phases)
@@ -197,7 +211,6 @@ class Workflow:
                     done.results |= done.trained.metrics
                     done.scores = None  # of the model as it was before
                 elif name in ("eval", "predict") and model is not None:
-                    strategy.place_for_scoring(model.scorer.model)
                     model.scorer.turns = strategy.turns()
                     done.scores = done.scores or phase.score(self, run, inputs, model)
                     if name == "eval":

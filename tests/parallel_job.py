@@ -28,7 +28,7 @@ STRATEGIES: dict[str, NoParallel] = {
 def main(folder: Path, strategy: str, changes: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     if changes.pop("lora", False):
-        changes["peft"] = Adapter(r=4, alpha=8)
+        changes["peft"] = Adapter(kind=changes.pop("kind", "lora"), r=4, alpha=8)
     if "path" in changes:
         changes["model"] = RewardModelSource(name="m", path=changes.pop("path"))
     if "responses" in changes:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainingArguments
+from transformers import LlamaForCausalLM, TrainingArguments
 
 from rmx.errors import ConfigError, ModelError
+from rmx.models.tiny import tiny_config, tiny_tokenizer
 from rmx.parallel import MeshSizes, Replicated, Sharded
 from rmx.training.sharded import ShardedWeights, check_arguments, layers_of, without_weights
 
@@ -94,10 +95,10 @@ TABLE = [
     ("fsdp", 4, {"trainer_comparisons_per_step": 2}),  # processes without a row
     ("fsdp_tp", 4, {"trainer_comparisons_per_step": 1}),
     ("fsdp", 2, {"responses": 4}), ("hsdp", 4, {"responses": 4}), ("tp", 2, {"responses": 4}),
+    ("fsdp", 2, {"trainer_async_save": True}), ("ddp", 2, {"trainer_async_save": True, "lora": True}),
     ("fsdp", 2, {"trainer_encoding": "separate"}), ("tp", 2, {"trainer_encoding": "separate"}),
     ("fsdp", 2, {"trainer_gradient_checkpointing": True}), ("tp", 2, {"trainer_gradient_checkpointing": True}),
     ("fsdp", 2, {"trainer_max_grad_norm": 0.05}), ("fsdp_tp", 4, {"trainer_max_grad_norm": 0.05}),
-    ("fsdp", 2, {"trainer_neftune_noise_alpha": 5.0, "trainer_comparisons_per_step": 1}),
 ]  # fmt: skip
 
 
@@ -121,14 +122,14 @@ ADAM = {"trainer_optim": "adamw_torch", "trainer_learning_rate": 1e-3, "trainer_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"lora": True}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"lora": True}, {"trainer_async_save": True}], ids=str)
 def test_a_checkpoint_continues_on_other_processes_and_strategies(
     changes: dict[str, Any], alone: Any, tmp_path: Path
 ) -> None:
     """2 to 4 to 1 to 2 processes; Adam turns the rounding of small gradients into 1e-5 of a weight."""
     settings = {**ADAM, **changes, "resume_allow": ["trainer.max_steps"]}
     chain = [("fsdp", 2, 3), ("hsdp", 4, 6), ("none", 1, 8), ("ddp", 2, 9), ("fsdp", 2, 10)]
-    if not changes:
+    if "lora" not in changes:
         chain.insert(2, ("tp", 2, 7))
     for strategy, processes, steps in chain:
         trained(tmp_path / "run", strategy, processes, **settings, max_steps=steps)
@@ -145,6 +146,43 @@ def test_a_finished_model_is_scored_with_divided_weights(alone: Any, tmp_path: P
     there, here = lines(one, "generated_predictions.jsonl"), lines(scored, "generated_predictions.jsonl")
     assert [row["id"] for row in here] == [row["id"] for row in there]
     assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)
+
+
+def save_base(folder: Path) -> Path:
+    """A language model without a head: what training starts from."""
+    torch.manual_seed(3)
+    LlamaForCausalLM(tiny_config()).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("strategy", "processes", "changes"),
+    [("fsdp", 2, {}),
+     *(pytest.param(*cell, marks=pytest.mark.slow) for cell in (
+         ("fsdp", 2, {"lora": True}), ("tp", 2, {}), ("hsdp", 4, {"lora": True}), ("offload", 2, {}),
+         ("fsdp_tp", 4, {})))],
+    ids=str,
+)  # fmt: skip
+def test_each_process_reads_its_part_of_the_files(
+    strategy: str, processes: int, changes: dict[str, Any], alone: Any, tmp_path: Path
+) -> None:
+    """The run of one process that read all of them; head and adapter are drawn from the seed."""
+    base = str(save_base(tmp_path / "base"))
+    one = trained(tmp_path / "one", "none", 1, path=base, **changes)
+    several = trained(tmp_path / "several", strategy, processes, path=base, **changes)
+    assert "every process reads its part of the weights only" in (several / "run.log").read_text()
+    assert "every process reads" not in (one / "run.log").read_text()
+    assert_same(one, several)
+
+
+@pytest.mark.slow
+def test_what_has_to_be_read_whole_is_said(tmp_path: Path) -> None:
+    base = str(save_base(tmp_path / "base"))
+    run_folder = trained(tmp_path / "run", "fsdp", 2, path=base, kind="dora", lora=True, max_steps=2)
+    assert (
+        "every process reads the whole model before it is divided: its adapter" in (run_folder / "run.log").read_text()
+    )
 
 
 # --- What cannot be ---

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,7 +24,15 @@ from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorage
 from rmx.checkpoints.tensors import join_state, split_state
 from rmx.errors import CheckpointError, OutputError, first_line
 
-__all__ = ["has_shards", "load_sharded_state", "load_shards", "save_shards", "shard_names", "structure_of"]
+__all__ = [
+    "has_shards",
+    "load_sharded_state",
+    "load_shards",
+    "save_shards",
+    "shard_names",
+    "start_saving_shards",
+    "structure_of",
+]
 
 FOLDER = "shards"
 Size = tuple[torch.Size, torch.dtype]
@@ -39,6 +49,38 @@ def save_shards(tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
     Raises:
         OutputError: one of the processes could not write, or does not see the folder.
     """
+    with _told(checkpoint):
+        dcp.save(dict(tensors), storage_writer=_writer(checkpoint))
+
+
+def start_saving_shards(
+    tensors: Mapping[str, Tensor], checkpoint: Path, group: dist.ProcessGroup
+) -> Callable[[], None]:
+    """As `save_shards`, but return when the tensors are copied to the host's memory.
+
+    Args:
+        tensors: whole or divided.
+        checkpoint: the folder that is written into.
+        group: all processes, with messages of their own.
+
+    Returns:
+        a call that returns when every process has written its parts, and raises OutputError where one could not.
+    """
+    started = dcp.async_save(dict(tensors), storage_writer=_writer(checkpoint), process_group=group)
+
+    def wait() -> None:
+        with _told(checkpoint):
+            cast("Future[Any]", started).result()
+
+    return wait
+
+
+def _writer(checkpoint: Path) -> HuggingFaceStorageWriter:
+    """Return what writes into a folder that every process sees.
+
+    Raises:
+        OutputError: one of them does not.
+    """
     seen: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(seen, checkpoint.is_dir())
     if not all(seen):
@@ -46,9 +88,13 @@ def save_shards(tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
             f"output_dir: process {seen.index(False)} does not see {checkpoint.parent}, where the first process "
             "writes; with parallel=fsdp and its kin the folder has to be one that all nodes share"
         )
-    writer = HuggingFaceStorageWriter(str(checkpoint / FOLDER), save_distributed=True)
+    return HuggingFaceStorageWriter(str(checkpoint / FOLDER), save_distributed=True)
+
+
+@contextmanager
+def _told(checkpoint: Path) -> Iterator[None]:
     try:
-        dcp.save(dict(tensors), storage_writer=writer)
+        yield
     except CheckpointException as error:
         raise OutputError(f"output_dir: {checkpoint} cannot be written: {_reason(error)}") from error
 

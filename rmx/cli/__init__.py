@@ -20,7 +20,7 @@ from importlib import import_module
 
 from rmx import __version__
 from rmx.cli.flags import Arguments, parse
-from rmx.errors import ConfigError, RmxError
+from rmx.errors import ConfigError, RmxError, more_about
 from rmx.launch import adopt, end_with, stop_with_parent
 from rmx.redact import redact_text
 
@@ -32,11 +32,21 @@ log = logging.getLogger(__name__)
 VERBS = {
     "report": ("rmx.cli.report:main", "FOLDER...   draw report.html again; several runs are compared"),
     "score": ("rmx.cli.score:main", "model=... input=ROWS output=SCORES   score a file of rows; see rmx score --help"),
+    "serve": ("rmx.cli.serve:main", "model=... port=8000   answer reward requests over HTTP; see rmx serve --help"),
     "watch": ("rmx.cli.watch:main", "FOLDER      what the runs below a folder are doing now"),
     "bench": ("rmx.cli.bench:main", "model=... suite=... data=...   a public benchmark, with intervals"),
+    "verify": (
+        "rmx.cli.verifying:main",
+        "FOLDER [--json]   the known traps of a reward model; who scores what with it",
+    ),
+    "explain": ("rmx.reference.explain:main", "NAME...     what a key, metric, file, error, exit code or verb is"),
+    "import": (
+        "rmx.cli.importing:main",
+        "llamafactory|trl|openrlhf ...   another trainer's command or file as an rmx command",
+    ),
     "export": (
-        "rmx.models.artefact.export:main",
-        "MODEL --format llamafactory|merged OUT   write a model as another program reads it",
+        "rmx.cli.exporting:main",
+        "MODEL --format merged|openrlhf|llamafactory|calibrated|int8 OUT   write it as another program reads it",
     ),
 }
 
@@ -76,11 +86,12 @@ def console() -> None:
 
 
 def message_of(error: RmxError) -> str:
-    """Return what a user reads of an error: a line, or a headline and a line per mistake."""
+    """Return what a user reads of an error: a line, or a headline and a line per mistake; then where to read more."""
     lines = str(error).splitlines()
+    said = [f"rmx: {error}"]
     if isinstance(error, ConfigError) and len(lines) > 1:
-        return "\n".join([f"rmx: {len(lines)} mistakes in the configuration", *(f"  {line}" for line in lines)]) + "\n"
-    return f"rmx: {error}\n"
+        said = [f"rmx: {len(lines)} mistakes in the configuration", *(f"  {line}" for line in lines)]
+    return "".join(f"{line}\n" for line in [*said, more_about(error)] if line)
 
 
 def _dispatch(words: list[str]) -> int:

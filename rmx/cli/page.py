@@ -18,6 +18,7 @@ GROUPS = {
     "trainer": "optimisation: the arguments of transformers.TrainingArguments",
     "parallel": "several processes: how they share the model",
     "launch": "where the processes of parallel.processes run",
+    "plan": "what phases=[plan] plans for: bytes, FLOPs, hours, and what fits",
     "callbacks": "a list: callbacks=[...]",
     "experiment": "named runs that set several of these",
 }

@@ -44,6 +44,8 @@ def start(workflow: Any, words: list[str]) -> Any:
     is_rank = origin_of(os.environ).launcher != "alone" or RANK_VARIABLE in os.environ
     if is_rank or not hasattr(workflow, "launch"):  # a root file of the user's
         return workflow.run()
+    if workflow.plans:
+        return workflow.run()
     workflow.refuse_no_return(workflow.phases)
     launch, asked = workflow.launch, workflow.parallel.processes
     processes = launch.processes(asked)

@@ -53,6 +53,15 @@ _SWEEP_DEFAULTS = (
 )
 _MOST_SWEEP_RUNS = 64  # runs of a sweep that are checked before it starts
 
+_FSDP = "parallel=fsdp divides weights, gradients and optimizer state among all processes, by torch itself;"
+ELSEWHERE = {  # what other tools call it
+    ("parallel", "zero2"): _FSDP,
+    ("parallel", "zero3"): _FSDP,
+    ("parallel", "deepspeed"): _FSDP,
+    ("parallel", "fsdp2"): "it is called fsdp;",
+    ("parallel", "dp"): "it is called ddp;",
+}
+
 
 class OwnFiles(SearchPathPlugin):
     """Puts the user's folder behind the shipped conf/ in Hydra's search path, while a Composer is made."""
@@ -241,7 +250,7 @@ class Composer:
             if not isinstance(value, str | None):
                 return Mistake(key, f"{value!r} is not the name of an option; {listed}")
             if value is not None and value not in options:
-                hint = did_you_mean(value, options)
+                hint = ELSEWHERE.get((key, value)) or did_you_mean(value, options)
                 if not hint and key in {"model", "data", "template"}:
                     folder = "jsonl" if key == "data" else "hub" if key == "model" else ""
                     choice = f"{key}={folder} " if folder else ""

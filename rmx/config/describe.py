@@ -28,7 +28,8 @@ def main() -> None:
         ]
         head = ", ".join(f"{json.dumps(key)}: {json.dumps(entry[key])}" for key in ("version", "required", "is_open"))
         body = ",\n".join(lines)
-        entries.append(f' {json.dumps(target)}: {{{head}, "parameters": {{\n{body}}}}}')
+        defaults = json.dumps(entry["defaults"], sort_keys=True)
+        entries.append(f' {json.dumps(target)}: {{{head},\n  "defaults": {defaults},\n  "parameters": {{\n{body}}}}}')
     write_text(LIBRARY_FILE, "{\n" + ",\n".join(entries) + "\n}\n")
 
 

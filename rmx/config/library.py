@@ -1,6 +1,7 @@
 """Library classes that a configuration may name and that take seconds to import, described beforehand.
 
-library.json holds, for each of TARGETS, the JSON Schema of its parameters and the version that they were read from;
+library.json holds, for each of TARGETS, the JSON Schema of its parameters, their defaults (for the reference), and the
+version that they were read from;
 `python -m rmx.config.describe` writes it again after an update of a library.
 
 Where another version is installed, the stored description is believed when it finds no mistake; what it calls a
@@ -45,7 +46,7 @@ def _is_installed(package: str, wanted: str) -> bool:
 
 
 def stored_signature(target: str) -> dict[str, Any] | None:
-    """Return what library.json says of a target: parameters, required, is_open, of_other_version; else None.
+    """Return what library.json says of a target: parameters, required, is_open, defaults, of_other_version; else None.
 
     >>> stored_signature("transformers.EarlyStoppingCallback")["parameters"]["early_stopping_patience"]
     {'type': 'integer'}

@@ -20,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any
 
 from rmx.config.library import stored_signature
@@ -129,8 +130,17 @@ def _forwarded(found: Any, signature: Signature, installed: bool) -> Signature:
 
 
 def signature_as_json(target: str) -> Iterator[tuple[str, Any]]:
-    """Yield the parts of a signature as library.json keeps them."""
-    described = _described(import_name(target))
+    """Yield the parts of a signature as library.json keeps them; only defaults that JSON can hold are among them."""
+    found = import_name(target)
+    described = _described(found)
     yield "parameters", {name: parameter.schema for name, parameter in described.parameters.items()}
     yield "required", sorted(name for name, parameter in described.parameters.items() if parameter.required)
     yield "is_open", described.is_open
+    yield "defaults", dict(_plain_defaults(found))
+
+
+def _plain_defaults(found: Any) -> Iterator[tuple[str, Any]]:
+    for parameter in inspect.signature(found).parameters.values():
+        value = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
+        if value is None or isinstance(value, bool | int | float | str):
+            yield parameter.name, value

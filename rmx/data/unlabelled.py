@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -14,6 +14,7 @@ from rmx.data.read.kinds import kind_of
 from rmx.data.read.raw import BLANK
 from rmx.data.read.sources import locate
 from rmx.data.rows import asking
+from rmx.data.rows.detect import Format
 from rmx.data.rows.drafts import Draft, RowOptions
 from rmx.data.rows.plan import TextNotRead
 from rmx.data.rows.reading import RowReader, Wishes
@@ -21,7 +22,7 @@ from rmx.data.rows.scorable import SCORABLE
 from rmx.errors import DataError
 from rmx.records import Comparison
 
-__all__ = ["RowToScore", "RowsToScore"]
+__all__ = ["RowToScore", "RowsToScore", "read_rows_to_score"]
 
 _SNIFF = 64  # rows that decide the format
 STDIN = "-"
@@ -143,19 +144,70 @@ class RowsToScore:
                 if faults
                 else f"input: {named} is empty: no row to score"
             )
-        wishes = Wishes(
-            source=self.source,
-            format="auto",
-            columns=self._columns,
-            ignore=self._ignore,
-            tags={},
-            keep=None,
-            options=RowOptions(ties="keep"),
-            allow_empty_prompt=True,
-            inherited=False,
-            formats=self._formats,
-        )
-        return RowReader(wishes, asking.Keys(""), rows, self.account)
+        return _row_reader(self.source, self._formats, self._columns, self._ignore, rows, self.account)
+
+
+def read_rows_to_score(
+    rows: Sequence[Any], *, format: str = "auto", columns: dict[str, str] | None = None, ignore: Sequence[str] = ()
+) -> list[RowToScore]:
+    """Rows that are in memory already, read as a file of them would be; those that cannot be scored say why.
+
+    Args:
+        rows: objects, as JSON has them.
+        format: a key of `SCORABLE`, or "auto".
+        columns: rmx's column name → the rows'.
+        ignore: columns of text that are left out on purpose, where a row has them.
+
+    >>> row, fault = read_rows_to_score([{"prompt": "2+2?", "responses": ["4", "5"]}, {"prompt": "2+2?"}])
+    >>> row.comparison.responses[1], fault.where, fault.fault
+    (({'role': 'assistant', 'content': '5'},), 'row 2', 'missing column: responses')
+
+    Raises:
+        DataError: no known shape, or a column that has to be explained first.
+    """
+    account = SourceAccount()
+    formats = SCORABLE if format == "auto" else {format: SCORABLE[format]}
+    objects = [row for row in rows if isinstance(row, dict)]
+    reader = _row_reader("request", formats, columns or {}, ignore, objects, account, inherited=True)
+    answers = []
+    for number, row in enumerate(rows):
+        where = f"row {number + 1}"
+        try:
+            if not isinstance(row, dict):
+                raise RowFault("not an object")
+            read = reader.draft(row)
+            assert read is not None  # nothing is filtered out here
+            answers.append(_to_score(number, *read, "request", where, where))
+        except RowFault as error:
+            if isinstance(error, TextNotRead) and isinstance(row, dict):
+                reader.judge(error, row, where)
+            answers.append(RowToScore(_own_id(row if isinstance(row, dict) else {}, where), where, None, str(error)))
+    reader.finish()
+    return answers
+
+
+def _row_reader(
+    source: str,
+    formats: Mapping[str, Format],
+    columns: Mapping[str, str],
+    ignore: Sequence[str],
+    head: Sequence[dict[str, Any]],
+    account: SourceAccount,
+    inherited: bool = False,
+) -> RowReader:
+    wishes = Wishes(
+        source=source,
+        format="auto",
+        columns=columns,
+        ignore=ignore,
+        tags={},
+        keep=None,
+        options=RowOptions(ties="keep"),
+        allow_empty_prompt=True,
+        inherited=inherited,
+        formats=formats,
+    )
+    return RowReader(wishes, asking.Keys(""), head, account)
 
 
 def _own_id(row: dict[str, Any], name: str) -> str:

@@ -142,7 +142,8 @@ class Engine:
         if reason is None:
             last.narrow(self.model)
             encoding: Encoding = "flat" if self.wanted == "separate" else "shared"
-            reason = self._probe(encoding)
+            # Weights on the meta device have no numbers: whoever plans with them goes by the static rule alone.
+            reason = None if self.model.device.type == "meta" else self._probe(encoding)
             if reason is None:
                 reasons = {"flat": "separate rows were asked for", "shared": "a shared prefix changes no reward"}
                 return encoding, f"{reasons[encoding]} (attention: {self.attention}, {self.kernel})"

@@ -13,7 +13,7 @@ import torch
 
 from rmx.engine.layout import Layout
 
-__all__ = ["Call", "return_rewards", "unbind"]
+__all__ = ["Call", "autocast_device", "return_rewards", "unbind"]
 
 INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values")
 
@@ -52,7 +52,9 @@ def unbind(model: Any) -> None:
 
 
 def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
-    device = model.device.type
+    # Autocast caches no weights: each is used once in a pass, and the cache would hold a bfloat16 copy of the whole
+    # model to the end of it, even where weights are divided among processes or layers are computed again.
+    device = autocast_device(model.device)
     if not scores_last_token(model):  # an encoder pools its own way, between backbone and classifier
         with _backbone_in_bf16(model, call.bf16):
             return _float32(type(model).forward(model, **inputs).logits[:, 0])
@@ -61,7 +63,7 @@ def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
         # positions for packed sequences. The attention function never looks at it.
         mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=model.device)
         inputs |= {"attention_mask": mask, "rmx_layout": call.layout}
-    with torch.autocast(device, torch.bfloat16, enabled=call.bf16):
+    with torch.autocast(device, torch.bfloat16, enabled=call.bf16, cache_enabled=False):
         states = model.base_model(**inputs, use_cache=False).last_hidden_state
     if call.layout is not None:
         scored = states[0, call.layout.pool_index]
@@ -77,6 +79,15 @@ def _rewards(model: Any, call: Call, inputs: dict[str, Any]) -> torch.Tensor:
             return model.score(scored)[:, 0]
         raised = {name: _float32(p) for name, p in model.score.named_parameters()}
         return torch.func.functional_call(model.score, raised, (scored,))[:, 0]
+
+
+def autocast_device(device: torch.device) -> str:
+    """Return the kind of device whose autocast holds: weights on the meta device compute nothing, and have none.
+
+    >>> autocast_device(torch.device("cpu")), autocast_device(torch.device("meta"))
+    ('cpu', 'cpu')
+    """
+    return device.type if torch.amp.is_autocast_available(device.type) else "cpu"
 
 
 def scores_last_token(model: Any) -> bool:
@@ -99,7 +110,7 @@ def _backbone_in_bf16(model: Any, enabled: bool) -> Iterator[None]:
     run = backbone.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with torch.autocast(autocast_device(model.device), torch.bfloat16, cache_enabled=False):
             output = run(*args, **kwargs)
         for name, value in output.items():
             if isinstance(value, torch.Tensor):

@@ -17,6 +17,8 @@ from rmx.models.tiny import tiny_config, tiny_tokenizer
 if TYPE_CHECKING:
     from rmx.models.artefact.card import model_card
     from rmx.models.artefact.export import export_merged, export_value_head
+    from rmx.models.artefact.int8 import export_int8
+    from rmx.models.artefact.openrlhf import export_openrlhf
     from rmx.models.artefact.publish import push
     from rmx.models.artefact.save import Artefact, read_artefact, save_artefact
     from rmx.models.artefact.verify import Verification, verify_artefact
@@ -28,7 +30,9 @@ _LATER = {
     "Head": "head",
     "Verification": "artefact.verify",
     "backbone_of": "head",
+    "export_int8": "artefact.int8",
     "export_merged": "artefact.export",
+    "export_openrlhf": "artefact.openrlhf",
     "export_value_head": "artefact.export",
     "head_of": "head",
     "model_card": "artefact.card",
@@ -51,7 +55,9 @@ __all__ = [
     "Verification",
     "backbone_of",
     "check_trainable",
+    "export_int8",
     "export_merged",
+    "export_openrlhf",
     "export_value_head",
     "head_of",
     "model_card",

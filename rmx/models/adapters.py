@@ -70,6 +70,11 @@ class Adapter:
         also = [Mistake(f"peft.extra.{key}", f"rmx decides this; {what}") for key, what in instead.items()]
         refuse_wrong_fields(self, "peft", also)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether its start depends on the seed alone: no weight of the base has to be read for it."""
+        return self.kind in ("lora", "rslora") and self.extra.get("init_lora_weights", True) is True
+
     def lora_config(self, model: PreTrainedModel) -> LoraConfig:
         """The peft configuration for this model: SEQ_CLS, the head saved in full and never a target.
 
@@ -134,8 +139,14 @@ def _targets(linear: dict[str, nn.Module], asked: str | list[str]) -> list[str]:
     return endings
 
 
-def attach(model: PreTrainedModel, adapter: Adapter) -> tuple[PeftModel, dict[str, torch.Tensor] | None]:
-    """Put a fresh adapter on the model; for PiSSA, also return the adapter that was taken out of the base."""
+def attach(model: PreTrainedModel, adapter: Adapter, seed: int = 0) -> tuple[PeftModel, dict[str, torch.Tensor] | None]:
+    """Put a fresh adapter on the model; for PiSSA, also return the adapter that was taken out of the base.
+
+    Args:
+        model: its weights may be on the meta device where the adapter is `drawn`.
+        adapter: what to put on it.
+        seed: of the adapter's random start.
+    """
     from peft import get_peft_model, get_peft_model_state_dict
 
     try:
@@ -143,10 +154,28 @@ def attach(model: PreTrainedModel, adapter: Adapter) -> tuple[PeftModel, dict[st
             wrapped = get_peft_model(model, adapter.lora_config(model))
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"peft: {error}") from None
+    if adapter.drawn:
+        _draw(wrapped, seed)
     if adapter.kind != "pissa":
         return wrapped, None
     state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     return wrapped, {name: value.clone() for name, value in state.items() if "lora_" in name}
+
+
+def _draw(model: PeftModel, seed: int) -> None:
+    """Draw an adapter's start anew, from the seed alone and not from what was drawn while the model was built."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                for name in layer.lora_A:
+                    for part in (layer.lora_A[name], layer.lora_B[name]):
+                        if part.weight.is_meta:  # as the base is, which PEFT follows
+                            part.to_empty(device="cpu")
+                    layer.reset_lora_parameters(name, True)
 
 
 def check_trainable(model: nn.Module) -> None:

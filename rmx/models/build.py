@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -22,14 +23,15 @@ from rmx.models.head import HEADS, StoredHead, embedding_of, find_head, head_par
 from rmx.models.quantization import Quantization
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve, trust_remote_code
-from rmx.models.tensor_files import VALUE_HEAD, half_precision, tensors
+from rmx.models.tensor_files import VALUE_HEAD, StoredTensor, half_precision, tensors
 from rmx.models.tiny import TINY, tiny_config, tiny_tokenizer
 from rmx.models.tokenizer import check_vocabulary, choose_padding, load_tokenizer
+from rmx.models.unread import Unread, build_unread
 
 if TYPE_CHECKING:
     from rmx.models.source import RewardModelSource
 
-__all__ = ["Base", "Wish", "build_checkpoint", "build_tiny", "reward_config"]
+__all__ = ["Base", "Wish", "attention_of", "build_checkpoint", "build_tiny", "config_of", "reward_config"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Wish:
     quantization: Quantization | None
     seed: int
     device: str | None
+    divided: bool = False  # processes hold a part of every weight each
+    whole: str | None = None  # why each of them has to read all of it nevertheless
 
 
 @dataclass
@@ -56,6 +60,9 @@ class Base:
     changed: bool  # differs from what is at `path`
     notes: list[str] = field(default_factory=list)
     quantization: Quantization | None = None
+    unread: list[tuple[nn.Parameter, Unread]] = field(
+        default_factory=list
+    )  # weights without memory, and where they lie
 
 
 def build_tiny(wish: Wish) -> Base:
@@ -65,7 +72,7 @@ def build_tiny(wish: Wish) -> Base:
     dtype = torch.float32 if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
         model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=_attention(source, config), dtype=dtype, trust_remote_code=False
+            config, attn_implementation=attention_of(source, config), dtype=dtype, trust_remote_code=False
         )
     except (ImportError, ValueError) as error:
         raise ModelError(f"model.attn_implementation: {first_line(error)}") from None
@@ -76,7 +83,7 @@ def build_tiny(wish: Wish) -> Base:
 def build_checkpoint(place: Resolved, wish: Wish) -> Base:
     """A base model or a finished reward model, with its head kept or drawn as `model.head_init` says."""
     source = wish.source
-    config = _config(place)
+    config = config_of(place)
     tokenizer = _tokenizer(source, place)
     padding = choose_padding(tokenizer)
     notes = [padding.why] if padding.why else []
@@ -88,8 +95,17 @@ def build_checkpoint(place: Resolved, wish: Wish) -> Base:
             "model.head_init=normal replaces it"
         )
     reward_config(config, padding.id, keep_dropout=source.dropout)
-    model, loaded = _from_pretrained(place, config, wish, _dtype(wish, half_precision(stored)), strict=head is not None)
-    _check_weights(model, loaded, place.path, head)
+    dtype = _dtype(wish, half_precision(stored))
+    built = _unread(wish, config, stored, dtype, padding.id) if wish.divided else "it is not divided"
+    if isinstance(built, str):
+        model, loaded = _from_pretrained(place, config, wish, dtype, strict=head is not None)
+        _check_weights(model, loaded, place.path, head)
+        unread: list[tuple[nn.Parameter, Unread]] = []
+        if wish.divided:
+            notes.append(f"every process reads the whole model before it is divided: {built}")
+    else:
+        model, unread = built
+        notes.append("every process reads its part of the weights only")
     changed = _fit_vocabulary(model, tokenizer, padding.id, place.path, notes)
     if head is not None:
         notes.extend(restore_head(model, head))
@@ -106,6 +122,7 @@ def build_checkpoint(place: Resolved, wish: Wish) -> Base:
         changed=changed,
         notes=notes,
         quantization=wish.quantization,
+        unread=unread,
     )
 
 
@@ -131,7 +148,12 @@ def reward_config(config: PreTrainedConfig, pad_token_id: int, *, keep_dropout: 
 # --- Steps of build_checkpoint ---
 
 
-def _config(place: Resolved) -> PreTrainedConfig:
+def config_of(place: Resolved) -> PreTrainedConfig:
+    """Read the config of a folder.
+
+    Raises:
+        ModelError: it cannot be used, or its architecture cannot carry a scalar head.
+    """
     try:
         config = AutoConfig.from_pretrained(place.folder, trust_remote_code=trust_remote_code())
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
@@ -168,7 +190,27 @@ def _dtype(wish: Wish, stored_half: str | None) -> torch.dtype:
     return getattr(torch, stored_half)
 
 
-def _attention(source: RewardModelSource, config: PreTrainedConfig) -> str:
+def _unread(
+    wish: Wish, config: PreTrainedConfig, stored: dict[str, StoredTensor], dtype: torch.dtype, pad: int
+) -> tuple[PreTrainedModel, list[tuple[nn.Parameter, Unread]]] | str:
+    """Build the model without reading it, where that is known to give the same; else say why not."""
+    if wish.whole is not None:
+        return wish.whole
+    if wish.quantization is not None:
+        return "it is quantised when it is read"
+    if pad >= config.get_text_config().vocab_size:
+        return "its embedding grows for a padding token"
+    return build_unread(
+        config, stored, attention=attention_of(wish.source, config), dtype=dtype, remote=trust_remote_code()
+    )
+
+
+def attention_of(source: RewardModelSource, config: PreTrainedConfig) -> str:
+    """Return the attention implementation to load a model with.
+
+    Raises:
+        ModelError: it needs a CUDA device, and there is none.
+    """
     asked = source.attn_implementation
     if asked.startswith("flash") and not torch.cuda.is_available():
         raise ModelError(f"model.attn_implementation: {asked} needs a CUDA device, and there is none; use sdpa")
@@ -191,7 +233,7 @@ def _from_pretrained(
                 place.folder,
                 config=config,
                 dtype=dtype,
-                attn_implementation=_attention(wish.source, config),
+                attn_implementation=attention_of(wish.source, config),
                 trust_remote_code=trust_remote_code(),
                 use_safetensors=True,
                 ignore_mismatched_sizes=not strict,

@@ -17,13 +17,14 @@ from rmx.models.loaded import LoadedModel
 from rmx.models.quantization import wanted_quantization
 from rmx.models.resolve import Resolved
 from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
+from rmx.models.unread import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rmx.models.source import RewardModelSource
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "set_trainable"]
 
 
 def load_model(
@@ -34,18 +35,19 @@ def load_model(
     trainable: bool,
     seed: int,
     device: str | None,
+    divided: bool = False,
 ) -> LoadedModel:
     """See `RewardModelSource.load`; `place` is where its path was found, None for the embedded model."""
     if adapter is not None and trainable and source.freeze_layers:
         raise ConfigError("model.freeze_layers: an adapter freezes all layers already; set it to 0 or use peft=none")
     adapter = adapter if trainable else None
     with _seeded(seed):
-        base, model, initial = _weights(source, place, adapter, trainable, seed, device)
-    if device is not None and base.quantization is None:  # which is where it belongs since it was read
+        base, model, initial = _weights(source, place, adapter, trainable, seed, device, divided)
+    if device is not None and base.quantization is None and not divided:  # which is where it belongs since it was read
         model = model.to(device)
     if adapter is None and isinstance(model, PeftModel) and base.folder is not None:
         adapter = describe_adapter(base.folder)
-    _set_trainable(model, source, trainable)
+    set_trainable(model, source, trainable)
     return _describe(source, adapter, base, model, initial)
 
 
@@ -56,6 +58,7 @@ def _weights(
     trainable: bool,
     seed: int,
     device: str | None,
+    divided: bool,
 ) -> tuple[Base, Any, dict[str, torch.Tensor] | None]:
     adapted = place is not None and (place.folder / "adapter_config.json").exists()
     stored = adapted and place is not None and is_reward_adapter(place.folder)  # else of a language model: merged
@@ -68,6 +71,8 @@ def _weights(
         ),
         seed=seed,
         device=device,
+        divided=divided,
+        whole=_why_whole(adapted, adapter),
     )
     if place is None:
         base = build_tiny(wish)
@@ -86,8 +91,17 @@ def _weights(
             )
         return base, open_adapter(base, place, wish, trainable), None
     if adapter is not None:
-        return base, *attach(base.model, adapter)
+        return base, *attach(base.model, adapter, seed)
     return base, base.model, None
+
+
+def _why_whole(adapted: bool, adapter: Adapter | None) -> str | None:
+    """Half a sentence on why a base's weights have to be there before an adapter is; None if they do not."""
+    if adapted:
+        return "it lies below a stored adapter"
+    if adapter is not None and not adapter.drawn:
+        return f"its adapter ({adapter.kind}) starts from its weights"
+    return None
 
 
 @contextmanager
@@ -101,7 +115,8 @@ def _seeded(seed: int) -> Iterator[None]:
 # --- What is trained ---
 
 
-def _set_trainable(model: nn.Module, source: RewardModelSource, trainable: bool) -> None:
+def set_trainable(model: nn.Module, source: RewardModelSource, trainable: bool) -> None:
+    """Say which parameters are trained, as `model.freeze_layers` has it; with `trainable` false none is."""
     if not trainable:
         model.requires_grad_(False)
         model.eval()
@@ -178,4 +193,5 @@ def _describe(
         folder=base.folder,
         quantization=base.quantization,
         initial_adapter=initial,
+        unread=named(model, base.unread),
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rmx.models.adapters import Adapter
     from rmx.models.quantization import Quantization
     from rmx.models.source import RewardModelSource
+    from rmx.models.unread import Unread
 
 __all__ = ["LoadedModel"]
 
@@ -41,6 +42,7 @@ class LoadedModel:
     folder: Path | None = None  # the local files it was read from
     quantization: Quantization | None = None  # of the weights below the adapter
     initial_adapter: dict[str, torch.Tensor] | None = None  # PiSSA: the adapter that was taken out of the base
+    unread: dict[str, Unread] = field(default_factory=dict)  # weights that are on the meta device, and where they lie
 
     @property
     def head(self) -> torch.nn.Module:

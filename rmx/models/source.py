@@ -94,6 +94,7 @@ class RewardModelSource:
         trainable: bool = True,
         seed: int = 0,
         device: str | None = None,
+        divided: bool = False,
     ) -> LoadedModel:
         """Load weights and tokenizer, and put the scalar head (and the adapter) in place.
 
@@ -102,6 +103,8 @@ class RewardModelSource:
             trainable: False for evaluation: nothing requires a gradient, weights stay as they are stored.
             seed: Seeds the head, the adapter and the embedded model: the same seed gives the same weights.
             device: Where to, e.g. "cuda:0"; None leaves the model on the CPU (the trainer moves it).
+            divided: Leave the weights in their files where each process can read its part of them later
+                (`LoadedModel.unread`); nothing is moved to `device`.
 
         Raises:
             ModelError: It cannot be found, reached or used; the message says which and what to do.
@@ -109,7 +112,7 @@ class RewardModelSource:
         place = self.locate()  # first, because it may fail: the imports of the next line take seconds
         from rmx.models.load import load_model
 
-        return load_model(self, place, adapter=adapter, trainable=trainable, seed=seed, device=device)
+        return load_model(self, place, adapter=adapter, trainable=trainable, seed=seed, device=device, divided=divided)
 
 
 def _name_of(path: str | None) -> str:

@@ -54,8 +54,8 @@ class NoParallel:
         """Return how so many processes share the work."""
         return "ddp" if processes > 1 else "none"
 
-    def sizes(self, processes: int) -> MeshSizes | None:
-        """Return the mesh for so many processes; None where weights are not divided.
+    def sizes(self, processes: int, per_node: int | None = None) -> MeshSizes | None:
+        """Return the mesh for so many processes, `per_node` on each machine; None where weights are not divided.
 
         Raises:
             ConfigError: the sizes do not fit the number of processes.
@@ -67,7 +67,7 @@ class NoParallel:
 class Replicated(NoParallel):
     """parallel=ddp: as `none`, and one process alone is refused."""
 
-    def sizes(self, processes: int) -> MeshSizes | None:
+    def sizes(self, processes: int, per_node: int | None = None) -> MeshSizes | None:
         """See `NoParallel.sizes`."""
         if processes == 1:
             raise ConfigError(f"parallel=ddp: there is one process; {START}, or take parallel=none")
@@ -101,10 +101,11 @@ class Sharded(NoParallel):
     tensor: Count | Literal["auto"] = 1
     cpu_offload: bool = False
 
-    def sizes(self, processes: int) -> MeshSizes:
+    def sizes(self, processes: int, per_node: int | None = None) -> MeshSizes:
         """Return the mesh: what is `auto` follows from the number of processes.
 
-        With `shard` and `replicate` both auto, the processes of one node share the weights.
+        With `shard` and `replicate` both auto, the processes of one node share the weights: `per_node` of them, or as
+        many as the launcher says.
 
         Raises:
             ConfigError: the sizes do not fit the number of processes.
@@ -113,7 +114,7 @@ class Sharded(NoParallel):
             raise ConfigError(f"parallel: weights are divided among processes, and there is one; {START}")
         sizes = {"replicate": self.replicate, "shard": self.shard, "tensor": self.tensor}
         if sizes["replicate"] == sizes["shard"] == "auto":
-            sizes["shard"] = min(int(os.environ.get("LOCAL_WORLD_SIZE", processes)), processes)
+            sizes["shard"] = min(per_node or int(os.environ.get("LOCAL_WORLD_SIZE", processes)), processes)
         open_sizes = [name for name, size in sizes.items() if size == "auto"]
         if len(open_sizes) > 1:
             raise ConfigError(f"parallel: {' and '.join(open_sizes)} are both auto; give a number for one of them")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +95,22 @@ def read(w: Workflow, run: OpenRun, phases: Collection[str], trained: Model | No
 
 
 def prepare(
-    w: Workflow, splits: Splits, args: TrainingArguments, phases: Collection[str], trained: Model | None = None
+    w: Workflow,
+    splits: Splits,
+    args: TrainingArguments,
+    phases: Collection[str],
+    divide: Callable[[LoadedModel], None] | None = None,
+    trained: Model | None = None,
 ) -> Inputs:
-    """Make what these phases need, and nothing else; `trained` is the model of an earlier phase, used as it is.
+    """Make what these phases need, and nothing else.
+
+    Args:
+        w: the workflow.
+        splits: its comparisons.
+        args: of the trainer.
+        phases: to be done.
+        divide: divides the weights of the model among processes; None where each has them whole.
+        trained: the model of an earlier phase, used as it is.
 
     Raises:
         InputError: model or template cannot be used.
@@ -109,7 +122,7 @@ def prepare(
         log.info(
             "peft=%s does nothing: phases has no train, and what is scored is the model of model.path", w.peft.kind
         )
-    loaded = trained.loaded if use_trained and trained else _load(w, args, trains) if needs_model else None
+    loaded = trained.loaded if use_trained and trained else _load(w, args, trains, divide) if needs_model else None
     tokenizer = tokenizer_of(w.model) if loaded is None else loaded.tokenizer
     template = _bind(w, tokenizer)
     max_tokens = _max_tokens(w, loaded)
@@ -120,8 +133,18 @@ def prepare(
     return Inputs(splits, args, tokenizer, template, max_tokens, train, evals, encode.reports, model)
 
 
-def _load(w: Workflow, args: TrainingArguments, trains: bool) -> LoadedModel:
-    loaded = w.model.load(adapter=w.peft if trains else None, trainable=trains, seed=w.seed, device=str(args.device))
+def _load(
+    w: Workflow, args: TrainingArguments, trains: bool, divide: Callable[[LoadedModel], None] | None
+) -> LoadedModel:
+    loaded = w.model.load(
+        adapter=w.peft if trains else None,
+        trainable=trains,
+        seed=w.seed,
+        device=str(args.device),
+        divided=divide is not None,
+    )
+    if divide is not None:
+        divide(loaded)
     for note in loaded.notes:
         log.info("model: %s", note)
     return loaded

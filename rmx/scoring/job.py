@@ -16,14 +16,12 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, MinLen
 
 from rmx.errors import ConfigError, DataError
-from rmx.values import AtLeastZero, Count, Mistake, refuse_wrong_fields
+from rmx.scoring.judges import NotEmpty, PanelKeys, RowFormat
+from rmx.values import Count, Mistake, refuse_wrong_fields
 
 __all__ = ["HowFar", "ScoreJob"]
 
 log = logging.getLogger(__name__)
-
-CALIBRATION_ROWS = 10_000  # of a calibration file that are read
-Path_ = Annotated[str, MinLen(1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +34,8 @@ class HowFar:
     tokens: int  # computed by this run, what candidates share counted once for each of them
 
 
-@dataclass(frozen=True)
-class ScoreJob:
+@dataclass(frozen=True, kw_only=True)
+class ScoreJob(PanelKeys):
     """What `rmx score` is asked for.
 
     Args:
@@ -49,6 +47,7 @@ class ScoreJob:
         k: standard deviations, of `lower`.
         center: how rewards of several models are brought onto one scale: `prompt`, `calibration`, or `none`.
         calibration: rows to measure each model's mean and spread on, for center=calibration.
+        calibrated: rewards on the scale that `rmx export --format calibrated` wrote into the model.
         format: the row shape; `auto` looks at the first rows.
         columns: rmx's column name → the file's.
         ignore: columns of text that are left out on purpose.
@@ -65,62 +64,24 @@ class ScoreJob:
     ['outputs/hh']
     """
 
-    model: Path_ | Annotated[list[str], MinLen(1)]
-    input: Path_ | Annotated[list[str], MinLen(1)]
-    output: Path_
+    input: NotEmpty | Annotated[list[str], MinLen(1)]
+    output: NotEmpty
     best_of_n: Annotated[int, Ge(2)] | None = None
-    combine: Literal["mean", "min", "lower"] = "mean"
-    k: AtLeastZero = 1.0
-    center: Literal["prompt", "calibration", "none"] = "prompt"
-    calibration: Path_ | None = None
-    format: Literal[
-        "auto",
-        "sharegpt",
-        "alpaca",
-        "choices",
-        "dialogue",
-        "preference",
-        "last_turn",
-        "candidates",
-        "two_sides",
-        "single",
-    ] = "auto"
+    format: RowFormat = "auto"
     columns: dict[str, str] = field(default_factory=dict)
     ignore: list[str] = field(default_factory=list)
     on_bad_row: Literal["error", "skip"] = "error"
-    max_tokens: Annotated[int, Ge(2)] | None = None
-    truncation: Literal["keep_end", "error"] = "keep_end"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    device: Path_ | None = None
-    max_tokens_per_micro_batch: Count = 4096
     window_rows: Count = 1024
-    part: Path_ | None = None
+    part: NotEmpty | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading anything."""
         refuse_wrong_fields(self, "", also=list(self._mistakes()))
 
     def _mistakes(self) -> Iterator[Mistake]:
-        one = isinstance(self.model, str) or len(self.model) == 1
-        if one:
-            for key, usual in (("combine", "mean"), ("k", 1.0), ("center", "prompt"), ("calibration", None)):
-                if getattr(self, key) != usual:
-                    yield Mistake(key, "is for several models; give model=[A,B], or leave it out")
-        elif len(set(self.model)) < len(self.model):
-            yield Mistake("model", "names one model twice; it would count double")
-        if self.k != 1.0 and self.combine != "lower" and not one:
-            yield Mistake("k", f"is for combine=lower, and combine is {self.combine}; leave it out")
-        if not one and (self.center == "calibration") != (self.calibration is not None):
-            yield Mistake("calibration", "and center=calibration belong together; give both, or neither")
-        if self.device is not None and re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)) is None:
-            yield Mistake("device", f"{self.device!r} is not cpu, cuda or cuda:N")
+        yield from self.panel_mistakes()
         if self.part is not None and _part(str(self.part)) is None:
             yield Mistake("part", f"{self.part!r} is not I/N with I from 1 to N, such as 2/4")
-
-    @property
-    def models(self) -> list[str]:
-        """The models as a list."""
-        return [self.model] if isinstance(self.model, str) else list(self.model)
 
     @property
     def inputs(self) -> list[str]:
@@ -178,36 +139,20 @@ class ScoreJob:
 
         names = (
             *("best_of_n", "combine", "k", "center", "calibration", "format", "columns", "ignore", "on_bad_row"),
-            *("max_tokens", "truncation", "precision"),
+            *("max_tokens", "truncation", "precision", "calibrated"),
         )
         places = [str(Path(path).expanduser().resolve()) if is_local(path) else path for path in self.models]
         weights = [_weights_of(Path(place)) for place in places]
         return {"model": places, "weights": weights, "part": list(self.share)} | {n: getattr(self, n) for n in names}
 
     def _panel(self) -> Any:
-        from rmx.scoring.ensemble import Ensemble
-        from rmx.scoring.panel import Panel
-
-        device = self.device
-        if device is None and "LOCAL_RANK" in os.environ:
+        device = None
+        if self.device is None and "LOCAL_RANK" in os.environ:
             import torch
 
             if torch.cuda.is_available():
                 device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-        panel = Panel.of(
-            self.models,
-            device=device,
-            precision=self.precision,
-            max_tokens=self.max_tokens,
-            max_tokens_per_micro_batch=self.max_tokens_per_micro_batch,
-            truncation=self.truncation,
-        )
-        panel.ensemble = Ensemble(self.combine, self.k, self.center)
-        if self.calibration is not None:
-            panel.calibrate(_calibration_rows(self.calibration), panel.ensemble)
-        for line in panel.described():
-            log.info("%s", line)
-        return panel
+        return self.load_panel(device)
 
 
 class _Answering:
@@ -325,15 +270,3 @@ def _weights_of(folder: Path) -> list[list[Any]]:
     """Names, sizes and times of a folder's weights: another training into the same folder is another model."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("model/*.safetensors")])
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def _calibration_rows(path: str) -> list[Any]:
-    from itertools import islice
-
-    from rmx.data.unlabelled import RowsToScore
-
-    rows = list(islice(RowsToScore([path]), CALIBRATION_ROWS))
-    bad = next((row for row in rows if row.fault is not None), None)
-    if bad is not None:
-        raise DataError(f"calibration: {bad.where}: {bad.fault}; put the row right")
-    return [row.comparison for row in rows]

@@ -92,8 +92,11 @@ class Panel:
         max_tokens: int | None = None,
         max_tokens_per_micro_batch: int = 4096,
         truncation: Literal["keep_end", "error"] = "keep_end",
+        calibrated: bool = False,
     ) -> Panel:
         """Load models: run folders, model folders or hub ids; `device` None takes a GPU where there is one.
+
+        `calibrated` is that of `rmx.load`.
 
         Raises:
             ModelError: one cannot be loaded, or is no reward model.
@@ -102,7 +105,11 @@ class Panel:
         scorers = []
         for path in paths:
             scorer = load(
-                path, device=device, precision=precision, max_tokens_per_micro_batch=max_tokens_per_micro_batch
+                path,
+                device=device,
+                precision=precision,
+                max_tokens_per_micro_batch=max_tokens_per_micro_batch,
+                calibrated=calibrated,
             )
             scorer.max_tokens = scorer.max_tokens if max_tokens is None else max_tokens
             scorers.append((path, scorer))
@@ -148,11 +155,16 @@ class Panel:
             judge_alone(scorer, comparisons, self.truncation, partial(shown, number))
             for number, (_, scorer) in enumerate(self.scorers)
         ]
-        if len(said) == 1:
-            return said[0]
-        return [self._together(answers) for answers in zip(*said, strict=True)]
+        return [self.together(answers) for answers in zip(*said, strict=True)]
 
-    def _together(self, answers: Sequence[Judgement]) -> Judgement:
+    def together(self, answers: Sequence[Judgement]) -> Judgement:
+        """Return what the models say together of one comparison, from what each says alone, in the models' order.
+
+        Raises:
+            ConfigError: one response, and it would be centred on its prompt.
+        """
+        if len(answers) == 1:
+            return answers[0]
         refused = next((answer for answer in answers if answer.refusal is not None), None)
         if refused is not None:
             return refused

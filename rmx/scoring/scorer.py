@@ -25,6 +25,7 @@ from rmx.tokens import encode_conversations
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from rmx.models.artefact.calibrated import Calibration
     from rmx.templates import BoundTemplate
 
 __all__ = ["Scorer", "Turns", "load"]
@@ -60,6 +61,7 @@ class Scorer:
         template: how a conversation becomes text; its rendering ends at the scored token.
         max_tokens: longest sequence; longer conversations lose the beginning of their prompt.
         max_tokens_per_micro_batch: token positions computed at once (memory only).
+        calibration: a scale on which all rewards are returned; None returns them as the model gives them.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Scorer:
         encoding: Literal["auto", "shared", "separate"] = "auto",
         precision: Literal["fp32", "bf16"] = "fp32",
         max_tokens_per_micro_batch: int = 4096,
+        calibration: Calibration | None = None,
     ) -> None:
         self.model, self.tokenizer, self.template = model, tokenizer, template
         self.max_tokens, self.max_tokens_per_micro_batch = max_tokens, max_tokens_per_micro_batch
+        self.calibration = calibration
         self.turns = Turns()
         self.engine = engine or Engine(model, encoding=encoding, precision=precision)
 
@@ -137,6 +141,7 @@ class Scorer:
                 for part in parts:
                     rows = [ordered[i] for i in part]
                     flat = self.engine.rewards(self.engine.collate(rows)).float().cpu().numpy()
+                    flat = flat if self.calibration is None else self.calibration.apply(flat)
                     sizes = np.cumsum([len(row.suffix_ids) for row in rows])[:-1]
                     for i, scores in zip(part, np.split(flat, sizes), strict=True):
                         results[order[i]] = scores
@@ -171,6 +176,7 @@ def load(
     device: str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     max_tokens_per_micro_batch: int = 4096,
+    calibrated: bool = False,
 ) -> Scorer:
     """Load a finished run's `model/` folder (or the run folder itself) as a scorer.
 
@@ -178,10 +184,19 @@ def load(
     text gets the score here that it got in the run. Only where a prompt was cut there, all responses of its comparison
     had what the longest of them left of it; a text that is scored alone is cut by its own length.
 
+    Args:
+        path: the folder, or a hub id.
+        device: where to, such as "cuda:0"; None is the CPU.
+        precision: of the computation.
+        max_tokens_per_micro_batch: token positions computed at once (memory only).
+        calibrated: return rewards on the scale that `rmx export --format calibrated` measured and wrote.
+
     Raises:
-        ModelError: the folder holds no reward model, or its contract does not match its files.
+        ModelError: the folder holds no reward model, its contract does not match its files, or `calibrated` is asked
+            for and it holds no scale.
     """
     from rmx.models import read_artefact
+    from rmx.models.artefact.calibrated import read_calibration
 
     artefact = read_artefact(path, device=device)
     template = artefact.contract.get("template", {})
@@ -193,4 +208,5 @@ def load(
         max_tokens=artefact.max_tokens,
         precision=precision,
         max_tokens_per_micro_batch=max_tokens_per_micro_batch,
+        calibration=read_calibration(artefact.folder) if calibrated else None,
     )

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rmx.errors import MORE
 from rmx.redact import redact_text
 from rmx.results.sweep import SweepRow
 from rmx.sweep.trials import SweepFolder
@@ -135,7 +136,7 @@ def varying(rows: Sequence[SweepRow]) -> list[str]:
 
 
 def last_line(path: Path, limit: int = 120) -> str:
-    """Return the last line of a log that says something, shortened; empty without a log."""
+    """Return the last line of a log that says what happened, shortened; empty without a log."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -143,6 +144,6 @@ def last_line(path: Path, limit: int = 120) -> str:
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(MORE)]
     last = redact_text("".join(character for character in lines[-1] if character.isprintable())) if lines else ""
     return last if len(last) <= limit else last[: limit - 1] + "…"

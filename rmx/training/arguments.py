@@ -69,6 +69,7 @@ class TrainerSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto"
     comparisons_per_step: Count | None = None
+    async_save: bool = False
     stop_after: str | int | float | None = None  # a number is refused with what to write
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -242,6 +243,7 @@ def trainer_settings(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto",
     comparisons_per_step: Count | None = None,
+    async_save: bool = False,
     stop_after: str | int | float | None = None,
     **arguments: Any,
 ) -> TrainerSettings:
@@ -256,6 +258,8 @@ def trainer_settings(
         eval_precision: of the backbone while evaluating, predicting and scoring.
         comparisons_per_step: of all ranks together, whatever their number: the same optimizer step on 1, 8 or 64
             devices. None goes by `per_device_train_batch_size × gradient_accumulation_steps` per rank.
+        async_save: write checkpoints while training goes on: it stops for a copy to the host's memory only, which
+            takes the room of weights and optimizer state there. A checkpoint counts once it is whole, as ever.
         stop_after: time since the job began, such as 3h50m, after which training ends with a checkpoint and exit code
             75; the same command continues. None trains to the end.
         **arguments: learning_rate, num_train_epochs, max_steps, ...; `rmx.training.keys` lists what each does here.
@@ -271,6 +275,7 @@ def trainer_settings(
         precision,
         eval_precision,
         comparisons_per_step,
+        async_save,
         stop_after,
         dict(arguments),
     )

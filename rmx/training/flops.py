@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rmx.engine import Engine
+from rmx.engine.layout import Encoding
 from rmx.records import Batch, EncodedComparison
 
 __all__ = ["FlopCount", "count_flops", "peak_flops", "speed"]
@@ -132,11 +133,38 @@ class FlopCount:
             total += (self.per_token + self.per_scored) * rows * width + sum(self.per_score) * rows * width**2
         return total
 
+    def rows(self, comparisons: Iterable[EncodedComparison], encoding: Encoding) -> float:
+        """FLOPs of comparisons as `batch` counts them when they are laid out in this way, without laying them out.
+
+        >>> from rmx.engine import Collator
+        >>> c = EncodedComparison("a", "s", [7, 8, 9], ([1, 2], [3]), ())
+        >>> count = FlopCount(100.0, 10.0, (4.0,), (None,))
+        >>> [count.rows([c], kind) == count.batch(Collator(kind)([c])) for kind in ("shared", "flat", "padded")]
+        [True, True, True]
+        """
+        total = 0.0
+        for c in comparisons:
+            scored = len(c.lengths)
+            if encoding == "padded":
+                width = max(c.lengths)
+                total += self.per_token * scored * width + sum(self.per_score) * scored * width**2
+            elif encoding == "flat":
+                total += self.per_token * sum(c.lengths) + self._runs([(n, n) for n in c.lengths])
+            else:
+                reused = len(c.prefix_ids)
+                runs = [(n - reused if i else n, n) for i, n in enumerate(c.lengths)]
+                total += self.per_token * c.shared_tokens + self._runs(runs)
+            total += self.per_scored * scored
+        return total
+
     def _attention(self, batch: Batch) -> float:
         if batch.layout is None:  # behind a dense mask every score is computed
             rows, width = batch.input_ids.shape
             return sum(self.per_score) * rows * width**2
-        runs = list(zip(batch.layout.q_lens, batch.layout.k_lens, strict=True))
+        return self._runs(list(zip(batch.layout.q_lens, batch.layout.k_lens, strict=True)))
+
+    def _runs(self, runs: Sequence[tuple[int, int]]) -> float:
+        """FLOPs of the attention of runs of (queries, keys)."""
         seen: dict[tuple[int | None, bool], int] = {}
         total = 0.0
         for layer, (cost, window) in enumerate(zip(self.per_score, self.windows, strict=True), start=1):
@@ -159,8 +187,13 @@ def scores(queries: int, keys: int, window: int | None) -> int:
     return growing * first + growing * (growing - 1) // 2 + (queries - growing) * window
 
 
-def count_flops(engine: Engine) -> FlopCount:
+def count_flops(engine: Engine, *, backward: bool = True, whole: bool = False) -> FlopCount:
     """Count the operations of an engine's model as it trains now, by watching one small forward pass.
+
+    Args:
+        engine: the engine; its model may lie on the meta device.
+        backward: false counts the forward pass alone.
+        whole: every layer computes every token, the last one too, as checkpointed layers do.
 
     What passes through a module's hands says it all: how many tokens it is given, whether its weights are trained and
     whether its input needs a gradient. So adapters, frozen layers and the last layer's shortcut need no rules.
@@ -183,12 +216,15 @@ def count_flops(engine: Engine) -> FlopCount:
     windows = batch.layout.windows if batch.layout is not None else []
     scored = len(batch.pool_index)
     head = {id(m) for m in getattr(engine.model, "score", nn.Module()).modules()}
+    products = [replace(m, flops=m.forward_flops) if not backward else m for m in watch.products]
+    few = [m for m in products if m.rows <= scored and (m.module in head or not whole)]
+    many = [m for m in products if m.rows > scored or (m.module not in head and whole)]
     return FlopCount(
-        per_token=sum(m.flops for m in watch.products if m.rows > scored),
-        per_scored=sum(m.flops for m in watch.products if m.rows <= scored),
-        per_score=tuple(per_score * (3 if gradient else 1) for gradient in gradients),
+        per_token=sum(m.flops for m in many),
+        per_scored=sum(m.flops for m in few),
+        per_score=tuple(per_score * (3 if gradient and backward else 1) for gradient in gradients),
         windows=tuple(windows) if len(windows) == len(gradients) else (None,) * len(gradients),
-        narrow=any(m.rows <= scored and m.module not in head for m in watch.products),
+        narrow=any(m.module not in head for m in few),
     )
 
 
@@ -207,6 +243,7 @@ class _Product:
     module: int  # its id
     rows: int  # tokens that it was given
     flops: int  # per token, forward and backward
+    forward_flops: int  # per token, forward alone
 
 
 @dataclass
@@ -236,7 +273,7 @@ class _Watch:
         input_gradient = given.requires_grad or not torch.is_grad_enabled()
         trained = any(p.requires_grad for p in module.parameters(recurse=False) if p.dim() > 1)
         rows = given.shape[:-1].numel()
-        self.products.append(_Product(id(module), rows, 2 * weights * (1 + trained + input_gradient)))
+        self.products.append(_Product(id(module), rows, 2 * weights * (1 + trained + input_gradient), 2 * weights))
         self.input_gradients.append(input_gradient)
 
     def _attention(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -142,6 +142,8 @@ class Loop:
         self.control = TrainerControl()
         self.position = self.first_position()
         self.sealed_step = -1
+        self.sealed_best: int | None = None  # of the newest checkpoint
+        self.async_save = settings.async_save
         self.said_memory = False
         self.stop = False  # whether any rank has got a signal, or the time is up, as all know it
         self.time_is_up = False
@@ -484,12 +486,14 @@ class Loop:
         if self.state.best_global_step == step and self.args.save_strategy != SaveStrategy.NO:
             self.state.best_model_checkpoint = str(self.checkpoints.path(step))
         self.seal(after, scheduled=True)
-        self.rotate()
+        if not self.async_save:
+            self.rotate()
         self.control.should_save = False
         self.tell("on_save")
 
     def seal(self, pending: Pending, *, scheduled: bool) -> None:
         """Write a checkpoint of this step, whole or not at all."""
+        self.finish_saving()
         with self.limit.timed("checkpoint"):
             self.write_checkpoint(pending, scheduled=scheduled)
 
@@ -521,17 +525,26 @@ class Loop:
             self.model,
             self.optimizer if whole else None,
             rest,
+            background=self.async_save and scheduled,
         )
-        self.sealed_step = self.state.global_step
+        self.sealed_step, self.sealed_best = step, self.position.best_step
+
+    def finish_saving(self) -> None:
+        """Wait for a checkpoint that is being written meanwhile; older ones are no longer wanted then."""
+        if self.async_save:
+            note("writing the last checkpoint to the disk")
+            self.strategy.finish_saving()
+            self.limit.took["checkpoint"].extend(self.strategy.saving.took())
+            self.rotate()
 
     def rotate(self) -> None:
         """Delete the oldest checkpoints beyond `trainer.save_total_limit`; the newest and the best stay."""
-        best = self.position.best_step
-        keep = [] if best is None else [best]
+        keep = [] if self.sealed_best is None else [self.sealed_best]  # a better one is not on the disk yet
         self.strategy.first(lambda: self.checkpoints.rotate(self.args.save_total_limit, keep=keep))
 
     def stopped(self) -> RmxError:
-        """The error that ends a run after a signal, or when its time is up; its checkpoint is there."""
+        """Return the error that ends a run after a signal, or when its time is up, once its checkpoint is there."""
+        self.finish_saving()
         checkpoint = str(self.checkpoints.path(self.state.global_step))
         if self.signals.received:
             return Interrupted(int(self.signals.received), checkpoint)
@@ -622,6 +635,7 @@ class Loop:
         self.position, self.sealed_step = former, former.state.global_step
         if not start.best_holds:
             former.state.best_metric = former.state.best_global_step = former.state.best_model_checkpoint = None
+        self.sealed_best = former.best_step
         self.schedule_events(former.state, steps, epochs)
         former.state.is_world_process_zero = self.strategy.process == 0
         former.state.is_local_process_zero = self.args.local_process_index == 0
@@ -644,6 +658,7 @@ class Loop:
     def finish(self) -> dict[str, float]:
         """Keep the best weights where that is asked for, and return the numbers of the whole run."""
         self.log_window()  # where training stopped between two logs
+        self.finish_saving()
         self.rotate()  # a kill may have come between the last save and this
         switch(self.optimizer, "eval")
         best = self.state.best_model_checkpoint

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,17 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainingArguments
 
-from rmx.checkpoints.shards import has_shards, load_sharded_state, save_shards, structure_of
+from rmx.checkpoints.shards import (
+    has_shards,
+    load_sharded_state,
+    save_shards,
+    start_saving_shards,
+    structure_of,
+)
 from rmx.checkpoints.tensors import load_state, state_bytes
-from rmx.errors import CheckpointError, ConfigError, ModelError
+from rmx.errors import CheckpointError, ConfigError, ModelError, RmxError
+from rmx.models import LoadedModel
+from rmx.models.unread import stored_tensors
 from rmx.parallel import MeshSizes
 from rmx.training.strategies import DataParallel
 from rmx.training.tensor_parallel import divide_layers
@@ -58,7 +66,8 @@ class ShardedWeights(DataParallel):
     def __init__(self, args: TrainingArguments, sizes: MeshSizes, *, cpu_offload: bool = False) -> None:
         super().__init__(args)
         self.process = self.rank
-        self.sizes, self.cpu_offload, self.placed = sizes, cpu_offload, False
+        self.beside: dist.ProcessGroup | None = None
+        self.sizes, self.cpu_offload = sizes, cpu_offload
         self.words = " x ".join(f"{name}={size}" for name, size in sizes._asdict().items())
         self.mesh: DeviceMesh = init_device_mesh(
             args.device.type, tuple(sizes), mesh_dim_names=("replicate", "shard", "tensor")
@@ -71,19 +80,33 @@ class ShardedWeights(DataParallel):
 
     # --- The model and its gradients ----------------------------------------------------------------------------------
 
+    divided = True
+
     def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
-        """Divide the weights in place: a unit per layer, and one for the rest.
+        """Return the model as it is: it was divided when it was loaded."""
+        return model
+
+    def divide(self, loaded: LoadedModel) -> None:
+        """Divide the weights in place: a unit per layer, and one for the rest; then read what is still in its files.
 
         Raises:
             ModelError: a weight is not divided although it should be.
         """
-        if self.placed:  # it has scored before
-            return model
-        if self.args.torch_compile:
-            raise ConfigError("trainer.torch_compile: is not combined with divided weights; leave one of them out")
+        model: Any = loaded.model
         self.skeleton = without_weights(model)
-        if not self.cpu_offload:
+        if not loaded.unread and not self.cpu_offload:
             model.to(self.args.device)
+        here = {
+            name: tensor.detach().clone()
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            if loaded.unread and not tensor.is_meta
+        }
+        self._divide(model)
+        if loaded.unread:
+            model.to_empty(device="cpu" if self.cpu_offload else self.args.device)
+            fill(model, (*here.items(), *stored_tensors(loaded.unread)))
+
+    def _divide(self, model: nn.Module) -> None:
         options: dict[str, Any] = {"mesh": self.data_mesh, "reshard_after_forward": True}
         if self.cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.args.device.type == "cuda")
@@ -94,12 +117,6 @@ class ShardedWeights(DataParallel):
                 fully_shard(layer, **options)
             fully_shard(model, **options)
             self.refuse_whole(model)
-        self.placed = True
-        return model
-
-    def place_for_scoring(self, model: nn.Module) -> None:
-        """Divide the weights."""
-        self.place(model, lambda: None)
 
     def refuse_whole(self, model: nn.Module) -> None:
         """Stop where the division did not take effect.
@@ -148,8 +165,7 @@ class ShardedWeights(DataParallel):
 
     def gathered(self, value: Any) -> list[Any]:
         """Return one value per data rank, in their order."""
-        everyone: list[Any] = [None] * self.sizes.data * self.sizes.tensor
-        dist.all_gather_object(everyone, value)
+        everyone = self._all(value)
         return [everyone[process] for process in self.one_of_each]
 
     # --- State --------------------------------------------------------------------------------------------------------
@@ -189,10 +205,11 @@ class ShardedWeights(DataParallel):
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         rest: Callable[[Path], None],
+        background: bool = False,
     ) -> None:
         """Let every process write its own parts into the folder that the first one opens and seals."""
-        if optimizer is None:
-            super().write_checkpoint(staged, model, None, rest)  # weights alone are for others to read: one file
+        if optimizer is None:  # weights alone are for others to read: one file
+            super().write_checkpoint(staged, model, None, rest, background)
             return
         reshard(model)
         state = optimizer.state_dict()
@@ -201,13 +218,37 @@ class ShardedWeights(DataParallel):
         with opened:
             parts = structure_of(state, stage, "optimizer", write=self.process == 0)
             parts |= {f"{WEIGHTS}{name}": tensor for name, tensor in kept_weights(model).items()}
-            save_shards(parts, stage)
+            if not background:
+                save_shards(parts, stage)
+            self.first(lambda: rest(stage))
+            written = start_saving_shards(parts, stage, self._second_group()) if background else None
+            later = opened.pop_all()
+        if written is None:
+            self.first(later.close)
+        else:  # the first process's turn comes when all have written
+            self.saving.start(lambda: closed_after(written, later))
 
-            def seal() -> None:
-                rest(stage)
-                opened.close()
+    def finish_saving(self) -> None:
+        """Wait for every process's parts, and for the first one's seal."""
+        mine: RmxError | None = None
+        try:
+            self.saving.wait()
+        except RmxError as error:
+            mine = error
+        for failure in self._all(mine):
+            if failure is not None:
+                raise failure
 
-            self.first(seal)
+    def _second_group(self) -> dist.ProcessGroup:
+        """Return a group for what goes on beside training, whose messages must not mix with training's."""
+        if self.beside is None:
+            self.beside = dist.new_group(backend="gloo")
+        return self.beside
+
+    def _all(self, value: Any) -> list[Any]:
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, value)
+        return everyone
 
     def load_model(self, model: nn.Module, folder: Path) -> None:
         """Give each process its part of what is stored, tensor by tensor.
@@ -215,19 +256,14 @@ class ShardedWeights(DataParallel):
         Raises:
             CheckpointError: the files are those of another model.
         """
-        if not self.placed or has_shards(folder):
+        if has_shards(folder):
             super().load_model(model, folder)
             return
         targets, read = kept_weights(model), set()
         for name, tensor in adapter_tensors(folder) if isinstance(model, PeftModel) else model_tensors(folder):
             if name not in targets:
                 raise CheckpointError(f"{folder}: {name} is not a weight of this model; start anew with resume=never")
-            target = targets[name]
-            with torch.no_grad():
-                if isinstance(target, DTensor):
-                    target.to_local().copy_(part_of(tensor, target).to_local())
-                else:
-                    target.copy_(tensor)
+            copy_part(tensor, targets[name])
             read.add(name)
         if missing := sorted(set(targets) - read):
             raise CheckpointError(f"{folder}: {missing[0]} is missing; start anew with resume=never")
@@ -255,6 +291,12 @@ class ShardedWeights(DataParallel):
         self.tune(optimizer)
 
 
+def closed_after(written: Callable[[], None], opened: contextlib.ExitStack) -> None:
+    """Wait until all parts are written, then close what was opened for them; after a failure, as after an error."""
+    with opened:
+        written()
+
+
 def reshard(model: nn.Module) -> None:
     """Give back the whole weights that the last forward pass has left in memory."""
     for module in model.modules():
@@ -268,6 +310,8 @@ def check_arguments(args: TrainingArguments) -> None:
     Raises:
         ConfigError: a key that does not go together with divided weights.
     """
+    if args.torch_compile:
+        raise ConfigError("trainer.torch_compile: is not combined with divided weights; leave one of them out")
     optimizer = getattr(args.optim, "value", args.optim)
     if optimizer not in OPTIMIZERS:
         raise ConfigError(
@@ -290,6 +334,28 @@ def part_of(tensor: Tensor, like: Tensor) -> Any:
         return tensor
     tensor = tensor.to(device=like.device)
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def copy_part(tensor: Tensor, target: Tensor) -> None:
+    """Copy what `target` holds of a whole tensor."""
+    with torch.no_grad():
+        if isinstance(target, DTensor):
+            target.to_local().copy_(part_of(tensor, target).to_local())
+        else:
+            target.copy_(tensor)
+
+
+def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Give a divided model every weight and buffer.
+
+    Raises:
+        ModelError: one is missing.
+    """
+    targets = dict((*model.named_parameters(), *model.named_buffers()))
+    for name, tensor in tensors:
+        copy_part(tensor, targets.pop(name))
+    if targets:
+        raise ModelError(f"parallel: the weight {next(iter(targets))} was not read")
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:

@@ -25,9 +25,11 @@ from rmx.checkpoints.shards import has_shards, load_sharded_state
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import ModelError, RmxError
 from rmx.launch import meet, named_waits
+from rmx.models import LoadedModel
 from rmx.run.signals import StopSignals
 from rmx.scoring.scorer import Turns
-from rmx.training.weights import load_weights, save_weights, saved_bytes
+from rmx.training.background import BackgroundWork, copied
+from rmx.training.weights import load_weights, save_weights, saved_bytes, saved_tensors
 
 __all__ = ["DataParallel", "OneProcess", "join_ranks"]
 
@@ -81,6 +83,7 @@ class OneProcess:
 
     def __init__(self, args: TrainingArguments) -> None:
         self.args = args
+        self.saving = BackgroundWork()
 
     # --- The model and its gradients ----------------------------------------------------------------------------------
 
@@ -94,8 +97,10 @@ class OneProcess:
         self.to_device(model)
         return self.compiled(model)
 
-    def place_for_scoring(self, model: nn.Module) -> None:
-        """Put the model where it scores, where it is not trained first."""
+    divided = False  # the weights are divided among processes
+
+    def divide(self, loaded: LoadedModel) -> None:
+        """Divide the weights of a model that was loaded for it (`RewardModelSource.load(divided=True)`)."""
 
     def to_device(self, model: nn.Module) -> None:
         """Move the model to this process's device; quantised ones are there since they were loaded."""
@@ -177,27 +182,46 @@ class OneProcess:
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         rest: Callable[[Path], None],
+        background: bool = False,
     ) -> None:
-        """Write a checkpoint, whole or not at all; nobody goes on before it is there.
+        """Write a checkpoint, whole or not at all.
 
         Args:
             staged: opens the folder to write into, for so many bytes.
             model: as it was placed.
             optimizer: None where the weights alone are kept.
             rest: writes everything else.
+            background: return when the tensors are copied; `finish_saving` returns when the checkpoint is there.
         """
         weights = self.model_state(model)
 
         def write() -> None:
             state = {} if optimizer is None else optimizer.state_dict()
-            with staged(saved_bytes(model) + state_bytes(state)) as stage:
-                with self.whole_model(model, weights) as whole:
-                    save_weights(whole, stage)
-                if optimizer is not None:
-                    save_state(state, stage, "optimizer")
+            opened = contextlib.ExitStack()
+            stage = opened.enter_context(staged(saved_bytes(model) + state_bytes(state)))
+            with opened, self.whole_model(model, weights) as whole:
                 rest(stage)
+                copies = copied(saved_tensors(whole)) if background else None
+                kept = copied(state) if background else state
+                later = opened.pop_all()
+
+            def tensors() -> None:
+                with later, self.whole_model(model, weights) as whole:
+                    save_weights(whole, stage, copies)
+                    if optimizer is not None:
+                        save_state(kept, stage, "optimizer")
+
+            self.saving.start(tensors) if background else tensors()
 
         self.first(write)
+
+    def finish_saving(self) -> None:
+        """Wait for a checkpoint that is being written.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        self.first(self.saving.wait)
 
     def load_model(self, model: nn.Module, folder: Path) -> None:
         """Read the weights of a checkpoint into the same model."""

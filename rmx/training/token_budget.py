@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 
-__all__ = ["checkpoint_activations", "starting_budget"]
+__all__ = ["LARGEST", "SMALLEST", "asks_for_checkpointing", "checkpoint_activations", "starting_budget"]
 
 # On a CPU larger micro-batches stop paying. Float32: 1024 tokens take the time of 2048, three quarters of the memory.
 # bfloat16: every micro-batch casts the weights anew, and 1024 tokens take up to 10 % longer (3 M and 24 M bodies).
@@ -19,11 +20,17 @@ def checkpoint_activations(model: Any, args: TrainingArguments) -> None:
     """Keep fewer activations, and compute the others again in the backward pass, where `trainer.*` ask for it."""
     new_name = hasattr(model, "activation_checkpointing_enable")  # from transformers 5.2x on; the old name warns
     kind = "activation_checkpointing" if new_name else "gradient_checkpointing"
-    if not getattr(args, kind):
+    if not asks_for_checkpointing(args):
         return
     options = dict(getattr(args, f"{kind}_kwargs") or {})
     own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
     getattr(model, f"{kind}_enable")(**{f"{kind}_kwargs": options or None}, **own)
+
+
+def asks_for_checkpointing(args: TrainingArguments) -> bool:
+    """Whether `trainer.gradient_checkpointing` is on, under the name that transformers has for it."""
+    new_name = hasattr(args, "activation_checkpointing")  # from transformers 5.2x on; the old name warns
+    return bool(getattr(args, "activation_checkpointing" if new_name else "gradient_checkpointing"))
 
 
 def starting_budget(model: PreTrainedModel, device: torch.device, precision: Literal["fp32", "bf16"]) -> int:
@@ -37,7 +44,8 @@ def starting_budget(model: PreTrainedModel, device: torch.device, precision: Lit
     if device.type != "cuda":
         return CPU_TOKENS[precision]
     free, _ = torch.cuda.mem_get_info(device)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = (p for p in model.parameters() if p.requires_grad)
+    trainable = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in trained)  # this process's part
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     new_name = hasattr(model, "is_activation_checkpointing")  # from transformers 5.2x on; the old name warns

@@ -15,23 +15,42 @@ from rmx.checkpoints.shards import has_shards, load_shards, shard_names
 from rmx.errors import CheckpointError
 from rmx.models.quiet import quiet
 
-__all__ = ["WEIGHTS", "checkpoint_files", "kept_weights", "load_parts", "load_weights", "save_weights", "saved_bytes"]
+__all__ = [
+    "WEIGHTS",
+    "checkpoint_files",
+    "kept_weights",
+    "load_parts",
+    "load_weights",
+    "save_weights",
+    "saved_bytes",
+    "saved_tensors",
+]
 
 WEIGHTS = "model."  # what the names of weights begin with where optimizer state stands beside them
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def save_weights(model: Any, folder: Path) -> None:
+def save_weights(model: Any, folder: Path, copies: dict[str, Tensor] | None = None) -> None:
     """Write a model, or the adapter alone of one that has an adapter, with its config.
 
     Args:
         model: the model, without any wrapper.
         folder: where to.
+        copies: what is written in place of the model's own tensors: what `saved_tensors` named, as it was.
     """
     # The names that the model has in memory, where transformers would store others (experts, fused layers).
     names = {} if isinstance(model, PeftModel) else {"save_original_format": False}
     with quiet():
-        model.save_pretrained(str(folder), **names)
+        model.save_pretrained(str(folder), state_dict=copies, **names)
+
+
+def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that `save_weights` writes, by their names in the model."""
+    state = model.state_dict()
+    if not isinstance(model, PeftModel):
+        return state
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: tensor for name, tensor in state.items() if name in trained}
 
 
 def saved_bytes(model: nn.Module) -> int:

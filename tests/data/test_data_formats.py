@@ -233,6 +233,9 @@ def test_every_format_has_a_row_above() -> None:
 def test_detection_names_the_prompt_column(tmp_path: Path) -> None:
     _, detected = read(tmp_path, {"question": "2+2?", "chosen": "4", "rejected": "5"})
     assert detected == "chosen and rejected responses, the prompt in column question (format=preference)"
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+    _, detected = read(tmp_path, {"messages": turns, "rejected_response": "5"})
+    assert detected.endswith("the prompt in column messages (format=last_turn)")
 
 
 @pytest.mark.parametrize(

@@ -211,3 +211,28 @@ def test_ddp_ranks_with_unequal_work_give_the_gradient_of_one_process(tmp_path):
     torch.tanh(engine.rewards(engine.collate(comparisons()))).sum().backward()
     for name, parameter in model.named_parameters():
         assert (found[name] - parameter.grad).abs().max() <= 2e-6 * parameter.grad.abs().max(), name
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_autocast_keeps_no_second_copy_of_the_weights(checkpointing):
+    """What autograd keeps beside activations: without checkpointing a bfloat16 copy of each product's weight, with it
+    none. The cache of autocast, which autograd does not show, is off wherever a layer runs."""
+    model = FAMILIES["Llama"].build().train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    cached, copies = [], set()
+    shapes = {p.shape for p in model.model.layers.parameters() if p.dim() == 2}
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(lambda *_: cached.append(torch.is_autocast_cache_enabled()))
+
+    def keep(tensor):
+        if tensor.dim() == 2 and tensor.dtype == torch.bfloat16 and {tensor.shape, tensor.mT.shape} & shapes:
+            copies.add(tensor.data_ptr())
+        return tensor
+
+    engine = Engine(model, precision="bf16")
+    cached.clear()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        engine.rewards(engine.collate(comparisons()))
+    assert cached == [False] * len(model.model.layers)
+    assert (len(copies) == 0) == checkpointing

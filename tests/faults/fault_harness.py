@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from rmx.errors import RmxError
 from rmx.losses import bradley_terry
 from rmx.models import Adapter, RewardModelSource
 from rmx.templates import Template
+from rmx.training import strategies
 from rmx.training.arguments import trainer_settings
 from rmx.training.loop import Loop
 from rmx.training.position import Position
@@ -182,7 +184,7 @@ def die() -> None:
 
 
 def at(where: str, step: int, act: Callable[[], None]) -> None:
-    """In a child: call `act` once in a step (1, 2, ...): at begin, backward, end, saving, evaluating, loading."""
+    """In a child: call `act` once in a step (1, 2, ...); the places are those of `PLACES`."""
     state = {"done": False}
 
     def once(current: int) -> None:
@@ -216,6 +218,15 @@ def at(where: str, step: int, act: Callable[[], None]) -> None:
             return result
 
         Loop.evaluate, rmx.training.loop.evaluate_pairs = noting, patched  # type: ignore[method-assign]
+    elif where == "writing":  # in the thread that writes tensors while training goes on
+        save_weights = strategies.save_weights
+
+        def writing(model: Any, folder: Path, copies: Any = None) -> None:
+            save_weights(model, folder, copies)
+            if threading.current_thread() is not threading.main_thread():
+                once(int(folder.name.split("-")[1].split(".")[0]))
+
+        strategies.save_weights = writing
     elif where == "loading":  # before a step is fetched
         epoch = StepLoader.epoch
 

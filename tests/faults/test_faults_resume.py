@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -56,6 +57,11 @@ MATRIX: dict[str, dict[str, Any]] = {
     "by epoch": {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"},
     "epoch's end, step saves": {"eval_strategy": "epoch", "logging_strategy": "epoch", "save_steps": 5},
     "cosine, max_steps within an epoch": {"max_steps": 8, "lr_scheduler_type": "cosine"},
+    "saved in the background": {
+        "async_save": True, "load_best_model_at_end": True, "metric_for_best_model": "loss", "save_total_limit": 1,
+        "save_steps": 3,
+    },
+    "adapter saved in the background": {"family": "llama", "lora": True, "async_save": True},
     "mixture": {
         "data": Mixture(
             sources={"a": SyntheticData(size=16), "b": SyntheticData(size=8, seed=1)},
@@ -64,10 +70,20 @@ MATRIX: dict[str, dict[str, Any]] = {
     },
     "streaming past an epoch": {"data": PreferenceData(path=rows_file(), streaming=True, validation_fraction=0.25)},
 }  # fmt: skip
-PLACES = [("begin", 5), ("backward", 7), ("end", 6), ("saving", 6), ("evaluating", 3), ("loading", 8), ("end", 8)]
+PLACES = [
+    ("begin", 5),
+    ("backward", 7),
+    ("end", 6),
+    ("saving", 6),
+    ("evaluating", 3),
+    ("loading", 8),
+    ("end", 8),
+    ("writing", 6),
+]
 QUICK = [
     ("dropout", "backward", 7), ("lora", "saving", 6), ("persistent workers", "end", 6),
-    ("best model, two kept", "begin", 8), ("epoch's end, step saves", "end", 6),
+    ("best model, two kept", "begin", 8), ("saved in the background", "writing", 6),
+    ("epoch's end, step saves", "end", 6),
 ]  # fmt: skip
 
 
@@ -104,12 +120,35 @@ def test_resume_matrix(
             continue
         if MATRIX[name].get("save_strategy") == "epoch" and where == "saving":
             continue
+        if where == "writing" and not MATRIX[name].get("async_save"):
+            continue
         if where == "evaluating" and MATRIX[name].get("eval_strategy") == "epoch":
             continue
         kill_and_resume(tmp_path / f"{where}{step}", models, MATRIX[name], where, step)
         assert_same(tmp_path / f"{where}{step}" / "run", reference(**MATRIX[name]))
         killed += 1
     figure("F3 resume", f"{name}: {killed} kills", f"{killed} identical")
+
+
+def test_saving_in_the_background_leaves_what_saving_at_once_leaves(reference: Callable[..., Any]) -> None:
+    settings = MATRIX["saved in the background"]
+    beside, at_once = reference(**settings), reference(**{**settings, "async_save": False})
+    assert beside == at_once
+
+
+def test_a_failure_in_the_background_ends_the_run(models: Path, tmp_path: Path) -> None:
+    """The disk refuses while the checkpoint of step 3 is written: said at the next save; step 3 is not there."""
+
+    def refused() -> None:
+        def refuse() -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        at("writing", 3, refuse)
+        train(workflow(tmp_path / "run", models, **MATRIX["saved in the background"]))
+
+    child = run_child(refused, tmp_path / "log")
+    assert child.code == 2 and "checkpoint-3" in child.text and "No space left" in child.text
+    assert not (tmp_path / "run" / "checkpoints" / "checkpoint-3").exists()
 
 
 def test_finished_run_repeated(models: Path, reference: Callable[..., Any], tmp_path: Path) -> None:

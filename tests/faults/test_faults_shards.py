@@ -22,7 +22,7 @@ SETTINGS = {"num_train_epochs": 2, "save_steps": 1, "save_total_limit": 2, "eval
 PATIENCE = 90.0  # seconds for a process to notice that the other is gone; 30 if they have not met yet
 
 
-def pair(models: Path, folder: Path) -> list[Child]:
+def pair(models: Path, folder: Path, **settings: Any) -> list[Child]:
     """Start both processes of a run."""
     port = free_port()
 
@@ -32,7 +32,7 @@ def pair(models: Path, folder: Path) -> list[Child]:
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
             "GLOO_SOCKET_IFNAME": "lo",
         }  # fmt: skip
-        flow = workflow(folder / "run", models, **SETTINGS)
+        flow = workflow(folder / "run", models, **SETTINGS, **settings)
         flow.parallel = Sharded(timeout_minutes=0.5)
         train(flow)
 
@@ -122,6 +122,14 @@ def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(
     """The second process dies while parts are written; the first one ends, and both continue identically."""
     assert kill(pair(models, tmp_path), [1], InNthSave(tmp_path / "run", 2))
     assert_same(ended(pair(models, tmp_path), tmp_path), undisturbed)
+
+
+@pytest.mark.slow
+def test_a_save_in_the_background_that_is_cut_off(models: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """Both die while parts are written beside a step; the run ends as one that saved at once and was not disturbed."""
+    assert kill(pair(models, tmp_path, async_save=True), [0, 1], InNthSave(tmp_path / "run", 2))
+    assert staging(tmp_path / "run")
+    assert_same(ended(pair(models, tmp_path, async_save=True), tmp_path), undisturbed)
 
 
 @pytest.mark.slow

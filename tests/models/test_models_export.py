@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -17,19 +18,23 @@ from transformers import (
     PreTrainedModel,
 )
 
-from rmx.errors import OutputError
+import rmx
+from rmx.cli import main
+from rmx.errors import ConfigError, ModelError, OutputError
 from rmx.models import (
     Adapter,
     LoadedModel,
     RewardModelSource,
     export_merged,
+    export_openrlhf,
     export_value_head,
     read_artefact,
     save_artefact,
     verify_artefact,
 )
-from rmx.models.artefact.export import main
+from rmx.models.artefact.calibrated import Calibration, store_calibration
 from rmx.models.quiet import quiet
+from rmx.scoring.heldout import score_heldout
 
 ROWS = [[5, 6, 7, 8, 99], [9, 10, 11, 12, 13, 14, 15, 99], [20, 99]]
 
@@ -161,8 +166,134 @@ def test_half_precision_is_merged_in_float32(tmp_path: Path, template: Any) -> N
 def test_command(tmp_path: Path, template: Any, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = RewardModelSource(name="tiny").load(seed=1)
     save_artefact(loaded, tmp_path / "run" / "model", template=template, contract={})
-    assert main([str(tmp_path / "run"), "--format", "llamafactory", str(tmp_path / "lf")]) == 0
+    assert main(["export", str(tmp_path / "run"), "--format", "llamafactory", str(tmp_path / "lf")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "lf")
-    assert main([str(tmp_path / "run"), "--format", "merged", str(tmp_path / "lf")]) == OutputError.exit_code
+    assert main(["export", str(tmp_path / "run"), "--format", "merged", str(tmp_path / "lf")]) == OutputError.exit_code
     assert "is not empty" in capsys.readouterr().err
-    assert main([str(tmp_path / "nothing"), "--format", "merged", str(tmp_path / "x")]) == 2
+    assert main(["export", str(tmp_path / "nothing"), "--format", "merged", str(tmp_path / "x")]) == 2
+
+
+# --- OpenRLHF, a scale, 8 bits ---
+
+
+def openrlhf_normalised(folder: Path) -> list[float]:
+    """OpenRLHF with its normalize_reward: (reward - config.mean) / config.std in evaluation mode."""
+    config = AutoConfig.from_pretrained(folder)
+    return [(reward - config.mean) / config.std for reward in openrlhf_rewards(folder)]
+
+
+@pytest.mark.parametrize(("base", "head"), [("qwen3", "score"), ("llama", "value_head"), ("gpt2", "value_head")])
+def test_openrlhf_loads_it(base: str, head: str, tmp_path: Path, template: Any) -> None:
+    """Its class has the backbone under its prefix and the head under value_head_prefix, and misses nothing."""
+    path = str(save_base(base, tmp_path))
+    loaded = shaken(RewardModelSource(name=base, path=path).load(adapter=Adapter(r=4), seed=1))
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract={})
+    out = export_openrlhf(folder, tmp_path / "out", value_head_prefix=head)
+    assert f"{head}.weight" in load_file(out / "model.safetensors")
+    assert AutoConfig.from_pretrained(out).value_head_prefix == head
+    expected = rewards(loaded.model)
+    assert openrlhf_rewards(out) == pytest.approx(expected, abs=1e-5)
+    again = RewardModelSource(name="again", path=str(out)).load(trainable=False)
+    assert again.head_was_kept and rewards(again.model) == pytest.approx(expected, abs=1e-5)
+
+
+def test_openrlhf_gets_the_stored_scale(tmp_path: Path, template: Any) -> None:
+    loaded = shaken(RewardModelSource(name="tiny").load(seed=1))
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract={})
+    assert not hasattr(AutoConfig.from_pretrained(export_openrlhf(folder, tmp_path / "plain")), "mean")
+    store_calibration(folder, Calibration("std", mean=2.0, scale=4.0, pairs=7, measured_on="x"))
+    out = export_openrlhf(folder, tmp_path / "scaled")
+    expected = [(reward - 2) / 4 for reward in rewards(loaded.model)]
+    assert openrlhf_normalised(out) == pytest.approx(expected, abs=1e-5)
+
+
+def test_openrlhf_names_what_it_refuses(tmp_path: Path, template: Any) -> None:
+    loaded = RewardModelSource(name="b", path=str(save_base("modernbert", tmp_path))).load(seed=1)
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract={})
+    with pytest.raises(ModelError, match="is an encoder"):
+        export_openrlhf(folder, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"'a\.b' cannot name a module"):
+        export_openrlhf(folder, tmp_path / "out", value_head_prefix="a.b")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scale_is_applied_on_request_only(tmp_path: Path, template: Any) -> None:
+    """(r - 2) / 4 where it is asked for; by rmx.load and by rmx score."""
+    loaded = shaken(RewardModelSource(name="tiny").load(seed=1))
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract={"max_tokens": 64})
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    with pytest.raises(ModelError, match="has no reward_calibration"):
+        rmx.load(folder, calibrated=True)
+    (plain,) = rmx.load(folder).score([talk])
+    store_calibration(folder, Calibration("std", mean=2.0, scale=4.0, pairs=7, measured_on="x"))
+    assert rmx.load(folder).score([talk]) == [plain]
+    assert rmx.load(folder, calibrated=True).score([talk]) == pytest.approx([(plain - 2) / 4], abs=1e-6)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    for calibrated, expected in ((False, plain), (True, (plain - 2) / 4)):
+        out = tmp_path / f"{calibrated}.jsonl"
+        words = [f"model={folder}", f"input={tmp_path / 'rows.jsonl'}", f"output={out}", "device=cpu"]
+        assert main(["score", *words, f"calibrated={str(calibrated).lower()}"]) == 0
+        assert json.loads(out.read_text())["reward"] == pytest.approx(expected, abs=1e-5)
+    edited = json.loads((folder / "config.json").read_text())
+    edited["reward_calibration"]["scale"] = 0.0
+    (folder / "config.json").write_text(json.dumps(edited))
+    with pytest.raises(ModelError, match="the scale above 0"):
+        rmx.load(folder, calibrated=True)
+
+
+def write_pairs(file: Path) -> Path:
+    rows = [{"prompt": f"{n}+1?", "chosen": f"{n + 1}", "rejected": "I do not know"} for n in range(30)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_a_scale_from_a_file_of_pairs(tmp_path: Path, template: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the pairs it was measured on, all calibrated rewards have mean 0 and standard deviation 1."""
+    loaded = shaken(RewardModelSource(name="tiny").load(seed=1))
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract={"max_tokens": 64})
+    rows, out = write_pairs(tmp_path / "rows.jsonl"), tmp_path / "out"
+    assert main(["export", str(folder), "--format", "calibrated", str(out), "--rows", str(rows)]) == 0
+    assert "std, from 30 pairs of rows.jsonl" in capsys.readouterr().out
+    found = score_heldout(rmx.load(out, calibrated=True), str(rows))
+    both = np.concatenate((found.chosen_M, found.rejected_M))
+    assert [both.mean(), both.std()] == pytest.approx([0, 1], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_int8_says_what_it_costs(tmp_path: Path, template: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Loaded by plain transformers, its linear layers are int8, its head float32, its rewards near the first ones."""
+    loaded = shaken(RewardModelSource(name="tiny").load(adapter=Adapter(r=4), seed=1))
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract={"max_tokens": 64})
+    rows, out = write_pairs(tmp_path / "rows.jsonl"), tmp_path / "out"
+    assert main(["export", str(folder), "--format", "int8", str(out)]) == 2
+    assert "--rows is needed" in capsys.readouterr().err
+    assert main(["export", str(folder), "--format", "int8", str(out), "--rows", str(rows)]) == 0
+    said = capsys.readouterr().out
+    assert "accuracy on 30 pairs of rows.jsonl" in said and "largest change of a reward" in said
+    stored = load_file(out / "model.safetensors")
+    assert stored["model.layers.0.mlp.up_proj.weight"].dtype == torch.int8
+    assert stored["score.weight"].equal(loaded.head.weight.detach().cpu())
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    expected = rewards(loaded.model)
+    assert rewards(model) == pytest.approx(expected, abs=0.1)
+    assert rewards(model) != pytest.approx(expected, abs=1e-5)  # it is another model
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--format", "gguf"], "llama.cpp's converter knows classification heads of encoders only"),
+        (["--format", "onnx"], "needs transformers below 4.58"),
+        (["--format", "merged", "--scale", "std"], "--scale is for --format calibrated, not for merged"),
+        (["--format", "merged", "--rows", "x"], "--rows is for --format calibrated and int8"),
+        (["--format", "llamafactory", "--value-head-prefix", "x"], "is for --format openrlhf"),
+        (["--format", "calibrated"], "is no run with predictions"),
+    ],
+)
+def test_what_is_not_written_is_refused(
+    words: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(tmp_path), *words, str(tmp_path / "out")]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -107,6 +107,8 @@ def test_tail_of_a_log_is_one_short_line(tmp_path: Path) -> None:
     log.write_text("first\n\x1b[31m" + "x" * 500 + "\n\n")
     assert len(last_line(log)) == 120
     assert "\x1b" not in last_line(log)
+    log.write_text("rmx: pairs.jsonl:3: no chosen\nmore: rmx explain DataError\n")  # as the door ends a job's log
+    assert last_line(log) == "rmx: pairs.jsonl:3: no chosen"
 
 
 def test_spread_of_one_seed_has_no_interval() -> None:

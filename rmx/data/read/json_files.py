@@ -31,6 +31,14 @@ class RepeatedKey(ValueError):
     """An object names one key twice, and what it says is not clear."""
 
 
+class NotInJson(ValueError):
+    """NaN or Infinity, which Python's parser takes and JSON does not have."""
+
+
+def _no_constant(name: str) -> None:
+    raise NotInJson(name)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
@@ -40,19 +48,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, strict: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        text: the whole text.
+        strict: refuse NaN and Infinity, which files of Python programs hold.
 
     >>> parse_json('{"a": [1, null]}')
     {'a': [1, None]}
+    >>> parse_json("[NaN]", strict=True)
+    Traceback (most recent call last):
+    rmx.data.accounting.RowFault: broken JSON: NaN is no value of JSON
 
     Raises:
         RowFault: not JSON, an object with one key twice, nested too deep, or half a character in a string.
     """
     try:
-        value = _DECODER.decode(text)
+        value = (_STRICT if strict else _DECODER).decode(text)
     except (ValueError, RecursionError) as error:
         raise fault_of(error) from None
     if "\\u" in text and _HALF.search(text) and not encodable(value):
@@ -69,6 +85,8 @@ def fault_of(error: ValueError | RecursionError) -> RowFault:
         return RowFault("repeated key", f"{name[:40] + '...' if len(name) > 40 else name!r} twice in one object")
     if isinstance(error, json.JSONDecodeError):
         return RowFault("broken JSON", f"{error.msg.lower()}, character {error.colno}")
+    if isinstance(error, NotInJson):
+        return RowFault("broken JSON", f"{error} is no value of JSON")
     return RowFault("broken JSON", "a number with too many digits")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmx.data.rows.chosen_rejected import alpaca, dialogue, preference, sharegpt
-from rmx.data.rows.columns import NAMES
+from rmx.data.rows.columns import NAMES, RENAMED
 from rmx.data.rows.drafts import Draft, RowOptions
 from rmx.data.rows.gathering import Gathering
 from rmx.data.rows.last_turn import last_turn
@@ -301,8 +301,10 @@ def _describe(entry: Format, rows: Sequence[Row], columns: Mapping[str, Any]) ->
         return entry.title
     names = [name for part in ("prompt", "input", "history", "context") for name in NAMES[part]]
     given = [name for name in names if any(row.get(name) for row in rows)]
-    # A column that was given the name of its part keeps its own name in the sentence.
-    prompt = next((name for name in given if name != "prompt" or len(given) == 1), None) or next(iter(given), None)
+    # A column that was given the name of its part (messages: history) keeps its own name in the sentence.
+    copies = {part for name in given if (part := RENAMED.get(name)) != name}
+    given = [name for name in given if name not in copies]
+    prompt = next((name for name in given if name != "prompt"), None) or next(iter(given), None)
     where = f"the prompt in column {prompt}" if prompt else "the shared beginning is the prompt"
     if entry.name == "preference" and any(isinstance(row.get("chosen"), list | dict) for row in rows):
         return f"chosen and rejected messages, {where}"

@@ -1,4 +1,4 @@
-"""Exporters: the layouts that other trainers load, each from a finished artefact.
+"""Exporters: the layouts that other trainers load, each from a finished artefact; more in openrlhf.py and int8.py.
 
 llamafactory   a causal model (or its adapter) and value_head.safetensors, for LLaMA-Factory's PPO
 merged         <Arch>ForSequenceClassification with the adapter merged in: TRL, OpenRLHF, vLLM, RewardBench
@@ -6,10 +6,7 @@ merged         <Arch>ForSequenceClassification with the adapter merged in: TRL, 
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
-from rmx.errors import ModelError, OutputError, RmxError
+from rmx.errors import ModelError, OutputError
 from rmx.models.artefact.save import CONTRACT, Artefact, head_hash, read_artefact
 from rmx.models.head import head_of, linear_of, unwrap
 from rmx.models.quiet import quiet
@@ -25,9 +22,7 @@ from rmx.models.source import RewardModelSource
 from rmx.models.stored import BASE
 from rmx.models.tensor_files import VALUE_HEAD, json_object
 
-__all__ = ["export_merged", "export_value_head", "main", "merge"]
-
-log = logging.getLogger(__name__)
+__all__ = ["export_merged", "export_value_head", "merge", "new_folder_for"]
 
 
 def export_value_head(folder: str | Path, out: str | Path) -> Path:
@@ -41,7 +36,7 @@ def export_value_head(folder: str | Path, out: str | Path) -> Path:
         ModelError: The folder is no artefact, or an encoder, which LLaMA-Factory cannot load.
         OutputError: `out` exists and is not empty.
     """
-    artefact, out = read_artefact(folder), _new_folder(out)
+    artefact, out = read_artefact(folder), new_folder_for(out)
     if artefact.loaded.is_encoder:
         raise ModelError(f"{folder} is an encoder: LLaMA-Factory's value head needs a causal language model")
     adapter_stands_alone = (artefact.folder / "adapter_config.json").exists() and not (artefact.folder / BASE).exists()
@@ -67,7 +62,7 @@ def export_merged(folder: str | Path, out: str | Path) -> Path:
         ModelError: The folder is no artefact.
         OutputError: `out` exists and is not empty.
     """
-    folder, out = Path(folder), _new_folder(out)
+    folder, out = Path(folder), new_folder_for(out)
     artefact = read_artefact(folder)
     half = artefact.loaded.dtype
     quantized = artefact.loaded.quantization is not None
@@ -111,23 +106,6 @@ def merge(model: Any) -> PreTrainedModel:
     return inner
 
 
-def main(argv: list[str]) -> int:
-    """`rmx export FOLDER --format llamafactory|merged OUT`."""
-    parser = argparse.ArgumentParser(prog="rmx export", description="Write a reward model in another trainer's layout.")
-    parser.add_argument("folder", help="a finished run, its model/ folder, or any reward model")
-    parser.add_argument("--format", choices=["llamafactory", "merged"], required=True)
-    parser.add_argument("out", help="the folder to write; it must not exist or be empty")
-    chosen = parser.parse_args(argv)
-    write = export_value_head if chosen.format == "llamafactory" else export_merged
-    try:
-        written = write(chosen.folder, chosen.out)
-    except RmxError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    sys.stdout.write(f"{written}\n")
-    return 0
-
-
 # --- LLaMA-Factory ---
 
 
@@ -163,7 +141,12 @@ def _write_adapter(folder: Path, out: Path) -> None:
     save_file(update, out / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _new_folder(out: str | Path) -> Path:
+def new_folder_for(out: str | Path) -> Path:
+    """Make the folder that an export is written to.
+
+    Raises:
+        OutputError: it is not empty, or cannot be written.
+    """
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)

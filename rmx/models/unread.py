@@ -1,0 +1,88 @@
+"""A model whose weights are still in its files: built on the meta device, for processes that each read their part.
+
+    transformers builds it without memory     names, shapes and types; buffers and the scalar head are real
+    a strategy divides it                     (`rmx.training.sharded`)
+    every process copies its part             tensor by tensor, mapped from the file
+
+No process and no host holds the whole. It works where the names in the files are the names in memory; transformers
+converts some architectures on the way in (fused experts, old names), and those are read whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from rmx.models.head import head_parts
+from rmx.models.tensor_files import StoredTensor
+
+__all__ = ["Unread", "build_unread", "named", "stored_tensors"]
+
+
+class Unread(NamedTuple):
+    """Where a weight lies."""
+
+    file: Path
+    name: str  # in the file
+
+
+def build_unread(
+    config: PreTrainedConfig, stored: Mapping[str, StoredTensor], *, attention: str, dtype: torch.dtype, remote: bool
+) -> tuple[PreTrainedModel, list[tuple[nn.Parameter, Unread]]] | str:
+    """Build a `<Arch>ForSequenceClassification` without reading its weights.
+
+    Args:
+        config: of a reward model (`reward_config`).
+        stored: the tensors of the checkpoint's files.
+        attention: name of the attention implementation.
+        dtype: of the weights once they are read.
+        remote: whether code of the checkpoint may run.
+
+    Returns:
+        the model, its head on the CPU and not drawn yet, and where each other weight is stored; or, as half a
+        sentence, the reason why its weights have to be read whole.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=attention, dtype=dtype, trust_remote_code=remote
+        )
+    if head_parts(model) != ["score"]:
+        return "it is an encoder, whose pooling is drawn when it is read"
+    model.score.to_empty(device="cpu")
+    found = []
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta:
+            continue
+        there = name if name in stored else name.removeprefix(f"{model.base_model_prefix}.")  # of a bare backbone
+        if there not in stored:
+            return f"its files do not have {name} under this name"
+        if stored[there].shape != tuple(parameter.shape):
+            return f"its files have {name} in another shape"
+        found.append((parameter, Unread(stored[there].file, there)))
+    if other := [name for name, buffer in model.named_buffers() if buffer.is_meta]:
+        return f"it computes {other[0]} when it is read"
+    return model, found
+
+
+def stored_tensors(unread: Mapping[str, Unread]) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name in the model, tensor), file by file, each mapped from the disk."""
+    by_file: dict[Path, list[str]] = {}
+    for name, where in unread.items():
+        by_file.setdefault(where.file, []).append(name)
+    for file, names in by_file.items():
+        with safe_open(file, framework="pt") as stored:
+            for name in names:
+                yield name, stored.get_tensor(unread[name].name)
+
+
+def named(model: nn.Module, unread: Iterable[tuple[nn.Parameter, Unread]]) -> dict[str, Unread]:
+    """Return where weights lie, by the names that they have in the model, with whatever adapter is around it."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: where for parameter, where in unread}

@@ -1,0 +1,69 @@
+"""phases=[plan]: no weights are read, no process is started, nothing is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from rmx.errors import ConfigError, InputError
+from rmx.files import write_json
+from rmx.parallel import NoParallel
+from rmx.planning.estimate import Planner
+from rmx.planning.telling import plan_as_dict, show_plan
+from rmx.planning.work import Rows, rows_of_lengths
+from rmx.run.inputs import prepare
+from rmx.run.open_run import OpenRun
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from rmx.workflow import Workflow
+
+__all__ = ["make_plan"]
+
+log = logging.getLogger(__name__)
+
+
+def make_plan(workflow: Workflow, folder: str | None = None) -> dict[str, Any]:
+    """Plan a run, show it, and write plan.json into the run folder; returns plan.json's content and `output_dir`.
+
+    Raises:
+        ModelError: the model's shape is not known here.
+        ConfigError: the strategy does not fit the processes, or several processes were started for the plan.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("phases=[plan]: a plan is made by one process; give the number as plan.processes")
+    alone = dataclasses.replace(workflow, parallel=NoParallel())
+    with OpenRun(alone, folder) as run:
+        args = workflow.trainer.training_arguments(run.folder, workflow.seed, evaluates=True)
+        estimate = Planner(workflow, args, _rows(workflow, run, args)).estimate()
+        found = plan_as_dict(workflow, estimate)
+        write_json(run.folder / "plan.json", found)
+        show_plan(run.screen, workflow, estimate)
+        run.screen.done(run.folder, ["plan.json"])
+    return {**found, "output_dir": str(run.folder)}
+
+
+def _rows(workflow: Workflow, run: OpenRun, args: TrainingArguments) -> Rows | str:
+    """The rows to train on: as `plan.*` say, or from the data; else why they are not known."""
+    asked = workflow.plan
+    lengths = asked.prompt_tokens, asked.response_tokens
+    if (lengths[0] is None) != (lengths[1] is None):
+        raise ConfigError("plan.prompt_tokens, plan.response_tokens: give both of them, or neither")
+    keys = "plan.comparisons, plan.prompt_tokens and plan.response_tokens"
+    if asked.comparisons is not None and lengths[0] is not None and lengths[1] is not None:
+        return rows_of_lengths(asked.comparisons, lengths[0], lengths[1])
+    try:
+        splits = workflow.data.read(run.folder)
+        comparisons = asked.comparisons or len(splits.train)
+        if lengths[0] is not None and lengths[1] is not None:
+            return rows_of_lengths(comparisons, lengths[0], lengths[1])
+        train = prepare(workflow, splits, args, ["audit"]).train
+    except InputError as error:
+        log.warning("The rows are not known: %s. Give %s", error, keys)
+        return f"give {keys}, or a data set and a tokenizer that are here"
+    if not len(train):
+        return f"there are no training rows; give {keys}"
+    return Rows(asked.comparisons or len(train), list(train), f"read from {workflow.data.source}")

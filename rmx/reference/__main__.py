@@ -1,0 +1,34 @@
+"""`python -m rmx.reference`: write the pages of docs/reference/ again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rmx.config.shipped import conf_folder
+from rmx.files import write_text
+from rmx.reference.pages import pages
+
+__all__ = ["main"]
+
+
+def main(folder: Path | None = None) -> int:
+    """Write every page, and remove pages that are no longer made.
+
+    Args:
+        folder: where to; by default docs/reference of this checkout.
+    """
+    folder = folder or conf_folder().parent / "docs" / "reference"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = pages()
+    for old in folder.glob("*.md"):
+        if old.name not in made:
+            old.unlink()
+    for name, text in made.items():
+        write_text(folder / name, text)
+    sys.stdout.write(f"{folder}: {len(made)} pages\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

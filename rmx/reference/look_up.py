@@ -1,0 +1,103 @@
+"""A name → the entries that it means, or the names that are near it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Iterator
+
+from rmx.reference.config_keys import group_entries, key_entries
+from rmx.reference.endings import error_entries, exit_code_entries
+from rmx.reference.entries import Entry, merged
+from rmx.reference.kept_files import file_entries, pattern_fits
+from rmx.reference.metric_names import metric_entries, metric_of
+from rmx.reference.python_names import python_entries
+from rmx.reference.verbs import verb_entries
+
+__all__ = ["everything", "look_up", "near"]
+
+_NEAR = 0.7  # likeness (difflib) from which a name is proposed
+_MOST_PROPOSED = 5
+
+
+@functools.cache
+def everything() -> tuple[Entry, ...]:
+    """Return all entries of the reference."""
+    return (
+        *merged(key_entries()), *group_entries(), *metric_entries(), *file_entries(), *error_entries(),
+        *exit_code_entries(), *verb_entries(), *python_entries(),
+    )  # fmt: skip
+
+
+def look_up(name: str) -> list[Entry]:
+    """Return the entries of a name; of several kinds where it means several things. Empty for an unknown one.
+
+    A key is found by its full name and by its last part, a metric by all names that files give it, a file by its name
+    or by a path, an option as `peft=lora` and by its own name.
+
+    >>> [(entry.kind, entry.name) for entry in look_up("learning_rate")]
+    [('key', 'trainer.learning_rate'), ('metric', 'learning_rate')]
+    >>> [entry.name for entry in look_up("eval_hard_accuracy")], look_up("lerning_rate")
+    (['accuracy'], [])
+    """
+    name = re.sub(r"^(?:\+\+|\+|~)", "", name.strip())
+    asked = name.partition("=")[0]
+    exact = [entry for entry in everything() if name in (entry.name, *entry.also)]
+    if exact and any(entry.name == name and entry.kind != "metric" for entry in exact) and "." in name:
+        return exact
+    if "=" in name and not exact:  # trainer.seed=1: the key without its value
+        return [entry for entry in look_up(asked) if entry.kind == "key"]
+    last = [entry for entry in everything() if entry.kind == "key" and entry.name.rpartition(".")[2] == name]
+    last += [entry for entry in everything() if entry.kind == "option" and entry.name.partition("=")[2] == name]
+    metric = metric_of(name)
+    measured = [entry for entry in everything() if entry.kind == "metric" and metric and entry.name == metric.name]
+    named = [*exact, *(entry for entry in [*last, *measured] if entry not in exact)]
+    return sorted(named, key=_first_what_is_set) if named else _file(name)
+
+
+def near(name: str) -> list[str]:
+    """Return the names that are closest to an unknown one, best first.
+
+    >>> near("lerning_rate")[0], near("DataErorr")[0], near("eval_acuracy")[0], near("qwertzuiop")
+    ('trainer.learning_rate', 'DataError', 'eval_accuracy', [])
+    """
+    word = name.partition("=")[0] if "." in name else name
+    shown: dict[str, str] = {}
+    for entry in everything():
+        for other in (entry.name, *entry.also):
+            shown.setdefault(other.lower(), entry.name if entry.kind in ("key", "file") else other)
+        if entry.kind in ("key", "option"):
+            shown.setdefault(re.split(r"[.=]", entry.name)[-1].lower(), entry.name)
+    close = difflib.get_close_matches(word.lower(), list(shown), _MOST_PROPOSED, _NEAR)
+    return list(dict.fromkeys(shown[other] for other in close))
+
+
+def _first_what_is_set(entry: Entry) -> int:
+    order = ("verb", "group", "option", "key", "metric", "file", "error", "exit code", "Python")
+    return order.index(entry.kind)
+
+
+def _file(path: str) -> list[Entry]:
+    """What a path means that ends as a pattern does: outputs/a/b/plots/training_loss.svg."""
+    parts = path.strip("/").split("/")
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    return list(_fitting(ends))[:1] or list(dict.fromkeys(_inside(ends)))
+
+
+def _fitting(ends: Iterable[str]) -> Iterator[Entry]:
+    """The files that one of these is."""
+    files = [entry for entry in everything() if entry.kind == "file"]
+    for end in ends:
+        for entry in files:
+            if any(pattern != "*" and pattern_fits(pattern, end) for pattern in (entry.name, *entry.also)):
+                yield entry
+
+
+def _inside(ends: Iterable[str]) -> Iterator[Entry]:
+    """The files in a folder that is one of these: plots, outputs/run/checkpoints/checkpoint-40."""
+    for end in ends:
+        for entry in everything():
+            folders = entry.name.split("/")[:-1] if entry.kind == "file" else []
+            if any(pattern_fits(folder, end) for folder in folders if folder.strip("*")):
+                yield entry
