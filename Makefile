@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # One thread per process: tests run in several processes at once.
 RUN    := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install demo test drills check format bench columns reference coming-from llms docs docs-test pictures readme-pictures release-check clean
+.PHONY: help install demo test drills check format bench columns reference coming-from llms docs docs-test pictures readme-pictures notebooks release-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,9 @@ pictures: $(STAMP)  ## draw the documentation's pictures (docs/pictures/runs.py 
 
 readme-pictures: $(STAMP)  ## run what README shows and draw it (needs Chromium)
 	$(RUN) $(BIN)/python docs/pictures/readme.py
+
+notebooks: $(STAMP)  ## run docs/notebooks/ and keep what they print
+	$(RUN) $(BIN)/python docs/notebooks/execute.py
 
 release-check: $(STAMP)  ## build, install the wheel into an empty environment, and run it from a foreign folder
 	$(BIN)/python .ci/release_check.py

@@ -76,10 +76,9 @@ def serving(model: Path) -> Any:
             raise SystemExit(f"the server ended with {code}:\n{said}")
 
 
-async def ask_all(url: str, rows: list[dict[str, Any]], clients: int) -> tuple[dict[str, Any], list[float]]:
-    """All answers by id, and the seconds that each took."""
+async def ask_all(url: str, rows: list[dict[str, Any]], clients: int, answers: dict[str, Any]) -> list[float]:
+    """Put all answers into `answers`, by id; the seconds that each took."""
     waiting = list(reversed(rows))
-    answers: dict[str, Any] = {}
     seconds: list[float] = []
 
     async def client() -> None:
@@ -92,15 +91,20 @@ async def ask_all(url: str, rows: list[dict[str, Any]], clients: int) -> tuple[d
                 answers[answer["id"]] = answer
 
     await asyncio.gather(*(client() for _ in range(clients)))
-    return answers, seconds
+    return seconds
 
 
-async def disturb(url: str, done: asyncio.Event) -> dict[str, int]:
-    """Ask badly until the others are done; how often."""
+async def disturb(url: str, answers: dict[str, Any], done: asyncio.Event) -> dict[str, int]:
+    """Ask badly until the others are done, now and then as they go on; how often."""
     address = httpx.URL(url)
     counts = {"slow": 0, "gone": 0, "garbage": 0}
     body = json.dumps({"prompt": "a", "response": "b"}).encode()
     head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+    async def further(begun: int) -> None:
+        """Wait for 50 more answers, so that a slow machine is not disturbed more often than a fast one."""
+        while len(answers) < begun + 50 and not done.is_set():
+            await asyncio.sleep(0.02)
 
     async def slow() -> None:
         while not done.is_set():
@@ -115,6 +119,7 @@ async def disturb(url: str, done: asyncio.Event) -> dict[str, int]:
 
     async def gone() -> None:
         while not done.is_set():
+            begun = len(answers)
             for sent in (head % len(body) + body, head % 1000 + body):  # before its answer, before its own end
                 _, writer = await asyncio.open_connection(address.host, address.port)
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -122,42 +127,58 @@ async def disturb(url: str, done: asyncio.Event) -> dict[str, int]:
                 await writer.drain()
                 writer.close()
                 counts["gone"] += 1
-            await asyncio.sleep(0.05)
+            await further(begun)
 
     async def garbage() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=600) as http:
             while not done.is_set():
+                begun = len(answers)
                 bad = await http.post("/score", content=os.urandom(2000), headers={"content-type": "application/json"})
                 assert bad.status_code == 400, bad.text
                 reader, writer = await asyncio.open_connection(address.host, address.port)
                 writer.write(os.urandom(200) + b"\r\n\r\n")
                 await writer.drain()
-                await reader.read()
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
                 writer.close()
                 counts["garbage"] += 2
-                await asyncio.sleep(0.05)
+                await further(begun)
 
     await asyncio.gather(slow(), gone(), garbage())
     return counts
 
 
-async def load(url: str, rows: list[dict[str, Any]], clients: int) -> tuple[dict[str, Any], list[float], float, Any]:
+async def watch_memory(server: psutil.Process, answers: dict[str, Any], count: int, done: asyncio.Event) -> list[int]:
+    """Resident bytes of the server after each tenth of the answers."""
+    found: list[int] = []
+    while not done.is_set():
+        await asyncio.sleep(0.1)
+        while len(answers) >= count * (len(found) + 1) // 10 and len(found) < 9:
+            found.append(server.memory_info().rss)
+    return found
+
+
+async def load(
+    url: str, server: psutil.Process, rows: list[dict[str, Any]], clients: int
+) -> tuple[dict[str, Any], list[float], float, Any, list[int]]:
     done = asyncio.Event()
-    disturbing = asyncio.create_task(disturb(url, done))
+    answers: dict[str, Any] = {}
+    disturbing = asyncio.create_task(disturb(url, answers, done))
+    watching = asyncio.create_task(watch_memory(server, answers, len(rows), done))
     begun = time.perf_counter()
-    answers, seconds = await ask_all(url, rows, clients)
+    seconds = await ask_all(url, rows, clients, answers)
     wall = time.perf_counter() - begun
     done.set()
-    return answers, seconds, wall, await disturbing
+    return answers, seconds, wall, await disturbing, await watching
 
 
 def serve_case(model: Path, rows: list[dict[str, Any]], clients: int) -> dict[str, Any]:
     """What the server did with all rows."""
     with serving(model) as (process, url):
         server = psutil.Process(process.pid)
-        asyncio.run(ask_all(url, rows[:200], clients))  # what is made once is made: buffers, threads, connections
+        asyncio.run(ask_all(url, rows[:200], clients, {}))  # what is made once is made: buffers, threads, connections
         before, cpu = server.memory_info().rss, sum(server.cpu_times()[:2])
-        answers, seconds, wall, disturbed = asyncio.run(load(url, rows, clients))
+        answers, seconds, wall, disturbed, memory = asyncio.run(load(url, server, rows, clients))
         cpu = sum(server.cpu_times()[:2]) - cpu
         after = server.memory_info().rss
         metrics = httpx.get(f"{url}/metrics").text
@@ -167,7 +188,7 @@ def serve_case(model: Path, rows: list[dict[str, Any]], clients: int) -> dict[st
         for kind in ("computed", "alone")
     }
     return {
-        "answers": answers, "wall": wall, "cpu": cpu, "rss_before": before, "rss_after": after,
+        "answers": answers, "wall": wall, "cpu": cpu, "rss": [before, *memory, after],
         "p50": seconds[len(seconds) // 2], "p99": seconds[len(seconds) * 99 // 100], "disturbed": disturbed,
         "tokens": tokens,
     }  # fmt: skip
@@ -244,7 +265,7 @@ def write_result(
         "rows_per_cpu_second": {"serve": count / served["cpu"], "score": count / scored["cpu"]},
         "ratio": {"wall": scored["wall"] / served["wall"], "cpu": scored["cpu"] / served["cpu"]},
         "latency_seconds": {"p50": served["p50"], "p99": served["p99"]},
-        "rss_mib": {"before": served["rss_before"] / mib, "after": served["rss_after"] / mib},
+        "rss_mib": [round(size / mib) for size in served["rss"]],  # before, after each tenth
         "tokens": served["tokens"],
     }
     given.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -103,7 +103,10 @@ def test_every_published_shape_gives_table_report_and_results(
 
 
 def test_rewards_are_those_of_the_scorer(model: Path, tmp_path: Path) -> None:
-    """The prompt is computed once, and the template and limit are the training's: also where a prompt is cut."""
+    """The prompt is computed once, and the template and limit are the training's: also where a prompt is cut.
+
+    Rewards of a shared row and of texts alone differ by the rounding of float32 sums in another order.
+    """
     rows = [*ROWS["best_of_n"], {"prompt": "long " * 50, "responses": ["a", "bb"], "scores": [1, 0], "id": "cut"}]
     read = read_suite("best_of_n", [str(written(tmp_path / "rows.jsonl", rows))], [])
     scorer = load(model)
@@ -111,7 +114,7 @@ def test_rewards_are_those_of_the_scorer(model: Path, tmp_path: Path) -> None:
     found = score_suite(scorer, read)
     for row, rewards in zip(read, found, strict=True):
         alone = scorer.score([[*row.prompt, *response] for response in row.responses])
-        assert rewards.tolist() == pytest.approx(alone, abs=1e-6)
+        assert rewards.tolist() == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_row_of_another_shape_is_refused_with_its_place(tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ PICTURES = ROOT / "docs/pictures/readme"
 WORK = ROOT / "outputs" / "readme"
 COLUMNS = 120
 DEMO = ["data.size=1000", "trackers=[]", "output_dir=outputs/first"]
-SWEEP = ["-m", "data.size=600", "trainer.learning_rate=5e-4,2e-3,8e-3", "trainer.weight_decay=0.0,0.1", "trackers=[]"]
+SWEEP = [
+    "-m", "data.size=600", "trainer.learning_rate=5e-4,2e-3,8e-3", "trainer.weight_decay=0.0,0.1", "trackers=[]",
+    "hydra.sweep.dir=outputs/sweeps/rate",
+]  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -71,17 +74,17 @@ def report() -> None:
     """The top of report.html of the same run."""
     demo()
     with browser() as started:
-        shot(started, WORK / "outputs/first/report.html", "report.png", height=1250)
+        shot(started, WORK / "outputs/first/report.html", "report.png", width=1100, height=1000)
 
 
 def sweep() -> None:
     """The top of sweep.html of six runs."""
-    folder = WORK / "sweep"
+    folder = WORK / "outputs/sweeps/rate"
     if not (folder / "sweep.html").is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        rmx([*SWEEP, f"hydra.sweep.dir={folder}"])
+        rmx(SWEEP)
     with browser() as started:
-        shot(started, folder / "sweep.html", "sweep.png", height=1000)
+        shot(started, folder / "sweep.html", "sweep.png", width=1280, height=1050)
 
 
 @contextmanager
@@ -95,9 +98,9 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-def shot(started: Any, page_file: Path, name: str, height: int) -> None:
-    """Write the first `height` pixels of a page."""
-    page = started.new_page(viewport={"width": 1100, "height": height})
+def shot(started: Any, page_file: Path, name: str, width: int, height: int) -> None:
+    """Write the first `height` pixels of a page that is `width` wide."""
+    page = started.new_page(viewport={"width": width, "height": height})
     page.goto(page_file.as_uri())
     page.wait_for_timeout(500)
     page.screenshot(path=str(PICTURES / name))

@@ -16,7 +16,8 @@ from rmx.importing.from_openrlhf import RULES_OF_OPENRLHF
 from rmx.importing.from_trl import RULES_OF_TRL, merged_config, other_script
 from rmx.importing.peer_tables import PEERS, peer_table
 from rmx.importing.translating import Translation, by_todays_names
-from rmx.values import Mistake, raise_all
+from rmx.redact import redact_text
+from rmx.values import Mistake, raise_all, shown
 
 __all__ = ["ImportedRun", "imported", "main"]
 
@@ -51,7 +52,7 @@ class ImportedRun:
         lines = ["rmx " + " \\\n    ".join(map(shlex.quote, self.words))]
         lost = {f"{key}: {t.value_shown(key)}" if key in t.given else key: why for key, why in t.lost.items()}
         of_launcher = "of the launcher, and not read; see parallel.processes and trainer.precision"
-        lost |= {f"{key}: {value}": of_launcher for key, value in self.launcher.items()}
+        lost |= {f"{key}: {shown(key, value)}": of_launcher for key, value in self.launcher.items()}
         differs = {f"{key}: {t.value_shown(key)}" if key in t.given else key: how for key, how in t.differs.items()}
         lines += _section("Without a counterpart", lost)
         lines += _section("Not quite the same", differs)
@@ -143,11 +144,7 @@ def _raise(t: Translation, mistakes: list[Mistake]) -> None:
 def _section(title: str, lines: dict[str, str]) -> list[str]:
     if not lines:
         return []
-    return [
-        "#",
-        f"# {title}:",
-        *(f"#   {key}: {text}" if text else f"#   {key}" for key, text in sorted(lines.items())),
-    ]
+    return ["#", f"# {title}:", *(redact_text(f"#   {key}: {text}") for key, text in sorted(lines.items()))]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ from rmx.errors import ConfigError, first_line
 __all__ = ["Given", "read_words", "value_of"]
 
 _PROCESSES = {"num_processes", "nproc_per_node", "num_gpus"}  # of accelerate, torchrun and deepspeed
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")  # an environment variable before a command
 _SHELL = re.compile(r"\$[A-Za-z_{(]")
 
 
@@ -78,7 +79,9 @@ def read_words(words: Sequence[str]) -> Given:
         given.keys |= read_file(name)
     for word in words:
         key, sign, text = word.partition("=")
-        if sign:
+        if _VARIABLE.match(word):
+            given.launcher[key] = text
+        elif sign:
             given.keys[key.lstrip("+")] = value_of(text)
     return given
 
@@ -126,6 +129,8 @@ def _command(words: list[str]) -> Given:
     """The words before the script are the launcher's, those behind it are keys."""
     end, start, script = _script(words)
     given = Given(script)
+    variables = [word for word in words[:start] if _VARIABLE.match(word)]
+    given.launcher |= {word.partition("=")[0]: word.partition("=")[2] for word in variables}
     for key, value in _flags(words[:end], given.repeated).items():
         if key in _PROCESSES and isinstance(value, int):
             given.keys |= {"processes": value} if value > 1 else {}

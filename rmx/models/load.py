@@ -17,7 +17,7 @@ from rmx.models.loaded import LoadedModel
 from rmx.models.quantization import wanted_quantization
 from rmx.models.resolve import Resolved
 from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
-from rmx.models.unread import named
+from rmx.models.unread import in_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,5 +193,5 @@ def _describe(
         folder=base.folder,
         quantization=base.quantization,
         initial_adapter=initial,
-        unread=named(model, base.unread),
+        unread=in_model(model, base.unread),
     )

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from rmx.models.head import head_parts
 from rmx.models.tensor_files import StoredTensor
 
-__all__ = ["Unread", "build_unread", "named", "stored_tensors"]
+__all__ = ["Unread", "build_unread", "in_model", "stored_tensors"]
 
 
 class Unread(NamedTuple):
@@ -82,7 +82,7 @@ def stored_tensors(unread: Mapping[str, Unread]) -> Iterator[tuple[str, Tensor]]
                 yield name, stored.get_tensor(unread[name].name)
 
 
-def named(model: nn.Module, unread: Iterable[tuple[nn.Parameter, Unread]]) -> dict[str, Unread]:
+def in_model(model: nn.Module, unread: Iterable[tuple[nn.Parameter, Unread]]) -> dict[str, Unread]:
     """Return where weights lie, by the names that they have in the model, with whatever adapter is around it."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(parameter)]: where for parameter, where in unread}

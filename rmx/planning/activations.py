@@ -26,7 +26,7 @@ from rmx.models.adapters import Adapter, attach
 from rmx.models.head import in_float32
 from rmx.records import EncodedComparison
 
-__all__ = ["Activations", "activations_of", "kept_bytes"]
+__all__ = ["ActivationCounter", "Activations", "kept_bytes"]
 
 # hidden, intermediate, heads, key heads, head size: each of the first seven moves another coefficient.
 SHAPES = (
@@ -60,46 +60,98 @@ class Activations:
         return self.kept + self.layer + self.in_flight
 
 
-def activations_of(
-    config: Any,
-    *,
-    dtype: torch.dtype,
-    adapter: Adapter | None,
-    precision: Literal["fp32", "bf16"],
-    checkpointing: bool,
-    tensor: int = 1,
-    on_gpu: bool = True,
-) -> Activations | str:
-    """Return the bytes of a token in a model of this config, or in half a sentence why they are not known.
+class _Unknown(Exception):
+    """Why the bytes are not known, in half a sentence."""
+
+
+class ActivationCounter:
+    """Counts the bytes of a token in models of one config.
 
     Args:
         config: the model's.
         dtype: of the weights.
         adapter: trained on the frozen base; None where all weights are.
         precision: of the backbone's products.
-        checkpointing: whether layers are computed again in the backward pass.
-        tensor: processes that compute every layer together: heads and intermediate are divided among them.
-        on_gpu: attention runs in one kernel on half precision; on a CPU it runs in float32.
     """
-    text = config.get_text_config()
-    if any(getattr(text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
-        return "a mixture of experts keeps what its router decides"
-    measured = _Measured(config, dtype, adapter, precision, tensor)
-    try:
-        whole, layer = measured.per_token(checkpointing=False)
-        kept = measured.per_token(checkpointing=True)[0] if checkpointing else whole
-    except _Unknown as error:
-        return str(error)
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
-        return f"small models of its class do not run here ({type(error).__name__})"
-    layers = text.num_hidden_layers
-    hidden, intermediate, heads, key_heads, size = _divided(text, tensor)
-    saving = _kernel_saving(heads * size, key_heads * size) if on_gpu and precision == "bf16" else 0.0
-    residual = 4 if dtype == torch.float32 else 2
-    in_flight = 6 * intermediate + 4 * residual * hidden
-    if checkpointing:
-        return Activations(kept, layer - saving, in_flight)
-    return Activations(kept - (layers - 1) * saving, 0.0, in_flight)
+
+    def __init__(
+        self, config: Any, dtype: torch.dtype, adapter: Adapter | None, precision: Literal["fp32", "bf16"]
+    ) -> None:
+        self.config, self.text, self.dtype = config, config.get_text_config(), dtype
+        self.adapter, self.precision = adapter, precision
+        self._growth: dict[bool, tuple[Any, Any]] = {}
+
+    def of(self, *, checkpointing: bool, tensor: int = 1, on_gpu: bool = True) -> Activations | str:
+        """Return the bytes of a token, or in half a sentence why they are not known.
+
+        Args:
+            checkpointing: whether layers are computed again in the backward pass.
+            tensor: processes that compute every layer together: heads and intermediate are divided among them.
+            on_gpu: attention runs in one kernel on half precision; on a CPU it runs in float32.
+        """
+        if any(getattr(self.text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
+            return "a mixture of experts keeps what its router decides"
+        try:
+            kept, layer = self._per_token(False, tensor)
+            if checkpointing:
+                kept, _ = self._per_token(True, tensor)
+        except _Unknown as error:
+            return str(error)
+        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
+            return f"small models of its class do not run here ({type(error).__name__})"
+        hidden, intermediate, heads, key_heads, size = _divided(self.text, tensor)
+        saving = _kernel_saving(heads * size, key_heads * size) if on_gpu and self.precision == "bf16" else 0.0
+        residual = 4 if self.dtype == torch.float32 else 2
+        in_flight = 6 * intermediate + 4 * residual * hidden
+        if checkpointing:
+            return Activations(kept, layer - saving, in_flight)
+        return Activations(kept - (self.text.num_hidden_layers - 1) * saving, 0.0, in_flight)
+
+    def _per_token(self, checkpointing: bool, tensor: int) -> tuple[float, float]:
+        """(bytes per token of the whole model, of one layer more)."""
+        if checkpointing not in self._growth:
+            self._growth[checkpointing] = self._grown(checkpointing)
+        here = np.asarray(_terms(*_divided(self.text, tensor)), dtype=float)
+        first, step = (float(here @ coefficients) for coefficients in self._growth[checkpointing])
+        return first + (self.text.num_hidden_layers - 1) * step, step
+
+    def _grown(self, checkpointing: bool) -> tuple[Any, Any]:
+        """The coefficients of a model of one layer, and of one layer more."""
+        shapes = [_possible(self.text, shape) for shape in SHAPES]
+        terms = np.asarray([_terms(*shape) for shape in shapes], dtype=float)
+        with torch.random.fork_rng(devices=()):
+            one, two = (np.asarray([self._slope(shape, n, checkpointing) for shape in shapes]) for n in (1, 2))
+        found = []
+        for values in (one, two - one):
+            coefficients, *_ = np.linalg.lstsq(terms, values, rcond=None)
+            if np.abs(terms @ coefficients - values).max() > 1e-3 * max(1.0, float(np.abs(values).max())):
+                raise _Unknown("what its layers keep does not grow linearly with their dimensions")
+            found.append(coefficients)
+        return found[0], found[1]
+
+    def _slope(self, shape: tuple[int, ...], layers: int, checkpointing: bool) -> float:
+        engine = Engine(self._model(shape, layers, checkpointing), precision=self.precision)
+        if engine.encoding == "padded":
+            raise _Unknown(f"it runs on padded rows ({engine.reason})")
+        few, many = (kept_bytes(engine, _row(tokens)) for tokens in TOKENS)
+        return (many - few) / (TOKENS[1] - TOKENS[0])
+
+    def _model(self, shape: tuple[int, ...], layers: int, checkpointing: bool) -> Any:
+        config = copy.deepcopy(self.config)
+        _reshape(config.get_text_config(), shape, layers)
+        model: Any = AutoModelForSequenceClassification.from_config(
+            config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=False
+        )
+        in_float32(model)
+        if self.adapter is not None:
+            kind = "lora" if self.adapter.kind in ("pissa", "qlora") else self.adapter.kind
+            model, _ = attach(model, replace(self.adapter, kind=kind))
+        if checkpointing:
+            enable: Callable[..., None] = getattr(model, "activation_checkpointing_enable", None) or (
+                model.gradient_checkpointing_enable
+            )
+            enable()
+        return model.train()
 
 
 def kept_bytes(engine: Engine, comparison: EncodedComparison) -> int:
@@ -120,62 +172,6 @@ def kept_bytes(engine: Engine, comparison: EncodedComparison) -> int:
         rewards = engine.rewards(engine.collate([comparison]))
         del rewards
     return sum(count for count, _ in kept.values())
-
-
-class _Unknown(Exception):
-    """Why the bytes are not known, in half a sentence."""
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Small models of one class."""
-
-    config: Any
-    dtype: torch.dtype
-    adapter: Adapter | None
-    precision: Literal["fp32", "bf16"]
-    tensor: int = 1
-
-    def per_token(self, *, checkpointing: bool) -> tuple[float, float]:
-        """(bytes per token of the whole model, of one layer more)."""
-        text = self.config.get_text_config()
-        shapes = [_possible(text, shape) for shape in SHAPES]
-        with torch.random.fork_rng(devices=()):
-            first, second = (np.asarray([self._slope(shape, n, checkpointing) for shape in shapes]) for n in (1, 2))
-        step = second - first
-        terms = np.asarray([_terms(*shape) for shape in shapes], dtype=float)
-        here = np.asarray(_terms(*_divided(text, self.tensor)), dtype=float)
-        found = []
-        for values in (first, step):
-            coefficients, *_ = np.linalg.lstsq(terms, values, rcond=None)
-            if np.abs(terms @ coefficients - values).max() > 1e-3 * max(1.0, float(np.abs(values).max())):
-                raise _Unknown("what its layers keep does not grow linearly with their dimensions")
-            found.append(float(here @ coefficients))
-        return found[0] + (text.num_hidden_layers - 1) * found[1], found[1]
-
-    def _slope(self, shape: tuple[int, ...], layers: int, checkpointing: bool) -> float:
-        engine = Engine(self._model(shape, layers, checkpointing), precision=self.precision)
-        if engine.encoding == "padded":
-            raise _Unknown(f"it runs on padded rows ({engine.reason})")
-        few, many = (kept_bytes(engine, _row(tokens)) for tokens in TOKENS)
-        return (many - few) / (TOKENS[1] - TOKENS[0])
-
-    def _model(self, shape: tuple[int, ...], layers: int, checkpointing: bool) -> Any:
-        config = copy.deepcopy(self.config)
-        _reshape(config.get_text_config(), shape, layers)
-        model: Any = AutoModelForSequenceClassification.from_config(
-            config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=False
-        )
-        in_float32(model)
-        if checkpointing:
-            enable: Callable[..., None] = getattr(model, "activation_checkpointing_enable", None) or (
-                model.gradient_checkpointing_enable
-            )
-            enable()
-        if self.adapter is not None:
-            kind = "lora" if self.adapter.kind in ("pissa", "qlora") else self.adapter.kind
-            model, _ = attach(model, replace(self.adapter, kind=kind))
-        return model.train()
 
 
 _NAMES = ("hidden", "intermediate", "heads", "key_heads", "size")

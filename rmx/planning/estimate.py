@@ -9,12 +9,12 @@ from rmx.engine import Engine
 from rmx.engine.layout import Encoding
 from rmx.errors import ConfigError
 from rmx.models.skeleton import Skeleton, blueprint, skeleton
-from rmx.parallel import NoParallel, Replicated, Sharded
-from rmx.planning.activations import Activations, activations_of
+from rmx.parallel import MeshSizes, NoParallel, Replicated, Sharded
+from rmx.planning.activations import ActivationCounter, Activations
 from rmx.planning.gpus import DEVICES
-from rmx.planning.parts import Parts, parts_of
+from rmx.planning.parts import Parts, held_by_fullest, parts_of
 from rmx.planning.work import Rows, Work, work_of
-from rmx.training.flops import count_flops
+from rmx.training.flops import flop_counts
 from rmx.training.token_budget import LARGEST, SMALLEST, asks_for_checkpointing
 
 if TYPE_CHECKING:
@@ -101,9 +101,14 @@ class Planner:
         plan = blueprint(workflow.model, workflow.peft)
         self.skeleton = skeleton(plan, workflow.model, workflow.peft)
         self.engine = Engine(self.skeleton.model, encoding=workflow.trainer.encoding)
-        self.counts = {again: count_flops(self.engine, whole=again) for again in (False, True)}
-        self.forward = count_flops(self.engine, backward=False, whole=True)
-        self._activations: dict[tuple[bool, int], Activations | str] = {}
+        counts = flop_counts(self.engine)
+        self.counts, self.forward = {False: counts.training, True: counts.whole}, counts.whole_forward
+        self.activations = (
+            f"padded rows: {self.engine.reason}"
+            if self.engine.encoding == "padded"
+            else ActivationCounter(plan.config, plan.dtype, workflow.peft, self.precision)
+        )
+        self._held: dict[MeshSizes | None, list[int]] = {}
 
     def estimate(self) -> Estimate:
         """Return the plan of the configuration."""
@@ -127,7 +132,7 @@ class Planner:
             trained=sum(p.numel() for p in parameters if p.requires_grad),
             precision=self.precision,
             encoding=self.engine.encoding,
-            activations={again: self.activations(again, 1) for again in (False, True)},
+            activations={again: self.token(again) for again in (False, True)},
             rows=self.rows,
             asked=asked,
             strategies=strategies,
@@ -140,11 +145,11 @@ class Planner:
         try:
             sizes = parallel.sizes(processes, self.settings.processes_per_node)
             words = "none" if processes == 1 else "ddp" if sizes is None else _words(sizes, parallel)
-            activations = self.activations(checkpointing, 1 if sizes is None else sizes.tensor)
             parts = parts_of(
                 self.skeleton,
                 self.args,
-                activations,
+                self.token(checkpointing, 1 if sizes is None else sizes.tensor),
+                held=self.held(sizes),
                 sizes=sizes,
                 processes=processes,
                 precision=self.precision,
@@ -206,23 +211,17 @@ class Planner:
             mfu=self.settings.mfu,
         )
 
-    def activations(self, checkpointing: bool, tensor: int) -> Activations | str:
+    def token(self, checkpointing: bool, tensor: int = 1) -> Activations | str:
         """Return the bytes of a token, or why they are not known."""
-        key = (checkpointing, tensor)
-        if key not in self._activations:
-            self._activations[key] = (
-                f"padded rows: {self.engine.reason}"
-                if self.engine.encoding == "padded"
-                else activations_of(
-                    self.skeleton.blueprint.config,
-                    dtype=self.skeleton.blueprint.dtype,
-                    adapter=self.w.peft,
-                    precision=self.precision,
-                    checkpointing=checkpointing,
-                    tensor=tensor,
-                )
-            )
-        return self._activations[key]
+        if isinstance(self.activations, str):
+            return self.activations
+        return self.activations.of(checkpointing=checkpointing, tensor=tensor)
+
+    def held(self, sizes: MeshSizes | None) -> list[int]:
+        """Return the bytes that stay in the fullest process, counted once for each division."""
+        if sizes not in self._held:
+            self._held[sizes] = held_by_fullest(self.skeleton.model, self.args, sizes)
+        return self._held[sizes]
 
 
 def parallel_name(parallel: NoParallel) -> str:
@@ -241,7 +240,8 @@ def parallel_name(parallel: NoParallel) -> str:
 def _words(sizes: Any, parallel: NoParallel) -> str:
     offload = ", in the host's memory" if isinstance(parallel, Sharded) and parallel.cpu_offload else ""
     parts = [f"{name} {size}" for name, size in sizes._asdict().items() if size > 1]
-    return f"{parallel_name(parallel)} ({' x '.join(parts)}){offload}"
+    name = "tp" if sizes.data == 1 else parallel_name(parallel)
+    return f"{name} ({' x '.join(parts)}){offload}"
 
 
 def _strategies(processes: int, per_node: int, *, tensor: bool) -> list[NoParallel]:

@@ -49,17 +49,17 @@ def make_plan(workflow: Workflow, folder: str | None = None) -> dict[str, Any]:
 def _rows(workflow: Workflow, run: OpenRun, args: TrainingArguments) -> Rows | str:
     """The rows to train on: as `plan.*` say, or from the data; else why they are not known."""
     asked = workflow.plan
-    lengths = asked.prompt_tokens, asked.response_tokens
+    lengths, most = (asked.prompt_tokens, asked.response_tokens), workflow.data.max_tokens
     if (lengths[0] is None) != (lengths[1] is None):
         raise ConfigError("plan.prompt_tokens, plan.response_tokens: give both of them, or neither")
     keys = "plan.comparisons, plan.prompt_tokens and plan.response_tokens"
     if asked.comparisons is not None and lengths[0] is not None and lengths[1] is not None:
-        return rows_of_lengths(asked.comparisons, lengths[0], lengths[1])
+        return rows_of_lengths(asked.comparisons, lengths[0], lengths[1], most)
     try:
         splits = workflow.data.read(run.folder)
         comparisons = asked.comparisons or len(splits.train)
         if lengths[0] is not None and lengths[1] is not None:
-            return rows_of_lengths(comparisons, lengths[0], lengths[1])
+            return rows_of_lengths(comparisons, lengths[0], lengths[1], most)
         train = prepare(workflow, splits, args, ["audit"]).train
     except InputError as error:
         log.warning("The rows are not known: %s. Give %s", error, keys)

@@ -96,6 +96,7 @@ def parts_of(
     args: TrainingArguments,
     activations: Activations | str,
     *,
+    held: list[int],
     sizes: MeshSizes | None,
     processes: int,
     precision: Literal["fp32", "bf16"],
@@ -108,6 +109,7 @@ def parts_of(
         skeleton: the model; it is left as it is.
         args: the arguments of transformers: which optimizer.
         activations: of one token.
+        held: what `held_by_fullest` found for these sizes.
         sizes: the mesh that weights are divided over; None where every process holds them whole.
         processes: how many there are.
         precision: of the backbone's products.
@@ -115,12 +117,12 @@ def parts_of(
         cpu_offload: whether the parts wait in the host's memory.
 
     Raises:
-        ConfigError: the division is not possible, or the optimizer's state is not known without a device.
+        ConfigError: the division is not possible.
     """
     model, tensor = skeleton.model, 1 if sizes is None else sizes.tensor
     if skeleton.quantized and sizes is not None:
         raise ConfigError("parallel: quantised weights are not divided among processes; take parallel=ddp or peft=lora")
-    weights, gradients, optimizer = held_by_fullest(model, args, sizes)
+    weights, gradients, optimizer = held
     packed, scales = _quantised(skeleton)
     weights += packed
     gathered = _gathered(model, tensor) if sizes is not None and sizes.data > 1 else 0
@@ -144,6 +146,9 @@ def parts_of(
 
 def held_by_fullest(model: Any, args: TrainingArguments, sizes: MeshSizes | None) -> list[int]:
     """Return the bytes of weights, gradients and optimizer state of the process that holds most: the first.
+
+    Raises:
+        ConfigError: the division is not possible, or the optimizer's state is not known without a device.
 
     >>> from transformers import TrainingArguments
     >>> layer = torch.nn.Linear(64, 10, device="meta")

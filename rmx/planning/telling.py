@@ -77,11 +77,12 @@ def show_plan(screen: Screen, workflow: Workflow, estimate: Estimate) -> None:
     screen.header(title, _summary(workflow, estimate))
     parts = asked.parts
     assert parts is not None
-    screen.metrics("Bytes of the fullest process", ["", ""], [[name, f"{size} GB"] for name, size in _bytes(asked)])
+    screen.metrics("Bytes of the fullest process", ["", ""], [[name, size] for name, size in _bytes(asked)])
     columns = ["processes", "parallel", "checkpointing", "fixed", "a token", "micro-batch", "peak", "", "time"]
-    limit = (1 - settings.headroom) * DEVICES[asked.device].memory
+    memory = DEVICES[asked.device].memory
+    within = readable_bytes((1 - settings.headroom) * memory)
     screen.metrics(
-        f"\nOn {asked.device} ({_gb(DEVICES[asked.device].memory)} GB, of which a plan takes {_gb(limit)})",
+        f"\nOn {asked.device} ({readable_bytes(memory)}, of which a plan takes {within})",
         columns,
         [_row(str(fit.processes), fit) for fit in estimate.strategies],
     )
@@ -136,23 +137,25 @@ def _time(work: Work, settings: PlanSettings) -> str:
 def _hours(hours: float) -> str:
     """Write hours readably.
 
-    >>> _hours(0.05), _hours(2.345), _hours(120.4)
-    ('3.0 min', '2.3 h', '120 h')
+    >>> _hours(0.001), _hours(0.05), _hours(2.345), _hours(120.4)
+    ('4 s', '3.0 min', '2.3 h', '120 h')
     """
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
     return f"{60 * hours:.1f} min" if hours < 1 else f"{hours:.1f} h" if hours < 100 else f"{hours:.0f} h"
 
 
 def _verdict(fit: Fit) -> str:
     if fit.peak is None:
         return "no" if fit.fits is False else "unknown: the bytes of a token are not known"
-    words = f"peak {_gb(fit.peak)} GB with micro-batches of {fit.tokens:,} tokens"
+    words = f"peak {readable_bytes(fit.peak)} with micro-batches of {fit.tokens:,} tokens"
     if fit.fits:
         return f"yes, {words}"
     return f"no, {words}" if fit.tokens else "no, not even without activations"
 
 
 def _bytes(fit: Fit) -> list[tuple[str, str]]:
-    """The parts of one process that are there, in GB."""
+    """The parts of one process that are there."""
     parts = fit.parts
     assert parts is not None
     named = [
@@ -161,14 +164,14 @@ def _bytes(fit: Fit) -> list[tuple[str, str]]:
         ("gradient buckets of DDP", parts.buckets), ("whole weights of the layers at work", parts.gathered),
         ("bfloat16 copies of weights", parts.copies),
     ]  # fmt: skip
-    rows = [(name, _gb(size)) for name, size in named if size]
+    rows = [(name, readable_bytes(size)) for name, size in named if size]
     if parts.per_token is None:
         rows.append(("activations", "unknown"))
     else:
-        rows.append((f"activations of {fit.tokens:,} tokens", _gb(parts.per_token * fit.tokens)))
-        rows.append(("peak", _gb(fit.peak or 0)))
+        rows.append((f"activations of {fit.tokens:,} tokens", readable_bytes(parts.per_token * fit.tokens)))
+        rows.append(("peak", readable_bytes(fit.peak or 0)))
     if parts.host:
-        rows.append(("in the host's memory", _gb(parts.host)))
+        rows.append(("in the host's memory", readable_bytes(parts.host)))
     return rows
 
 
@@ -182,14 +185,5 @@ def _row(first: str, fit: Fit) -> list[str]:
     verdict = {True: "fits", False: "too large", None: "unknown"}[fit.fits]
     hours = "" if fit.work is None or fit.work.hours is None else _hours(fit.work.hours)
     tokens = f"{fit.tokens:,} tokens" if fit.tokens else "none"
-    peak = "?" if fit.peak is None else f"{_gb(fit.peak)} GB"
-    return [first, fit.parallel, again, f"{_gb(fixed)} GB", token, tokens, peak, verdict, hours]
-
-
-def _gb(count_of_bytes: float) -> str:
-    """Write bytes in GB.
-
-    >>> _gb(45_861_000_000), _gb(12_000_000)
-    ('45.86', '0.01')
-    """
-    return f"{count_of_bytes / 1e9:.2f}"
+    peak = "?" if fit.peak is None else readable_bytes(fit.peak)
+    return [first, fit.parallel, again, readable_bytes(fixed), token, tokens, peak, verdict, hours]

@@ -25,11 +25,13 @@ class Rows:
         comparisons: how many.
         examples: encoded ones, of which the others are taken to be copies.
         origin: where the numbers are from, in words.
+        at_least: tokens that the longest may have, where the examples are means.
     """
 
     comparisons: int
     examples: Sequence[EncodedComparison]
     origin: str
+    at_least: int = 0
 
     @property
     def each(self) -> float:
@@ -49,20 +51,20 @@ class Rows:
     @property
     def longest(self) -> int:
         """Tokens of the longest comparison, its prompt counted once."""
-        return max(c.shared_tokens for c in self.examples)
+        return max(self.at_least, *(c.shared_tokens for c in self.examples))
 
 
-def rows_of_lengths(comparisons: int, prompt_tokens: int, response_tokens: int) -> Rows:
-    """Return rows of two responses, all of one length.
+def rows_of_lengths(comparisons: int, prompt_tokens: int, response_tokens: int, max_tokens: int) -> Rows:
+    """Return rows of two responses with these mean lengths; the longest may fill `max_tokens`.
 
-    >>> rows = rows_of_lengths(1000, 200, 100)
+    >>> rows = rows_of_lengths(1000, 200, 100, 2048)
     >>> rows.tokens, rows.unique_tokens, rows.longest
-    (600000.0, 400000.0, 400)
+    (600000.0, 400000.0, 2048)
     """
     response = [1] * response_tokens
     row = EncodedComparison("plan", "plan", [1] * prompt_tokens, (response, response), (Pair(0, 1),))
     origin = f"plan.comparisons={comparisons:,}, plan.prompt_tokens={prompt_tokens}, plan.response_tokens="
-    return Rows(comparisons, [row], f"{origin}{response_tokens}")
+    return Rows(comparisons, [row], f"{origin}{response_tokens}", max_tokens)
 
 
 @dataclass(frozen=True)

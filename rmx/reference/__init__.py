@@ -9,5 +9,5 @@ verbs            `rmx score`, `rmx bench`, ... and their options
 python_names     what `import rmx` offers
 look_up          a name → its entries, or the names that are near
 explain          `rmx explain NAME`
-pages            the pages of docs/reference/; `python -m rmx.reference` writes them
+reference_pages  the pages of docs/reference/; `python -m rmx.reference` writes them
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rmx.config.shipped import conf_folder
 from rmx.files import write_text
-from rmx.reference.pages import pages
+from rmx.reference.reference_pages import pages
 
 __all__ = ["main"]
 
@@ -17,8 +17,15 @@ def main(folder: Path | None = None) -> int:
 
     Args:
         folder: where to; by default docs/reference of this checkout.
+
+    Returns:
+        0; 2 where rmx is installed without its docs/.
     """
-    folder = folder or conf_folder().parent / "docs" / "reference"
+    docs = conf_folder().parent / "docs"
+    if folder is None and not docs.is_dir():
+        sys.stderr.write(f"rmx: {docs}: there is no such folder; `make reference` works in a checkout of rmx\n")
+        return 2
+    folder = folder or docs / "reference"
     folder.mkdir(parents=True, exist_ok=True)
     made = pages()
     for old in folder.glob("*.md"):

@@ -20,7 +20,7 @@ from rmx.config.library import stored_signature
 from rmx.config.shipped import conf_folder
 from rmx.config.signatures import Parameter, import_name, read_signature
 from rmx.reference.docstrings import arguments_of
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 from rmx.reference.option_files import OptionFile, comments_of, options, read_option
 from rmx.training.keys import ACTS, ELSEWHERE, NOT_HERE, SWITCHES, VALUES
 from rmx.values import allowed
@@ -28,13 +28,15 @@ from rmx.values import allowed
 __all__ = ["group_entries", "key_entries"]
 
 SWEEPER = "hydra/sweeper"
+# A class that takes its keys from another, which says more of them and is imported without Hydra.
+_DESCRIBED_BY = {"hydra_plugins.rmx_sweeper.sweeper.RmxSweeper": "rmx.sweep.SweepSettings"}
 _GIVEN = "must be given"
 _SAME = 0.6  # share of a text's words that another has, above which both are taken to say the same
 _MOST_OPTIONS = 8  # that a key lists with the value they set; more of them only name a model or a file each
 
 
 @functools.cache
-def key_entries() -> tuple[Entry, ...]:
+def key_entries() -> tuple[ReferenceEntry, ...]:
     """Return an entry for every key, those of the root first; a key that options take differently has several."""
     entries = [*_root_keys(), *_hydra_keys()]
     for group in GROUPS:
@@ -48,7 +50,7 @@ def key_entries() -> tuple[Entry, ...]:
     return (*entries, *_group_keys(SWEEPER, "hydra.sweeper"))
 
 
-def group_entries() -> list[Entry]:
+def group_entries() -> list[ReferenceEntry]:
     """Return an entry for every group and for every option of it."""
     entries = []
     chosen = _default_options()
@@ -59,7 +61,7 @@ def group_entries() -> list[Entry]:
         facts.append(("calls", ", ".join(targets)))
         taken = [key.name for key in key_entries() if key.name.startswith(f"{group}.") and key.section != "refused"]
         facts.append(("keys", " ".join(dict.fromkeys(name.partition(".")[2] for name in taken))))
-        entries.append(Entry("group", group, meaning, tuple(fact for fact in facts if fact[1])))
+        entries.append(ReferenceEntry("group", group, meaning, tuple(fact for fact in facts if fact[1])))
         entries += [_option_entry(group, name) for name in names]
     return entries
 
@@ -67,7 +69,7 @@ def group_entries() -> list[Entry]:
 # --- The kinds of keys ------------------------------------------------------------------------------------------------
 
 
-def _root_keys() -> Iterator[Entry]:
+def _root_keys() -> Iterator[ReferenceEntry]:
     """The keys beside the groups: arguments of the workflow that are no group, and not its copy of the whole."""
     target = "rmx.workflow.Workflow"
     explained, comments = arguments_of(import_name(target)), comments_of(_root_text())
@@ -75,19 +77,20 @@ def _root_keys() -> Iterator[Entry]:
     for name, parameter in read_signature(target).parameters.items():
         if name not in GROUPS and name != "config":
             meaning = _joined(explained.get(name, ""), comments.get(name, ""))
-            yield Entry("key", name, meaning, _facts(parameter, defaults.get(name, _GIVEN)))
+            yield ReferenceEntry("key", name, meaning, _facts(parameter, defaults.get(name, _GIVEN)))
 
 
-def _hydra_keys() -> Iterator[Entry]:
+def _hydra_keys() -> Iterator[ReferenceEntry]:
     """What conf/config.yaml says to Hydra itself."""
     comments = comments_of(_root_text())
     for key, value in _leaves(yaml.safe_load(_root_text())["hydra"], "hydra"):
-        yield Entry("key", key, comments.get(key, ""), (("default", _as_yaml(value)),))
+        yield ReferenceEntry("key", key, comments.get(key, ""), (("default", _as_yaml(value)),))
 
 
-def _group_keys(group: str, prefix: str) -> Iterator[Entry]:
+def _group_keys(group: str, prefix: str) -> Iterator[ReferenceEntry]:
     """The keys of each target of a group, with the options that call it."""
     files = [read_option(group, name) for name in options(group)]
+    files = [replace(file, target=_DESCRIBED_BY.get(file.target or "", file.target)) for file in files]
     targets = {file.target: [other for other in files if other.target == file.target] for file in files if file.target}
     for target, users in targets.items():
         base = max(users, key=lambda file: len(file.own))  # lists every key; the others build on it
@@ -95,7 +98,7 @@ def _group_keys(group: str, prefix: str) -> Iterator[Entry]:
             yield replace(entry, section=f"{group}={base.name}" if len(targets) > 1 else "")
 
 
-def _target_keys(target: str, base: OptionFile, users: list[OptionFile], prefix: str) -> Iterator[Entry]:
+def _target_keys(target: str, base: OptionFile, users: list[OptionFile], prefix: str) -> Iterator[ReferenceEntry]:
     found = import_name(target)
     explained = arguments_of(found)
     given = {name: _as_yaml(value) for name, value in base.values.items() if value != "???"}
@@ -107,10 +110,12 @@ def _target_keys(target: str, base: OptionFile, users: list[OptionFile], prefix:
         meaning = _joined(explained.get(name, ""), base.comments.get(name, ""))
         if name == "extra" and prefix == "peft":
             meaning += f"; names: {', '.join(_lora_names())}"
-        yield Entry("key", f"{prefix}.{name}", meaning, _facts(parameter, default, _set_by(name, users, default)))
+        yield ReferenceEntry(
+            "key", f"{prefix}.{name}", meaning, _facts(parameter, default, _set_by(name, users, default))
+        )
 
 
-def _callback_keys(option: str) -> Iterator[Entry]:
+def _callback_keys(option: str) -> Iterator[ReferenceEntry]:
     """The keys of a callback: its file holds one node, of the option's name."""
     file = read_option("callbacks", option)
     for name, node in file.own.items():
@@ -118,10 +123,12 @@ def _callback_keys(option: str) -> Iterator[Entry]:
         for key, parameter in read_signature(target).parameters.items():
             default = _as_yaml(node[key]) if key in node else _defaults_of(target).get(key, _GIVEN)
             meaning = file.comments.get(f"{name}.{key}", "")
-            yield Entry("key", f"callbacks.{name}.{key}", meaning, _facts(parameter, default), f"callbacks=[{option}]")
+            yield ReferenceEntry(
+                "key", f"callbacks.{name}.{key}", meaning, _facts(parameter, default), f"callbacks=[{option}]"
+            )
 
 
-def _trainer_keys() -> Iterator[Entry]:
+def _trainer_keys() -> Iterator[ReferenceEntry]:
     """rmx's own knobs, the arguments of TrainingArguments that act, and those that are refused, with the reason."""
     target = "rmx.training.arguments.trainer_settings"
     files = [read_option("trainer", name) for name in options("trainer")]
@@ -134,28 +141,34 @@ def _trainer_keys() -> Iterator[Entry]:
         key = f"trainer.{name}"
         if name in NOT_HERE:
             neutral, reason = NOT_HERE[name]
-            yield Entry("key", key, f"not taken: {reason}", (("takes", f"only {_as_yaml(neutral)}"),), "refused")
+            yield ReferenceEntry(
+                "key", key, f"not taken: {reason}", (("takes", f"only {_as_yaml(neutral)}"),), "refused"
+            )
             continue
         default = "not given" if name == "bf16" else defaults.get(name, _GIVEN)
         meaning = _joined(explained.get(name) or ACTS.get(name, ""), shipped.comments.get(name, ""))
         facts = [*_facts(parameter, default, _set_by(name, files, default))]
         facts += [("not taken", f"{value}: {why}") for (owner, value), why in VALUES.items() if owner == name]
         if switches := [f"trainer.{switch}" for switch, _, names in SWITCHES if name in names]:
-            facts.append(("does nothing, depending on", ", ".join(dict.fromkeys(switches))))
-        yield Entry("key", key, meaning, tuple(facts))
+            facts.append(("switched off by some values of", ", ".join(dict.fromkeys(switches))))
+        yield ReferenceEntry("key", key, meaning, tuple(facts))
     for name, instead in ELSEWHERE.items():
-        yield Entry("key", f"trainer.{name}", f"not taken: rmx sets this itself; use {instead}", section="refused")
+        yield ReferenceEntry(
+            "key", f"trainer.{name}", f"not taken: rmx sets this itself; use {instead}", section="refused"
+        )
 
 
 # --- Groups and options -----------------------------------------------------------------------------------------------
 
 
-def _option_entry(group: str, name: str) -> Entry:
+def _option_entry(group: str, name: str) -> ReferenceEntry:
     file = read_option(group, name)
     facts = [("command", file.command), ("calls", file.target or "")]
-    facts.append(("sets", ", ".join(f"{key}={_as_yaml(value)}" for key, value in _leaves(file.own, ""))))
+    defaults = _defaults_of(file.target) if file.target else {}
+    leaves = [(key, "must be given" if value == "???" else _as_yaml(value)) for key, value in _leaves(file.own, "")]
+    facts.append(("sets", ", ".join(f"{key}={value}" for key, value in leaves if value != defaults.get(key))))
     facts.append(("chooses", ", ".join(f"{other}={option}" for other, option in file.needs)))
-    return Entry("option", f"{group}={name}", file.about, tuple(fact for fact in facts if fact[1]), group)
+    return ReferenceEntry("option", f"{group}={name}", file.about, tuple(fact for fact in facts if fact[1]), group)
 
 
 def _default_options() -> dict[str, str]:

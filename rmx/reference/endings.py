@@ -5,7 +5,7 @@ from __future__ import annotations
 from rmx import errors
 from rmx.errors import Interrupted, RmxError
 from rmx.reference.docstrings import first_paragraph
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 
 __all__ = ["EXIT_CODES", "REMEDIES", "error_entries", "exit_code_entries"]
 
@@ -68,14 +68,16 @@ EXIT_CODES = {
 }
 
 
-def error_entries() -> list[Entry]:
+def error_entries() -> list[ReferenceEntry]:
     """Return an entry for every class of errors that rmx raises on purpose."""
     found = [getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type)]
     entries = []
     for error in sorted(found, key=lambda kind: (len(kind.__mro__), kind.__name__)):
         parents = [kind.__name__ for kind in error.__mro__[1:] if issubclass(kind, RmxError)]
         facts = [("what to do", REMEDIES[error.__name__]), ("exit code", _codes(error)), ("is a", ", ".join(parents))]
-        entries.append(Entry("error", error.__name__, first_paragraph(error), tuple(fact for fact in facts if fact[1])))
+        entries.append(
+            ReferenceEntry("error", error.__name__, first_paragraph(error), tuple(fact for fact in facts if fact[1]))
+        )
     return entries
 
 
@@ -83,9 +85,9 @@ def _codes(error: type[RmxError]) -> str:
     return "143 or 130" if error is Interrupted else str(error.exit_code)
 
 
-def exit_code_entries() -> list[Entry]:
+def exit_code_entries() -> list[ReferenceEntry]:
     """Return an entry for every exit code."""
     return [
-        Entry("exit code", str(code), meaning, (("what to do", advice),), also=(f"exit {code}",))
+        ReferenceEntry("exit code", str(code), meaning, (("what to do", advice),), also=(f"exit {code}",))
         for code, (meaning, advice) in EXIT_CODES.items()
     ]

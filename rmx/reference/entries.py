@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["Entry", "Kind", "merged"]
+__all__ = ["Kind", "ReferenceEntry", "merge_alike"]
 
 Kind = Literal["group", "option", "key", "metric", "file", "error", "exit code", "verb", "Python"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReferenceEntry:
     """One thing that has a name.
 
     Attributes:
@@ -36,19 +36,20 @@ class Entry:
     def fact(self, label: str) -> str:
         """Return a fact by its label; "" where there is none.
 
-        >>> Entry("key", "seed", "of all that is drawn", (("default", "42"),)).fact("default")
+        >>> ReferenceEntry("key", "seed", "of all that is drawn", (("default", "42"),)).fact("default")
         '42'
         """
         return dict(self.facts).get(label, "")
 
 
-def merged(entries: Iterable[Entry]) -> list[Entry]:
+def merge_alike(entries: Iterable[ReferenceEntry]) -> list[ReferenceEntry]:
     """Put entries of one name that say the same into one, under all their sections; the order is kept.
 
-    >>> [e.section for e in merged([Entry("key", "a", "x", section="p=1"), Entry("key", "a", "x", section="p=2")])]
+    >>> two = [ReferenceEntry("key", "a", "x", section=section) for section in ("p=1", "p=2")]
+    >>> [entry.section for entry in merge_alike(two)]
     ['p=1, p=2']
     """
-    found: dict[tuple[str, str, tuple[tuple[str, str], ...]], Entry] = {}
+    found: dict[tuple[str, str, tuple[tuple[str, str], ...]], ReferenceEntry] = {}
     for entry in entries:
         same = (entry.name, entry.meaning, entry.facts)
         before = found.get(same)

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 
 from rmx.errors import InputError
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 from rmx.reference.look_up import look_up, near
 
 __all__ = ["main", "told"]
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0 if argv else 2
     unknown = []
-    shown: list[Entry] = []
+    shown: list[ReferenceEntry] = []
     for name in argv:
         found = look_up(name)
         shown += [entry for entry in found if entry not in shown]
@@ -55,10 +55,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def told(entry: Entry) -> str:
+def told(entry: ReferenceEntry) -> str:
     """Return an entry as the terminal shows it.
 
-    >>> print(told(Entry("key", "seed", "of all that is drawn", (("takes", "an integer"), ("default", "42")))))
+    >>> print(told(ReferenceEntry("key", "seed", "of all that is drawn", (("takes", "an integer"), ("default", "42")))))
     seed   (key)
       of all that is drawn
       takes    an integer

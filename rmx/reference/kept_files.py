@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 
 __all__ = ["FILES", "KeptFile", "file_entries", "file_of", "pattern_fits"]
 
@@ -23,9 +23,10 @@ class KeptFile:
     Attributes:
         pattern: its path below the folder.
         meaning: what it holds.
-        holds: its fields or form.
+        holds: its form, and what its fields mean where their names do not say it.
         only: when it is there; "" for every run that trains, evaluates and predicts.
         home: the folder.
+        fields: the keys of its object, or of each line: all that are always there.
     """
 
     pattern: str
@@ -33,6 +34,7 @@ class KeptFile:
     holds: str = ""
     only: str = ""
     home: Home = "run folder"
+    fields: tuple[str, ...] = ()
 
 
 _TRAINED = "after phase train"
@@ -40,10 +42,13 @@ _ADAPTER = "with an adapter (peft=...)"
 _FULL = "without an adapter"
 _SHARDED = "with parallel=fsdp, hsdp, tp, fsdp_tp"
 _PAIR = (
-    "id, source, chosen, rejected (rewards), margin = chosen - rejected, p_chosen = sigmoid(margin), loss (nats), tie, "
-    "chosen_tokens, rejected_tokens, truncated; where they apply: weight, labelled_tie, pair ([winner, loser] of K > 2 "
-    "responses), truth_chosen, truth_rejected"
+    "chosen and rejected are rewards, margin = chosen - rejected, p_chosen = sigmoid(margin), loss in nats; where they "
+    "apply: weight, labelled_tie, pair ([winner, loser] of K > 2 responses), truth_chosen, truth_rejected"
 )
+_PAIR_FIELDS = (
+    "id", "source", "chosen", "rejected", "margin", "p_chosen", "loss", "tie", "chosen_tokens", "rejected_tokens",
+    "truncated",
+)  # fmt: skip
 
 _RUN = (
     KeptFile(
@@ -53,13 +58,16 @@ _RUN = (
         "started from a configuration",
     ),
     KeptFile(
-        "environment.json", "what the run ran on", "command, versions, python, platform, cpus, git_commit, started"
+        "environment.json",
+        "what the run ran on",
+        fields=("command", "versions", "python", "platform", "cpus", "git_commit", "started"),
     ),
     KeptFile("run.log", "everything the run said, with times"),
     KeptFile(
         "metrics.jsonl",
         "the numbers as they come: a JSON object a line; plots, reports and trackers show these",
-        "step, epoch, time, phase, and the metrics of that phase; null stands for NaN and infinity",
+        "and the metrics of that phase; null stands for NaN and infinity",
+        fields=("step", "epoch", "time", "phase"),
     ),
     KeptFile(
         "plan.json",
@@ -76,27 +84,43 @@ _RUN = (
     KeptFile("all_results.json", "the three files above in one", "their keys"),
     KeptFile(
         "generated_predictions.jsonl",
-        "every pair's rewards, a JSON object a line, in the order of the file",
+        "every pair's rewards, a JSON object a line, in the order of the data",
         _PAIR,
         "after phase predict, with one evaluation set",
+        fields=_PAIR_FIELDS,
     ),
     KeptFile(
         "generated_predictions_*.jsonl",
         "the same, a file for each evaluation set",
         _PAIR,
         "after phase predict, with several evaluation sets",
+        fields=_PAIR_FIELDS,
     ),
     KeptFile(
         "audit.json",
         "what was found in the data before training",
-        "rows, lengths, duplicates, overlap, columns, findings",
+        "tokens and truncation by set; findings are sentences",
         "after phase audit or train",
+        fields=(
+            "rows",
+            "looked_at",
+            "sets",
+            "repeats",
+            "overlap",
+            "roles",
+            "control_tokens",
+            "characters",
+            "tokens",
+            "truncation",
+            "findings",
+        ),
     ),
     KeptFile(
         "rejects.jsonl",
         "rows that were left out: a JSON object a line, never the content",
-        "file, line, reason",
+        "where is file:line; reasons are counted by kind, detail says what of this row",
         "some rows were bad, with data.on_bad_row=skip",
+        fields=("where", "file", "line", "reason", "detail"),
     ),
     KeptFile("report.html", "the run on one page, with its figures: opens without a network"),
     KeptFile("plots/training_*.png", "a curve of metrics.jsonl, for slides", "pixels"),
@@ -121,7 +145,9 @@ _RUN = (
     KeptFile("wandb/**", "wandb's own files; `wandb sync` uploads a run that was offline", "", "with trackers=[wandb]"),
     KeptFile("tensorboard/**", "event files", "", "with trackers=[tensorboard]"),
     KeptFile(".lock", "held while the run goes on: one process at a time"),
-    KeptFile("PRUNE", "asks the run to stop early; the sweep writes it", "the reason", "in a sweep with a pruner"),
+    KeptFile(
+        "PRUNE", "asks the run to stop early; the sweep writes it", "step, metric and value", "in a sweep with a pruner"
+    ),
     # --- The model ---
     KeptFile(
         "model/model*.safetensors", "weights and head; model-00001-of-... and an index where they are large", "", _FULL
@@ -136,9 +162,20 @@ _RUN = (
     KeptFile("model/special_tokens_map.json", "the tokenizer's special tokens", "", "some tokenizers"),
     KeptFile(
         "model/reward_contract.json",
-        "what a score of this model depends on, and scores to check it by",
-        "template, tokenization, head, model, versions, probe scores",
+        "what a score of this model depends on; a model whose files do not fit it is not loaded",
+        "of template and head the SHA-256",
         _TRAINED,
+        fields=(
+            "format",
+            "template",
+            "tokenization",
+            "head",
+            "model",
+            "versions",
+            "max_tokens",
+            "truncation",
+            "precision",
+        ),
     ),
     KeptFile("model/README.md", "the model card", "data, settings, results, limits", _TRAINED),
     KeptFile(
@@ -148,14 +185,28 @@ _RUN = (
     KeptFile(
         "checkpoints/checkpoint-*/manifest.json",
         "the seal: a checkpoint without it, or of which a file differs, is not used",
-        "files with sizes and digests, what the run is made with",
+        "files are sizes and digests, facts are what the run is made with",
         _TRAINED,
+        fields=("facts", "files", "format", "self", "step"),
     ),
     KeptFile(
         "checkpoints/checkpoint-*/rmx_state.json",
         "where training stood",
-        "next row, sums of the metrics, best step, length of metrics.jsonl, what was still to do",
+        "next is epoch and step, totals are the sums that metrics are made of, pending what was still to do",
         _TRAINED,
+        fields=(
+            "scheduled",
+            "pending",
+            "best_step",
+            "metrics_bytes",
+            "next",
+            "last_logged_step",
+            "last_logged",
+            "totals",
+            "max_tokens",
+            "seconds",
+            "window_seconds",
+        ),
     ),
     KeptFile(
         "checkpoints/checkpoint-*/trainer_state.json",
@@ -175,20 +226,47 @@ _ELSEWHERE = (
     KeptFile(
         "sweep.json",
         "everything that the sweep knows, written anew after every trial",
-        "trials, objectives, best",
         home="sweep folder",
+        fields=("format", "objectives", "parameters", "trials", "importance", "stopped_because"),
     ),
     KeptFile(
-        "leaderboard.csv", "a line per trial, ranked", "rank, trial, status, metrics, settings", home="sweep folder"
+        "leaderboard.csv",
+        "a line per trial, ranked",
+        "and a column for every key that varies and every further objective",
+        home="sweep folder",
+        fields=(
+            "rank",
+            "trial",
+            "accuracy",
+            "accuracy_low",
+            "accuracy_high",
+            "loss",
+            "pairs_per_second",
+            "seconds",
+            "step",
+            "status",
+            "difference_to_winner",
+            "p_value",
+            "within_noise",
+            "reason",
+            "folder",
+        ),
     ),
     KeptFile("sweep.html", "the sweep on one page", home="sweep folder"),
     KeptFile(
         "best", "a link to the winner's run folder (best.txt names it where links cannot be made)", home="sweep folder"
     ),
+    KeptFile("sweep.log", "everything the sweep said, with times", home="sweep folder"),
     KeptFile("study.journal", "optuna's storage; optuna-dashboard opens it", home="sweep folder"),
     KeptFile("trial-*", "the run folders of the jobs", home="sweep folder"),
     KeptFile("jobs/*.log", "what a job's processes printed", home="sweep folder"),
-    KeptFile("jobs/*.json", "a job's processes", "start, end, exit code, signal", home="sweep folder"),
+    KeptFile(
+        "jobs/*.json",
+        "a job's processes, one after the other",
+        "started and ended in seconds since 1970, asked: whether it was asked to stop",
+        home="sweep folder",
+        fields=("started", "ended", "exit_code", "signal", "max_rss_bytes", "asked"),
+    ),
     KeptFile("jobs/.*.lock", "held while a job's processes live", home="sweep folder"),
     KeptFile(
         ".NAME.rows",
@@ -200,15 +278,16 @@ _ELSEWHERE = (
     KeptFile(
         ".NAME.progress",
         "how many rows these are, so that the same command goes on",
-        "rows, digest, bytes, settings",
-        "while it is written",
-        "output of rmx score",
+        only="while it is written",
+        home="output of rmx score",
+        fields=("rows", "digest", "bytes", "settings"),
     ),
     KeptFile(
         "results.json",
         "the benchmark's numbers",
-        "model, suite, data, judge, sections with score, low and high, counts",
+        "lines are sections with score, low and high (95 % interval); curve is best of n",
         home="output of rmx bench",
+        fields=("model", "suite", "data", "judge", "lines", "curve", "counts"),
     ),
     KeptFile("report.html", "the same as a page", home="output of rmx bench"),
     KeptFile("model-index.yaml", "the same for a model card", home="output of rmx bench"),
@@ -241,13 +320,14 @@ def file_of(path: str, home: Home = "run folder") -> KeptFile | None:
     return next((file for file in FILES if file.home == home and pattern_fits(file.pattern, path)), None)
 
 
-def file_entries() -> list[Entry]:
+def file_entries() -> list[ReferenceEntry]:
     """Return an entry for every file; it is found by its last name, too."""
     entries = []
     for file in FILES:
-        facts = tuple(fact for fact in (("holds", file.holds), ("there", file.only), ("in", file.home)) if fact[1])
+        facts = [("fields", ", ".join(file.fields)), ("holds", file.holds), ("there", file.only), ("in", file.home)]
         last = file.pattern.removesuffix("/**").rpartition("/")[2]
         also = tuple(dict.fromkeys([last, file.pattern.removesuffix("/**"), f"{file.pattern.removesuffix('/**')}/"]))
-        folder = file.pattern.partition("/")[0] if file.home == "run folder" and "/" in file.pattern else ""
-        entries.append(Entry("file", file.pattern, file.meaning, facts, folder or file.home, also))
+        folder = f": {file.pattern.partition('/')[0]}" if file.home == "run folder" and "/" in file.pattern else ""
+        shown = tuple(fact for fact in facts if fact[1])
+        entries.append(ReferenceEntry("file", file.pattern, file.meaning, shown, f"{file.home}{folder}", also))
     return entries

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from rmx.reference.config_keys import group_entries, key_entries
 from rmx.reference.endings import error_entries, exit_code_entries
-from rmx.reference.entries import Entry, merged
+from rmx.reference.entries import ReferenceEntry, merge_alike
 from rmx.reference.kept_files import file_entries, pattern_fits
 from rmx.reference.metric_names import metric_entries, metric_of
 from rmx.reference.python_names import python_entries
@@ -22,15 +22,15 @@ _MOST_PROPOSED = 5
 
 
 @functools.cache
-def everything() -> tuple[Entry, ...]:
+def everything() -> tuple[ReferenceEntry, ...]:
     """Return all entries of the reference."""
     return (
-        *merged(key_entries()), *group_entries(), *metric_entries(), *file_entries(), *error_entries(),
+        *merge_alike(key_entries()), *group_entries(), *metric_entries(), *file_entries(), *error_entries(),
         *exit_code_entries(), *verb_entries(), *python_entries(),
     )  # fmt: skip
 
 
-def look_up(name: str) -> list[Entry]:
+def look_up(name: str) -> list[ReferenceEntry]:
     """Return the entries of a name; of several kinds where it means several things. Empty for an unknown one.
 
     A key is found by its full name and by its last part, a metric by all names that files give it, a file by its name
@@ -42,6 +42,7 @@ def look_up(name: str) -> list[Entry]:
     (['accuracy'], [])
     """
     name = re.sub(r"^(?:\+\+|\+|~)", "", name.strip())
+    name = re.sub(r"^data\.(?:eval_sets|sources)\.[^.=]+\.", "data.", name)  # each takes the keys of data=jsonl
     asked = name.partition("=")[0]
     exact = [entry for entry in everything() if name in (entry.name, *entry.also)]
     if exact and any(entry.name == name and entry.kind != "metric" for entry in exact) and "." in name:
@@ -73,19 +74,19 @@ def near(name: str) -> list[str]:
     return list(dict.fromkeys(shown[other] for other in close))
 
 
-def _first_what_is_set(entry: Entry) -> int:
+def _first_what_is_set(entry: ReferenceEntry) -> int:
     order = ("verb", "group", "option", "key", "metric", "file", "error", "exit code", "Python")
     return order.index(entry.kind)
 
 
-def _file(path: str) -> list[Entry]:
+def _file(path: str) -> list[ReferenceEntry]:
     """What a path means that ends as a pattern does: outputs/a/b/plots/training_loss.svg."""
     parts = path.strip("/").split("/")
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
     return list(_fitting(ends))[:1] or list(dict.fromkeys(_inside(ends)))
 
 
-def _fitting(ends: Iterable[str]) -> Iterator[Entry]:
+def _fitting(ends: Iterable[str]) -> Iterator[ReferenceEntry]:
     """The files that one of these is."""
     files = [entry for entry in everything() if entry.kind == "file"]
     for end in ends:
@@ -94,7 +95,7 @@ def _fitting(ends: Iterable[str]) -> Iterator[Entry]:
                 yield entry
 
 
-def _inside(ends: Iterable[str]) -> Iterator[Entry]:
+def _inside(ends: Iterable[str]) -> Iterator[ReferenceEntry]:
     """The files in a folder that is one of these: plots, outputs/run/checkpoints/checkpoint-40."""
     for end in ends:
         for entry in everything():

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 
 __all__ = ["METRICS", "Metric", "metric_entries", "metric_of"]
 
@@ -250,14 +250,14 @@ def metric_of(written: str) -> Metric | None:
     return _BY_NAME[max(ends, key=len)] if ends else None
 
 
-def metric_entries() -> list[Entry]:
+def metric_entries() -> list[ReferenceEntry]:
     """Return an entry for every metric; it is found by its bare name, too."""
     entries = []
     for metric in METRICS:
         facts = [("formula", metric.formula), ("unit", metric.unit), ("written as", ", ".join(metric.written()))]
         facts.append(("there if", metric.only))
         entries.append(
-            Entry(
+            ReferenceEntry(
                 "metric",
                 metric.name,
                 metric.meaning,

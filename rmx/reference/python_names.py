@@ -9,7 +9,7 @@ from typing import Any
 
 import rmx
 from rmx.reference.docstrings import first_paragraph
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 
 _WIDEST = 100  # characters of a signature on one line
 
@@ -27,10 +27,10 @@ _MEANINGS = {
 }
 
 
-def python_entries() -> list[Entry]:
+def python_entries() -> list[ReferenceEntry]:
     """Return an entry for every public name; signatures and docstrings, which need imports, when they are asked for."""
     return [
-        Entry("Python", f"rmx.{name}", _meaning(name), also=(name,), more=functools.partial(python_page, name))
+        ReferenceEntry("Python", f"rmx.{name}", _meaning(name), also=(name,), more=functools.partial(python_page, name))
         for name in rmx.__all__
     ]
 
@@ -47,7 +47,7 @@ def python_page(name: str) -> str:
     """
     found = getattr(rmx, name)
     if not callable(found):
-        return f"{name} = {found!r}" if isinstance(found, str) else inspect.cleandoc(found.__doc__ or "")
+        return f"{name}: str" if isinstance(found, str) else inspect.cleandoc(found.__doc__ or "")
     lines = [f"{name}{_signature(found)}", "", inspect.getdoc(found) or ""]
     if isinstance(found, type):
         methods = inspect.getmembers(found, lambda member: inspect.isfunction(member) or isinstance(member, property))

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from rmx.cli import VERBS
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 
 __all__ = ["help_of", "verb_entries"]
 
 _COLUMNS = "100"  # argparse wraps its pages to this width, whatever the terminal's
 
 
-def verb_entries() -> list[Entry]:
+def verb_entries() -> list[ReferenceEntry]:
     """Return an entry for every verb; its help page is made when it is asked for."""
     entries = []
     for verb, (_, line) in VERBS.items():
@@ -25,7 +25,7 @@ def verb_entries() -> list[Entry]:
         facts = (("usage", f"rmx {verb} {words.strip()}"),)
         also = (f"rmx {verb}",)
         more = functools.partial(help_of, verb)
-        entries.append(Entry("verb", verb, meaning.strip() or words.strip(), facts, also=also, more=more))
+        entries.append(ReferenceEntry("verb", verb, meaning.strip() or words.strip(), facts, also=also, more=more))
     return entries
 
 

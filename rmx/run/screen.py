@@ -54,7 +54,9 @@ class Screen:
     """
 
     def __init__(self, *, verbose: bool = True, log_file: Path | None = None, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        # A notebook gets lines, as a log does: rich's own way there is a box per line, and a bar needs ipywidgets.
+        lines_only = False if Console().is_jupyter else None
+        self.console = console or Console(highlight=False, force_jupyter=False, force_terminal=lines_only)
         if console is None and not self.console.is_terminal:
             self.console.width = 120  # a log file or a pipe: rich would assume 80
         self.verbose = verbose

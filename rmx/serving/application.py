@@ -28,7 +28,7 @@ from rmx.serving.bodies import HttpRefusal, error_body
 from rmx.serving.llamafactory_route import ScoreEvaluationAnswer, ScoreEvaluationRequest, score_evaluation
 from rmx.serving.openrlhf_route import GetRewardAnswer, GetRewardRequest, get_reward
 from rmx.serving.rows_route import ConversationsAnswer, RowAnswer, RowsAnswer, RowsRequest, score_rows
-from rmx.serving.service import Service
+from rmx.serving.service import ENDING, Service
 
 __all__ = ["Gate", "build_app"]
 
@@ -198,9 +198,7 @@ class Gate:
                     401, "this server wants its key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
                 )
         if service.draining and path not in WHILE_DRAINING:
-            raise HttpRefusal(
-                503, "the server is ending and takes no more requests", {"Retry-After": "5", "Connection": "close"}
-            )
+            raise HttpRefusal(503, ENDING, {"Retry-After": "5", "Connection": "close"})
 
 
 def _route_of(scope: Scope) -> str:

@@ -14,6 +14,8 @@ is computed alone, so that only those fail that cannot be.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -21,6 +23,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -231,16 +234,25 @@ class Batcher:
             if not question.ticket.left:
                 done.setdefault(question.ticket.loop, []).append(question.ticket)
         for loop, tickets in done.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(lambda tickets=tickets: [ticket.settle() for ticket in tickets])
+            _tell(loop, partial(_settle_all, tickets))
 
     def _fail_all(self) -> None:
         """Whoever waits for an answer hears that there will be none."""
         waiting = [*self._in_hand, *(question for group in self._ready.values() for question in group)]
         waiting += self.hall.take(len(self.hall), wait=False) or []
         for ticket in {id(question.ticket): question.ticket for question in waiting}.values():
-            if not ticket.loop.is_closed():
-                ticket.loop.call_soon_threadsafe(ticket.fail, ScoringFailedError("the worker has died"))
+            _tell(ticket.loop, partial(ticket.fail, ScoringFailedError("the worker has died")))
+
+
+def _settle_all(tickets: Iterable[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.settle()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], Any]) -> None:
+    """Have something done in the event loop; nobody waits any more where it has closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(what)
 
 
 def take_batch(ready: dict[Hashable, deque[Question]], budget: int, shared: bool) -> list[Group]:

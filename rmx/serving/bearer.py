@@ -28,15 +28,15 @@ def bearer_key(file: str | None) -> bytes | None:
             return None
         return _checked(given, KEY_VARIABLE)
     if given is not None:
-        raise ConfigError(f"key_file: {KEY_VARIABLE} is set, too; give one of them")
+        raise ConfigError(f"bearer_file: {KEY_VARIABLE} is set, too; give one of them")
     path = Path(file).expanduser()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"key_file: {path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
+            f"bearer_file: {path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
         ) from None
-    return _checked(lines[0] if lines else "", f"key_file: {path}")
+    return _checked(lines[0] if lines else "", f"bearer_file: {path}")
 
 
 def _checked(key: str, where: str) -> bytes:

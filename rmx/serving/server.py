@@ -47,9 +47,9 @@ class ServeJob(PanelKeys):
     Args:
         model: a run folder, a model folder or a hub id; several are an ensemble.
         port: 0 takes a free one, and says which.
-        host: address to listen at; 0.0.0.0 is everybody's, and wants a key.
+        host: address to listen at; 0.0.0.0 lets every machine ask, which wants a bearer_file.
         name: what clients call the model; by default as it was given here.
-        key_file: a file whose first line requests have to bring, as `Authorization: Bearer KEY`; without it, the
+        bearer_file: a file whose first line requests have to bring, as `Authorization: Bearer KEY`; without it, the
             environment variable RMX_SERVE_KEY.
         combine: several models: `mean`, `min`, or `lower` = mean - k * std.
         k: standard deviations, of `lower`.
@@ -76,7 +76,7 @@ class ServeJob(PanelKeys):
     port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     host: NotEmpty = "127.0.0.1"
     name: NotEmpty | None = None
-    key_file: NotEmpty | None = None
+    bearer_file: NotEmpty | None = None
     format: RowFormat = "auto"
     columns: dict[str, str] = field(default_factory=dict)
     ignore: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class ServeJob(PanelKeys):
         missing = [name for name in _NEEDS if find_spec(name) is None]
         if missing:
             raise ConfigError(f"rmx serve needs {', '.join(missing)}; install with: pip install 'rmx[serve]'")
-        key = bearer_key(self.key_file)
+        key = bearer_key(self.bearer_file)
         with contextlib.closing(bound_socket(self.host, self.port)) as listener:
             return _Serving(self, self.service(key), listener).run()
 
@@ -112,7 +112,7 @@ class ServeJob(PanelKeys):
         from rmx.serving.service import Service
 
         if key is None and self.host not in ("127.0.0.1", "::1", "localhost"):
-            log.warning("everybody who reaches %s may ask: no key_file and no %s is given", self.host, KEY_VARIABLE)
+            log.warning("everybody who reaches %s may ask: no bearer_file and no %s is given", self.host, KEY_VARIABLE)
         return Service(
             self.load_panel(),
             self.name or "+".join(self.models),

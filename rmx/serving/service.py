@@ -19,7 +19,9 @@ from rmx.serving.bodies import BodyLimits, HttpRefusal, read_json_body
 from rmx.serving.prometheus import Meters
 from rmx.serving.waiting import Hall, HallClosed, HallFull, RenderedQuery, Ticket
 
-__all__ = ["Service"]
+__all__ = ["ENDING", "Service"]
+
+ENDING = "the server is ending and takes no more requests"
 
 
 class Service:
@@ -98,6 +100,8 @@ class Service:
             raise HttpRefusal(
                 413, f"{len(asked)} comparisons in one request, and max_waiting is {self.hall.most}; send fewer at once"
             )
+        if self.draining:  # its body was still coming in when the signal came
+            raise HttpRefusal(503, ENDING, {"Retry-After": "5", "Connection": "close"})
         try:
             self.hall.enter(ticket, asked)
         except HallFull as error:

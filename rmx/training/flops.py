@@ -20,8 +20,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ from rmx.engine import Engine
 from rmx.engine.layout import Encoding
 from rmx.records import Batch, EncodedComparison
 
-__all__ = ["FlopCount", "count_flops", "peak_flops", "speed"]
+__all__ = ["FlopCount", "FlopCounts", "count_flops", "flop_counts", "peak_flops", "speed"]
 
 # Dense bfloat16 matrix products with float32 sums, FLOP/s, as the makers' data sheets have them (half of what they
 # print "with sparsity"). The first pattern that is found in the device's name holds; what only resembles one (a laptop
@@ -187,17 +188,32 @@ def scores(queries: int, keys: int, window: int | None) -> int:
     return growing * first + growing * (growing - 1) // 2 + (queries - growing) * window
 
 
-def count_flops(engine: Engine, *, backward: bool = True, whole: bool = False) -> FlopCount:
-    """Count the operations of an engine's model as it trains now, by watching one small forward pass.
+class FlopCounts(NamedTuple):
+    """FLOPs of one model, counted in different ways.
 
-    Args:
-        engine: the engine; its model may lie on the meta device.
-        backward: false counts the forward pass alone.
-        whole: every layer computes every token, the last one too, as checkpointed layers do.
+    Attributes:
+        training: forward and backward, as the engine runs it.
+        whole: forward and backward where every layer computes every token, as checkpointed layers do.
+        whole_forward: the forward pass of that alone. Checkpointing computes most of it again: a layer's last product,
+            whose output nobody keeps, is left out.
+    """
+
+    training: FlopCount
+    whole: FlopCount
+    whole_forward: FlopCount
+
+
+def count_flops(engine: Engine) -> FlopCount:
+    """Count the operations of an engine's model as it trains now, by watching one small forward pass.
 
     What passes through a module's hands says it all: how many tokens it is given, whether its weights are trained and
     whether its input needs a gradient. So adapters, frozen layers and the last layer's shortcut need no rules.
     """
+    return flop_counts(engine).training
+
+
+def flop_counts(engine: Engine) -> FlopCounts:
+    """Count as `count_flops` does, and what checkpointing changes; the model may lie on the meta device."""
     ids = [token % engine.model.config.get_text_config().vocab_size for token in range(3, 17)]
     rows = [EncodedComparison("flops", "flops", ids[:6], (ids[6:9], ids[9:11]), ())]
     batch = engine.collate(rows)
@@ -210,18 +226,28 @@ def count_flops(engine: Engine, *, backward: bool = True, whole: bool = False) -
             engine.rewards(batch)
     finally:
         engine.model.train(training)
-    config = engine.model.config.get_text_config()
-    per_score = _per_score(config)
-    gradients = watch.attention or [True] * config.num_hidden_layers
     windows = batch.layout.windows if batch.layout is not None else []
-    scored = len(batch.pool_index)
     head = {id(m) for m in getattr(engine.model, "score", nn.Module()).modules()}
-    products = [replace(m, flops=m.forward_flops) if not backward else m for m in watch.products]
-    few = [m for m in products if m.rows <= scored and (m.module in head or not whole)]
-    many = [m for m in products if m.rows > scored or (m.module not in head and whole)]
+    make = partial(_flop_count, watch, engine.model.config.get_text_config(), windows, head, len(batch.pool_index))
+    return FlopCounts(make(), make(whole=True), make(whole=True, backward=False))
+
+
+def _flop_count(
+    watch: _Watch,
+    config: Any,
+    windows: Sequence[int | None],
+    head: set[int],
+    scored: int,
+    *,
+    whole: bool = False,
+    backward: bool = True,
+) -> FlopCount:
+    few = [m for m in watch.products if m.rows <= scored and (m.module in head or not whole)]
+    many = [m for m in watch.products if m.rows > scored or (m.module not in head and whole)]
+    per_score, gradients = _per_score(config), watch.attention or [True] * config.num_hidden_layers
     return FlopCount(
-        per_token=sum(m.flops for m in many),
-        per_scored=sum(m.flops for m in few),
+        per_token=sum(m.flops if backward else m.forward_flops for m in many),
+        per_scored=sum(m.flops if backward else m.forward_flops for m in few),
         per_score=tuple(per_score * (3 if gradient and backward else 1) for gradient in gradients),
         windows=tuple(windows) if len(windows) == len(gradients) else (None,) * len(gradients),
         narrow=any(m.module not in head for m in few),

@@ -133,10 +133,11 @@ def matches(shown: list[str], printed: list[str], numbers_vary: bool) -> str | N
     'a 1'
     >>> matches(["a 1", "b"], ["a 27.5", "b"], numbers_vary=True)
     """
-    wanted = [_pattern(line, numbers_vary) for line in shown if line.strip()]
+    shown = [line for line in shown if _plain(line).strip()]
     lines = [" ".join(_plain(line).split()) for line in printed if _plain(line).strip()]
     place, free = 0, False
-    for text, pattern in zip([line for line in shown if line.strip()], wanted, strict=True):
+    for text in shown:
+        pattern = _pattern(text, numbers_vary)
         if text.strip() == "...":
             free = True
             continue

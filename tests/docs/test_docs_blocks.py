@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,8 +52,11 @@ def finished_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, finished_model: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, finished_model: Path, monkeypatch: pytest.MonkeyPatch, request: Any
+) -> Path:
     """A working folder with the files that the page names, and a finished model unless the page trains its own."""
+    tmp_path = tmp_path_factory.mktemp("d")  # short: a long path would wrap in a box
     found = PAGES[request.node.callspec.params["name"]]
     for block in found:
         if block.title and block.language != "text":
@@ -104,6 +108,45 @@ def test_commands_are_composed(name: str, folder: Path, monkeypatch: pytest.Monk
     assert wrong == [], "\n".join(wrong)
 
 
+# What a key may need beside it: adapters have a rank, files have a path.
+CONTEXTS = (["data=jsonl", "data.path=rows.jsonl"], ["peft=lora"], ["data.path=rows", "data.dataset=pairs"])
+NOT_OF_RUNS = {"key", "add_special_tokens", "num_labels", *ScoreJob.__dataclass_fields__}
+
+
+def test_keys_in_the_text_are_keys() -> None:
+    """Every `key=value` between backticks is one that a run takes, alone or in one of the usual contexts.
+
+    Words with different keys are composed together, since all mistakes come at once, each with its key in front.
+    """
+    left = words_in_the_text()
+    assert len(left) > 30
+    while left:
+        together = {word.partition("=")[0]: word for word in left}
+        singly = [[word] for word in together.values() if "." not in word.partition("=")[0]]
+        for words in [[word for key, word in together.items() if "." in key], *singly]:
+            flags = ["-m"] if any(word.startswith("hydra.") for word in words) else []
+            wrong = words
+            for context in CONTEXTS:
+                mistakes = mistakes_of([*flags, *context, *words]) if wrong else []
+                alone = len(words) == 1
+                wrong = [w for w in wrong if any(alone or text.startswith(w.partition("=")[0]) for text in mistakes)]
+            assert wrong == [], [f"{left[word]}: {word}" for word in wrong]
+        left = {word: page for word, page in left.items() if word not in together.values()}
+
+
+def words_in_the_text() -> dict[str, str]:
+    """The `key=value` spans of all pages but the generated ones, with the page."""
+    found: dict[str, str] = {}
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        text = re.sub(r"^ *(`{3,})[^`]*$.*?^ *\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+        for span in re.findall(r"`([a-z_]+(?:[./]\w+)*=[^`\s]+)`", text):
+            plain = "..." not in span and "name:" not in span and "," not in re.sub(r"\[.*\]", "", span)
+            if plain and span.partition("=")[0] not in NOT_OF_RUNS and page.parent.name != "reference":
+                found.setdefault(span, str(page.relative_to(ROOT)))
+    return found
+
+
 def mistakes_of(words: list[str]) -> list[str]:
     """What is wrong with the words behind `rmx`, nothing run."""
     if words and words[0] in VERBS:
@@ -138,9 +181,9 @@ def test_console_blocks_print_what_they_show(name: str, folder: Path, tmp_path_f
                 ["bash", "-c", step.command], env=environment, cwd=folder, timeout=900, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
-            missing = (
-                matches(step.output, done.stdout.splitlines(), block.mark == "numbers vary") if step.output else None
-            )
+            printed = done.stdout.replace(f"{folder}/", "").splitlines()  # pages show paths as their reader sees them
+            vary = block.mark == "numbers vary"
+            missing = matches(step.output, printed, vary) if step.output else None
             assert missing is None, f"{block}: {step.command}\nnot printed: {missing}\nprinted:\n{done.stdout}"
 
 

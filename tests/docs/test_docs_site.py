@@ -45,3 +45,10 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     for style in site.rglob("*.css"):
         fetched += re.findall(r"url\((https?:[^)]+)\)", style.read_text(encoding="utf-8"))
     assert fetched == []
+
+
+def test_examples_in_docstrings_are_shown_as_code(site: Path) -> None:
+    """`>>>` outside of a fence would be three quotations, one inside the other."""
+    text = (site / "api.html").read_text(encoding="utf-8")
+    assert "<blockquote>" not in text
+    assert text.count("&gt;&gt;&gt;") >= 10

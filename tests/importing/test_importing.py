@@ -138,7 +138,7 @@ def test_llamafactory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_llamafactory_without_evaluation_rows_evaluates_nothing(tmp_path: Path) -> None:
     file = tmp_path / "rm.json"
     file.write_text(json.dumps({**LEAST["llamafactory"], "finetuning_type": "full", "dataset": ["a"]}))
-    cfg = compose(imported("llamafactory", [f"llamafactory-cli train {file}"]).words)
+    cfg = compose(imported("llamafactory", [f"FORCE_TORCHRUN=1 llamafactory-cli train {file}"]).words)
     assert (cfg.peft, cfg.phases, cfg.trainer.eval_strategy) == (None, ["train"], "no")
     assert (cfg.data.validation_fraction, cfg.trainer.precision) == (0, "fp32")
 
@@ -175,7 +175,19 @@ def test_trl() -> None:
     assert (cfg.loss.center_coefficient, cfg.parallel.processes, cfg.peft) == (0.01, 2, None)
     assert (cfg.data.eval_sets, cfg.data.validation_fraction) == ({"test": {"split": "test"}}, 0)
     assert list(cfg.trackers) == ["wandb", "tensorboard"]
-    assert run.launcher == {"multi_gpu": True}
+    assert run.launcher == {"CUDA_VISIBLE_DEVICES": "0,1", "multi_gpu": True}
+    assert "#   multi_gpu: true: of the launcher, and not read" in run.text()
+
+
+def test_secrets_are_not_repeated() -> None:
+    """In a variable before the command, in a key that is known, and in one that is not."""
+    command = (
+        "WANDB_API_KEY=s3cret-1 trl reward --model_name_or_path x --dataset_name a.jsonl --hub_token s3cret-2 "
+        "--swanlab_api_key s3cret-3"
+    )
+    text = imported("trl", [command]).text()
+    assert "s3cret" not in text
+    assert text.count("***") == 3
 
 
 def test_trl_reads_its_config_file_below_the_flags(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from rmx.config import compose
 from rmx.config.checking import plain
+from rmx.config.signatures import read_signature
 from rmx.reference.config_keys import group_entries, key_entries
 from rmx.reference.option_files import options
 from rmx.training.keys import ACTS, ELSEWHERE, NOT_HERE
@@ -71,6 +72,21 @@ def test_what_an_entry_says() -> None:
     assert {entry.section: entry.fact("default") for entry in of("loss.margin")}["loss=hinge"] == "1.0"
     (deepspeed,) = of("trainer.deepspeed")
     assert "parallel=fsdp" in deepspeed.meaning
+
+
+def test_an_option_shows_what_it_sets_and_chooses() -> None:
+    """16 and 32 are the adapter's own defaults; peft/rslora.yaml sets 64, 16 and its kind."""
+    found = {entry.name: entry for entry in group_entries()}
+    assert found["peft=rslora"].fact("sets") == "kind=rslora, r=64, alpha=16.0"
+    assert found["peft=lora"].fact("sets") == "" and found["peft=lora"].fact("chooses") == "trainer=lora"
+    assert found["peft"].fact("keys") == "kind r alpha dropout target_modules merge extra"
+
+
+def test_the_sweepers_keys_are_those_of_its_settings() -> None:
+    found = {entry.name for entry in KEYS if entry.name.startswith("hydra.sweeper.")}
+    plugin = read_signature("hydra_plugins.rmx_sweeper.sweeper.RmxSweeper").parameters
+    assert found == {f"hydra.sweeper.{name}" for name in plugin}
+    assert {entry.fact("default") for entry in KEYS if entry.name == "hydra.sweeper.sampler"} == {"auto"}
 
 
 def test_a_loss_takes_no_rewards_from_a_configuration() -> None:

@@ -14,6 +14,7 @@ from rmx.reference.look_up import everything, look_up, near
         ("trainer.learning_rate", ["key"]),
         ("trainer.learning_rate=2e-5", ["key"]),
         ("++trainer.learning_rate=2e-5", ["key"]),
+        ("data.eval_sets.hard.path=x.jsonl", ["key", "key"]),  # data=jsonl, data=llamafactory
         ("learning_rate", ["key", "metric"]),
         ("seed", ["key", "key", "key", "key", "key", "key"]),  # of the run, data (3 kinds), sweeper; and a refused one
         ("peft", ["group"]),
@@ -47,7 +48,7 @@ def test_every_entry_is_found_by_its_own_name_and_by_its_others() -> None:
 def test_a_folder_is_what_is_in_it() -> None:
     assert {entry.name for entry in look_up("checkpoint-40")} == {entry.name for entry in look_up("run/checkpoints/")}
     assert "checkpoints/checkpoint-*/manifest.json" in {entry.name for entry in look_up("checkpoint-40")}
-    assert {entry.section for entry in look_up("plots")} == {"plots"}
+    assert {entry.section for entry in look_up("plots")} == {"run folder: plots"}
 
 
 def test_every_verb_is_there() -> None:

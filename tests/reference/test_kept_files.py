@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -9,11 +12,12 @@ from workflows import make_workflow
 
 from rmx.cli import main
 from rmx.reference.kept_files import FILES, file_of, pattern_fits
+from rmx.scoring.benchmark import BenchResult
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-# What neither of the two runs has: large or sharded models, trackers, a sweep's request.
+# What neither of the two runs has: large or sharded models, trackers, a sweep's request, a plan.
 NOT_IN_THESE = {
-    "wandb_run.json", "wandb/**", "tensorboard/**", "PRUNE", "model/model.safetensors.index.json",
+    "plan.json", "wandb_run.json", "wandb/**", "tensorboard/**", "PRUNE", "model/model.safetensors.index.json",
     "model/special_tokens_map.json", "checkpoints/checkpoint-*/shards/**", "run.yaml",
 }  # fmt: skip
 
@@ -55,6 +59,29 @@ def test_what_depends_on_an_adapter_says_so(real_run: Path, simple_run: Path) ->
     }
 
 
+def test_the_fields_of_a_file_are_those_that_the_table_names(real_run: Path, simple_run: Path) -> None:
+    """Of files with a JSON object a line: at least these in each line; of one object: just these."""
+    seen = set()
+    for run in (real_run, simple_run):
+        for name in files(run):
+            file = file_of(name)
+            if file is None or not file.fields:
+                continue
+            seen.add(file.pattern)
+            lines = (run / name).read_text(encoding="utf-8").splitlines()
+            if name.endswith(".jsonl"):
+                assert all(set(file.fields) <= set(json.loads(line)) for line in lines), name
+            else:
+                assert set(json.loads("".join(lines))) == set(file.fields), name
+    assert seen == {file.pattern for file in FILES if file.fields and file.home == "run folder"}
+
+
+def test_the_fields_of_a_benchmark_are_those_of_its_result() -> None:
+    (file,) = [file for file in FILES if file.pattern == "results.json"]
+    asked = {"model", "data", "judge"}
+    assert set(file.fields) == asked | {item.name for item in dataclasses.fields(BenchResult)}
+
+
 @pytest.mark.slow
 def test_a_sweep_leaves_what_the_table_says(tmp_path: Path) -> None:
     """Two trials of two steps, as -m starts them; a trial's folder is a run folder, which has run.yaml too."""
@@ -69,3 +96,8 @@ def test_a_sweep_leaves_what_the_table_says(tmp_path: Path) -> None:
         if file.home == "sweep folder":
             assert list((tmp_path / "sweep").glob(file.pattern)), file.pattern
     assert (tmp_path / "sweep" / "trial-000" / "run.yaml").is_file()
+    fields = {file.pattern: set(file.fields) for file in FILES if file.home == "sweep folder"}
+    assert fields["sweep.json"] <= set(json.loads((tmp_path / "sweep" / "sweep.json").read_text()))
+    assert fields["jobs/*.json"] == set(json.loads((tmp_path / "sweep" / "jobs" / "trial-000.json").read_text())[0])
+    with (tmp_path / "sweep" / "leaderboard.csv").open() as table:
+        assert fields["leaderboard.csv"] | {"seed"} == set(next(csv.reader(table)))

@@ -8,7 +8,7 @@ import pytest
 
 from rmx.reference.__main__ import main
 from rmx.reference.look_up import everything
-from rmx.reference.pages import pages
+from rmx.reference.reference_pages import pages
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "reference"
 

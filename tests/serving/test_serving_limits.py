@@ -147,6 +147,20 @@ def test_a_body_that_does_not_come_is_408(model):
         wait_until(lambda: server.service.limits.held == 0)
 
 
+def test_a_body_that_is_still_coming_when_the_server_ends_is_503(model):
+    with small_server(model) as server:
+        host, port = server.client.base_url.host, server.client.base_url.port
+        body = json.dumps(ROW).encode()
+        with socket.create_connection((host, port), timeout=10) as half:
+            half.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            half.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body[:20])
+            wait_until(lambda: server.service.limits.held == 20)
+            server.service.draining = True
+            half.sendall(body[20:])
+            assert half.recv(1000).startswith(b"HTTP/1.1 503")
+        server.service.draining = False
+
+
 def test_what_is_no_http_does_not_disturb(server):
     host, port = server.client.base_url.host, server.client.base_url.port
     with socket.create_connection((host, port), timeout=10) as rude:

@@ -31,9 +31,9 @@ SLOWLY = (  # every batch takes a second
 
 
 @contextlib.contextmanager
-def process(model, *words, slow=False, environment=()):
+def process(model, *words, code=None, environment=()):
     """A process that serves; the address that it says it has, and its lines on standard error."""
-    start = ["-c", SLOWLY] if slow else ["-m", "rmx", "serve"]
+    start = ["-c", code] if code else ["-m", "rmx", "serve"]
     command = [sys.executable, *start, f"model={model}", "port=0", "device=cpu", *words]
     serving = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **dict(environment)})
     lines: list[str] = []
@@ -63,7 +63,7 @@ def process(model, *words, slow=False, environment=()):
 )
 def test_a_signal_answers_what_was_taken_in_and_refuses_what_is_new(model, number, code):
     """Three requests are being answered, one batch a second; the signal comes; a new one gets 503, the three 200."""
-    with process(model, "max_tokens_per_micro_batch=30", slow=True) as (serving, url, lines):
+    with process(model, "max_tokens_per_micro_batch=30", code=SLOWLY) as (serving, url, lines):
         with ThreadPoolExecutor(3) as pool, httpx.Client(base_url=url, timeout=30) as client:
             assert client.get("/ready").status_code == 200
             taken = [pool.submit(httpx.post, f"{url}/score", json=ROW, timeout=30) for _ in range(3)]
@@ -88,7 +88,7 @@ def test_a_signal_answers_what_was_taken_in_and_refuses_what_is_new(model, numbe
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(model):
     """500 batches of a second are waited for; the second signal does not wait for them."""
-    served = process(model, "max_tokens_per_micro_batch=30", slow=True)
+    served = process(model, "max_tokens_per_micro_batch=30", code=SLOWLY)
     rows = [{"prompt": f"{n}+{n}?", "response": "4"} for n in range(500)]
     with served as (serving, url, lines), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(httpx.post, f"{url}/score", json={"rows": rows}, timeout=120)
@@ -104,6 +104,18 @@ def test_a_second_signal_ends_at_once(model):
     text = "".join(lines)
     assert "ending at once; 1 requests get no answer" in text
     assert "has its answer" not in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_process_with_1(model):
+    code = (
+        "import sys; from rmx.serving import batching; batching.take_batch = lambda *_: 1 / 0\n"
+        "from rmx.cli import main; sys.exit(main(['serve', *sys.argv[1:]]))"
+    )
+    with process(model, code=code) as (serving, url, lines):
+        assert httpx.post(f"{url}/score", json=ROW, timeout=30).status_code == 500
+        assert serving.wait(60) == 1
+    assert "rmx: the worker has died; the lines above say why" in "".join(lines)
 
 
 @pytest.mark.slow
@@ -163,7 +175,7 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch, capsys):
         (["model=x", "host="], "host: "),
         (["model=x", "k=2"], "is for several models"),
         (["model=[a,a]"], "names one model twice"),
-        (["model=x", "key_file=/nowhere/key", "port=0"], "key_file: /nowhere/key cannot be read"),
+        (["model=x", "bearer_file=/nowhere/key", "port=0"], "bearer_file: /nowhere/key cannot be read"),
     ],
 )
 def test_mistakes_are_exit_2_and_one_message(words, said, capsys):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from rmx.cli.page import GROUPS
 from rmx.reference.config_keys import group_entries, key_entries
 from rmx.reference.endings import error_entries, exit_code_entries
-from rmx.reference.entries import Entry
+from rmx.reference.entries import ReferenceEntry
 from rmx.reference.kept_files import file_entries
 from rmx.reference.metric_names import metric_entries
 from rmx.reference.python_names import python_entries
@@ -38,7 +38,7 @@ def pages() -> dict[str, str]:
     found = {f"keys-{prefix}.md": _key_page(prefix, keys) for prefix in ("run", *GROUPS, "hydra")}
     found |= {
         "metrics.md": _page("Metrics", _METRICS, _table(metric_entries(), ("formula", "unit", "there if"))),
-        "files.md": _page("Files", "", *_by_section(file_entries(), ("holds", "there"))),
+        "files.md": _page("Files", "", *_by_section(file_entries(), ("there",))),
         "errors.md": _page("Errors", _errors_text(), _table(error_entries(), ("what to do", "exit code", "is a"))),
         "exit-codes.md": _page("Exit codes", "", _table(exit_code_entries(), ("what to do",))),
         "verbs.md": _page("Verbs", "", *(_whole(entry, f"rmx {entry.name}") for entry in verb_entries())),
@@ -50,7 +50,7 @@ def pages() -> dict[str, str]:
 # --- Pages ------------------------------------------------------------------------------------------------------------
 
 
-def _key_page(prefix: str, keys: Iterable[Entry]) -> str:
+def _key_page(prefix: str, keys: Iterable[ReferenceEntry]) -> str:
     """The options of a group, and its keys: a table for each target."""
     title = "Keys of the run" if prefix == "run" else f"Keys of {prefix}"
     parts = [*_options(prefix)]
@@ -96,7 +96,7 @@ def _page(title: str, about: str, *parts: str) -> str:
     return "\n\n".join([f"# {title}", _NOTE.strip(), *filter(None, [about.strip()]), *parts]).rstrip() + "\n"
 
 
-def _by_section(entries: list[Entry], facts: tuple[str, ...], unnamed: str = "") -> Iterator[str]:
+def _by_section(entries: list[ReferenceEntry], facts: tuple[str, ...], unnamed: str = "") -> Iterator[str]:
     """A table for each section, in the order in which they come; `unnamed` heads the one without a name."""
     sections = dict.fromkeys(entry.section for entry in entries)
     for section in sections:
@@ -104,7 +104,7 @@ def _by_section(entries: list[Entry], facts: tuple[str, ...], unnamed: str = "")
         yield f"## {section or unnamed}\n\n{table}" if section or unnamed else table
 
 
-def _table(entries: Iterable[Entry], facts: tuple[str, ...], name: str = "") -> str:
+def _table(entries: Iterable[ReferenceEntry], facts: tuple[str, ...], name: str = "") -> str:
     """A row per entry; a fact that no entry has gets no column, and one that few have stands with the meaning."""
     entries = list(entries)
     shown = [label for label in facts if any(entry.fact(label) for entry in entries)]
@@ -135,17 +135,17 @@ def _cell(text: str) -> str:
     return "".join(a + b for a, b in zip(plain, code, strict=True)).replace("|", "\\|")
 
 
-def _whole(entry: Entry, title: str) -> str:
+def _whole(entry: ReferenceEntry, title: str) -> str:
     """An entry with its long text."""
     facts = "".join(f"{label}: `{text}`\n\n" for label, text in entry.facts)
     text = entry.more() if entry.more is not None else ""
     return f"## {title}\n\n{entry.meaning}\n\n{facts}```text\n{text}\n```"
 
 
-def _prefix(entry: Entry) -> str:
+def _prefix(entry: ReferenceEntry) -> str:
     """The page of a key: `run` for those of the root, `hydra` for all of Hydra's.
 
-    >>> _prefix(Entry("key", "seed", "")), _prefix(Entry("key", "hydra.sweeper.seed", ""))
+    >>> _prefix(ReferenceEntry("key", "seed", "")), _prefix(ReferenceEntry("key", "hydra.sweeper.seed", ""))
     ('run', 'hydra')
     """
     return entry.name.partition(".")[0] if "." in entry.name else "run"
