@@ -183,9 +183,9 @@ class Batcher:
         except Exception as error:  # noqa: BLE001  out of memory, a kernel's error: the others are answered
             log.error("a batch could not be computed: %s", _place_of(error))
             tokens = sum(self._score_alone(question) for question in questions)
-        self._settle(questions)
         alone = sum(sum(question.encoded[0].lengths) for question in questions)
         self.observe(BatchDone(len(questions), tokens, alone, time.perf_counter() - begun))
+        self._settle(questions)
 
     def _score_alone(self, question: Question) -> int:
         try:
