@@ -693,4 +693,5 @@ def test_every_argument_of_the_installed_class_is_decided_about() -> None:
         "eval_precision",
         "comparisons_per_step",
         "stop_after",
+        "async_save",
     } <= set(ACTS)

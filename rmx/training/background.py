@@ -15,10 +15,10 @@ __all__ = ["BackgroundWork", "copied"]
 class BackgroundWork:
     """One piece of work at a time beside the caller's; its error is raised where it is waited for.
 
-    >>> saving = BackgroundWork()
-    >>> saving.start(lambda: print("written"))
-    >>> saving.wait()
-    written
+    >>> saving, written = BackgroundWork(), []
+    >>> saving.start(lambda: written.append("checkpoint-10"))
+    >>> saving.wait(); written
+    ['checkpoint-10']
     >>> saving.start(lambda: 1 / 0)
     >>> saving.wait()
     Traceback (most recent call last):
@@ -58,6 +58,7 @@ class BackgroundWork:
 def copied(state: Any) -> Any:
     """Copy the tensors of a state to the host's memory, where training does not change them.
 
+    >>> import torch
     >>> weight = torch.zeros(1)
     >>> copy = copied({"weight": weight, "steps": 3})
     >>> weight += 1
