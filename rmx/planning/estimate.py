@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from rmx.engine import Engine
 from rmx.engine.layout import Encoding
 from rmx.errors import ConfigError
+from rmx.memory.activations import ActivationCounter, Activations
+from rmx.memory.peak import Parts
 from rmx.models.skeleton import Skeleton, blueprint, skeleton
 from rmx.parallel import MeshSizes, NoParallel, Replicated, Sharded
-from rmx.planning.activations import ActivationCounter, Activations
 from rmx.planning.gpus import DEVICES
-from rmx.planning.parts import Parts, held_by_fullest, parts_of
+from rmx.planning.parts import held_by_fullest, parts_of
 from rmx.planning.work import Rows, Work, work_of
 from rmx.training.flops import flop_counts
 from rmx.training.token_budget import LARGEST, SMALLEST, asks_for_checkpointing
