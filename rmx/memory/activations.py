@@ -130,10 +130,12 @@ class ActivationCounter:
 
     def _slopes(self, shape: tuple[int, ...], layers: int) -> list[float]:
         """Bytes per token of a small model, without checkpointing and with it."""
-        model = self._model(shape, layers)
+        with torch.device("meta"):
+            model = self._model(shape, layers)
         engine = Engine(model, precision=self.precision)
         if engine.encoding == "padded":
             raise _Unknown(f"it runs on padded rows ({engine.reason})")
+        model.to_empty(device="cpu")  # any numbers will do: what is kept of them is as large
         found = []
         for checkpointing in (False, True):
             if checkpointing:

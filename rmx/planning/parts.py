@@ -23,6 +23,7 @@ from rmx.models import unwrap
 from rmx.models.skeleton import Skeleton
 from rmx.parallel import MeshSizes
 from rmx.training.optimizer_use import held_after_step, step_bytes
+from rmx.training.token_budget import checkpointed_every
 
 __all__ = ["divide", "held_by_fullest", "parts_of"]
 
@@ -62,6 +63,7 @@ def parts_of(
     packed, scales = _quantised(skeleton)
     weights += packed
     gathered = gathered_bytes(model, tensor) if sizes is not None and sizes.data > 1 else 0
+    one_layer = checkpointing and checkpointed_every(args) == 1  # else others keep their copies
     host = 0
     if cpu_offload:
         host, weights, gradients, optimizer = weights + gradients + optimizer, 0, 0, 0
@@ -72,7 +74,7 @@ def parts_of(
         optimizer=optimizer,
         buckets=gradients if sizes is None and processes > 1 else 0,
         gathered=gathered,
-        copies=copied_bytes(model, skeleton.quantized, precision, checkpointing) // tensor,
+        copies=copied_bytes(model, skeleton.quantized, precision, one_layer) // tensor,
         step=0 if cpu_offload else step_bytes(gradients, args),
         per_token=None if isinstance(activations, str) else activations.at_peak,
         host=host,
