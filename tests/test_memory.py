@@ -46,6 +46,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def with_free(free: float) -> None:
         monkeypatch.setattr(TrainingArguments, "device", CUDA)
+        monkeypatch.setattr(TrainingArguments, "world_size", 1)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), 2 * int(free)))
 
     return with_free
@@ -129,11 +130,10 @@ def test_gradient_checkpointing_leaves_room_for_more_tokens(gpu: Any, tmp_path: 
 # --- What is counted --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize(
-    "adapter",
-    [None, Adapter(r=4), Adapter(kind="dora", r=4), Adapter(kind="pissa", r=4, target_modules=["q_proj", "up_proj"])],
-    ids=str,
+    ("adapter", "checkpointing"),
+    [(None, True), (Adapter(r=4), False), (Adapter(kind="pissa", r=4, target_modules=["q_proj", "up_proj"]), True)],
+    ids=["all weights", "LoRA", "PiSSA"],
 )
 def test_a_loaded_model_takes_what_is_planned_for_it(
     adapter: Adapter | None, checkpointing: bool, tmp_path: Path

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from rmx.errors import ConfigError, first_line
 from rmx.training.memory_use import held_bytes
@@ -33,8 +34,10 @@ def held_after_step(model: nn.Module, args: TrainingArguments) -> list[int]:
     name = str(getattr(args.optim, "value", args.optim))
     # Fused kernels refuse the meta device, and paged state lies wherever there is room: the bytes are the same.
     known = {"adamw_torch_fused": "adamw_torch"}.get(name, name.removeprefix("paged_"))
+    meant = copy.copy(args)  # without the checks and the search for devices that making new ones would do
+    meant.optim = OptimizerNames(known)
     try:
-        optimizer = make_optimizer(model, dataclasses.replace(args, optim=known))
+        optimizer = make_optimizer(model, meant)
         optimizer.step()
     except (RuntimeError, NotImplementedError, AttributeError, TypeError, AssertionError) as error:
         raise ConfigError(
