@@ -12,12 +12,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from tiny_models import save_base
+from training_bench import make_trainer
 from transformers import AutoConfig, AutoModelForSequenceClassification, TrainingArguments
 
 from rmx.engine import Engine
 from rmx.memory.activations import ActivationCounter, Activations
 from rmx.memory.peak import Parts
 from rmx.models import Adapter, RewardModelSource
+from rmx.models.adapters import attach
 from rmx.models.build import reward_config
 from rmx.models.skeleton import blueprint, skeleton
 from rmx.parallel import MeshSizes
@@ -25,6 +27,7 @@ from rmx.planning.gpus import DEVICES
 from rmx.planning.parts import held_by_fullest, parts_of
 from rmx.training.arguments import trainer_settings
 from rmx.training.sharded import ShardedWeights
+from rmx.training.strategies import OneProcess
 from rmx.training.token_budget import (
     LARGEST,
     SMALLEST,
@@ -151,6 +154,23 @@ def test_a_loaded_model_takes_what_is_planned_for_it(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
+def test_a_quantised_base_counts_as_it_is_packed(bits: Any, tmp_path: Path) -> None:
+    """The same bytes of a token as on a base in bfloat16; a copy of the largest layer, 64 x 192 in two bytes."""
+    pytest.importorskip("bitsandbytes")
+    folder = save_base("llama", tmp_path, dtype=torch.bfloat16, hidden_size=64, intermediate_size=192, head_dim=16)
+    source, args = RewardModelSource(path=str(folder), quantization=bits), arguments(tmp_path)
+    model, _ = attach(source.load(trainable=False).model, Adapter(r=4))
+    engine = Engine(model, precision="bf16")
+    plan = blueprint(source, Adapter(r=4))
+    planned = ActivationCounter(plan.config, plan.dtype, Adapter(r=4), "bf16").of(checkpointing=False)
+    assert token_bytes(engine, args) == planned
+    parts = process_parts(engine, args, planned)
+    assert parts.weights == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert parts.copies == 2 * 64 * 192
+
+
 @pytest.fixture
 def four_processes() -> Iterator[None]:
     """The first of four processes that hear nothing of each other."""
@@ -185,6 +205,12 @@ def test_several_processes_with_the_whole_model_copy_its_gradients(
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     together = process_parts(engine, args, "unknown")
     assert (alone.buckets, together.buckets) == (0, alone.gradients)
+
+
+def test_all_processes_take_the_smallest_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of 1024 here, and 512 in another process."""
+    monkeypatch.setattr(OneProcess, "largest", lambda self, values: [max(value, -512) for value in values])
+    assert make_trainer(tmp_path).first_budget == 512
 
 
 def test_an_optimizer_that_is_not_known_counts_as_adam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -119,9 +119,7 @@ def token_bytes(engine: Engine, args: TrainingArguments) -> Activations | str:
     adapters = list(model.peft_config.values()) if isinstance(model, PeftModel) else [None]
     if len(adapters) > 1:
         return "it has several adapters"
-    counter = ActivationCounter(
-        engine.model.config, engine.model.dtype, adapters[0], engine.precision
-    )  # fmt: skip
+    counter = ActivationCounter(engine.model.config, engine.model.dtype, adapters[0], engine.precision)
     return counter.of(
         checkpointing=asks_for_checkpointing(args),
         every_n_layers=checkpointed_every(args),
@@ -175,7 +173,8 @@ def _held(model: Any, args: TrainingArguments) -> list[int]:
     """Bytes of weights, gradients and optimizer state; of Adam's two moments where the optimizer's are not known."""
     locals_ = [(p.to_local() if isinstance(p, DTensor) else p, p.requires_grad) for p in model.parameters()]
     part = nn.ParameterList(
-        nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=trained) for p, trained in locals_
+        nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=trained)
+        for p, trained in locals_
     )
     try:
         return held_after_step(part, args)
