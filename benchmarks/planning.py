@@ -116,9 +116,9 @@ def planned(case: Case, folder: Path) -> dict[str, Any]:
     """Plan a case from its config.json."""
     from dataclasses import replace
 
+    from rmx.memory.activations import ActivationCounter
     from rmx.models import Adapter, RewardModelSource
     from rmx.models.skeleton import blueprint, skeleton
-    from rmx.planning.activations import ActivationCounter
     from rmx.planning.parts import held_by_fullest, parts_of
 
     config_of(case).save_pretrained(folder / "config")
@@ -174,11 +174,11 @@ def run(case: Case, folder: Path) -> None:
 
     from benchmarks.worker import tokenizer
     from rmx.losses import bradley_terry
+    from rmx.memory.activations import kept_bytes
     from rmx.models import Adapter
     from rmx.models.adapters import attach
     from rmx.models.build import reward_config
     from rmx.models.head import in_float32
-    from rmx.planning.activations import kept_bytes
     from rmx.scoring.scorer import Scorer
     from rmx.trackers import Recorder
     from rmx.training.choose_strategy import strategy_for

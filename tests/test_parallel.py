@@ -20,8 +20,9 @@ from tiny_models import save_base
 from transformers import TrainingArguments
 
 from rmx.errors import ConfigError, ModelError
+from rmx.models.layers import layers_of
 from rmx.parallel import MeshSizes, Replicated, Sharded
-from rmx.training.sharded import ShardedWeights, check_arguments, layers_of, without_weights
+from rmx.training.sharded import ShardedWeights, check_arguments, without_weights
 
 TESTS = Path(__file__).parent
 

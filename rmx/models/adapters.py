@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Adapter", "attach", "check_trainable"]
 
+QUANTIZED_LINEARS = ("Linear4bit", "Linear8bitLt")  # by name: bitsandbytes is not installed everywhere
+
 OWNED = {  # LoraConfig fields that rmx decides, and the key that does it where there is one
     "r": "peft.r",
     "lora_alpha": "peft.alpha",
@@ -116,11 +118,10 @@ def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
     from rmx.models.head import text_backbone
 
-    quantized = ("Linear4bit", "Linear8bitLt")  # bitsandbytes is not installed everywhere
     return {
         name: module
         for name, module in text_backbone(model).named_modules()
-        if isinstance(module, nn.Linear | Conv1D) or type(module).__name__ in quantized
+        if isinstance(module, nn.Linear | Conv1D) or type(module).__name__ in QUANTIZED_LINEARS
     }
 
 

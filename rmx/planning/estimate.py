@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from rmx.engine import Engine
 from rmx.engine.layout import Encoding
 from rmx.errors import ConfigError
+from rmx.memory.activations import ActivationCounter, Activations
+from rmx.memory.peak import Parts
 from rmx.models.skeleton import Skeleton, blueprint, skeleton
 from rmx.parallel import MeshSizes, NoParallel, Replicated, Sharded
-from rmx.planning.activations import ActivationCounter, Activations
 from rmx.planning.gpus import DEVICES
-from rmx.planning.parts import Parts, held_by_fullest, parts_of
+from rmx.planning.parts import held_by_fullest, parts_of
 from rmx.planning.work import Rows, Work, work_of
 from rmx.training.flops import flop_counts
-from rmx.training.token_budget import LARGEST, SMALLEST, asks_for_checkpointing
+from rmx.training.token_budget import LARGEST, SMALLEST, asks_for_checkpointing, budget_within, checkpointed_every
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -177,7 +178,7 @@ class Planner:
             return min(tokens, step), tokens < step
         within = parts.tokens_within(room)
         if within >= SMALLEST:
-            within = min(LARGEST, within // SMALLEST * SMALLEST)
+            within = budget_within(parts, room)
         if within < step and within < self.needed():
             return 0 if within <= 0 else within, True
         return min(within, step), within < step
@@ -215,7 +216,8 @@ class Planner:
         """Return the bytes of a token, or why they are not known."""
         if isinstance(self.activations, str):
             return self.activations
-        return self.activations.of(checkpointing=checkpointing, tensor=tensor)
+        every = checkpointed_every(self.args)
+        return self.activations.of(checkpointing=checkpointing, every_n_layers=every, tensor=tensor)
 
     def held(self, sizes: MeshSizes | None) -> list[int]:
         """Return the bytes that stay in the fullest process, counted once for each division."""

@@ -8,9 +8,7 @@ one step there: so weights, gradients and optimizer state are those of the real 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -18,77 +16,16 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from rmx.errors import ConfigError, first_line
+from rmx.errors import ConfigError
+from rmx.memory.activations import Activations
+from rmx.memory.peak import Parts, copied_bytes, gathered_bytes
 from rmx.models import unwrap
-from rmx.models.head import backbone_of
 from rmx.models.skeleton import Skeleton
 from rmx.parallel import MeshSizes
-from rmx.planning.activations import Activations
-from rmx.training.memory_use import held_bytes
-from rmx.training.optimizers import make_optimizer
-from rmx.training.sharded import layers_of
+from rmx.training.optimizer_use import held_after_step, step_bytes
+from rmx.training.token_budget import checkpointed_every
 
-__all__ = ["Parts", "divide", "held_by_fullest", "parts_of"]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Bytes of the fullest process of a run.
-
-    Attributes:
-        weights: parameters; in float32 where all are trained, and then they are the optimizer's masters as well.
-        quantization: scales of quantised weights.
-        gradients: of what is trained.
-        optimizer: its state.
-        buckets: DistributedDataParallel's copy of the gradients.
-        gathered: whole weights of the layers at work, where weights are divided.
-        copies: bfloat16 copies of float32 weights, or of quantised ones, that products are computed with.
-        step: what the optimizer's step takes for its length.
-        per_token: activations of one token; None where they are not known.
-        host: bytes in the host's memory (parallel.cpu_offload).
-    """
-
-    weights: int
-    quantization: int
-    gradients: int
-    optimizer: int
-    buckets: int = 0
-    gathered: int = 0
-    copies: int = 0
-    step: int = 0
-    per_token: float | None = None
-    host: int = 0
-
-    @property
-    def resident(self) -> int:
-        """What is there from step to step, gradients counted."""
-        return self.weights + self.quantization + self.gradients + self.optimizer + self.buckets
-
-    def peak(self, tokens: int, *, several: bool = True) -> float:
-        """Bytes at the fullest moment, with micro-batches of so many tokens.
-
-        Args:
-            tokens: of one micro-batch.
-            several: whether a step has more than one of them; the first finds no gradients yet.
-
-        >>> parts = Parts(100, 0, 100, 200, copies=50, per_token=2.0)
-        >>> parts.peak(100), parts.peak(100, several=False), parts.peak(10, several=False)
-        (650.0, 550.0, 400)
-        """
-        working = self.gathered + self.copies + (self.per_token or 0.0) * tokens
-        forward = self.resident + working - (0 if several else self.gradients)
-        return max(forward, self.resident + self.gathered, self.resident + self.step)
-
-    def tokens_within(self, memory: float) -> int:
-        """How many tokens a micro-batch may have; 0 where not even the rest fits, or it is not known.
-
-        >>> Parts(100, 0, 100, 200, copies=50, per_token=2.0).tokens_within(650)
-        100
-        """
-        left = memory - self.resident - self.gathered - self.copies
-        if not self.per_token or left <= 0 or self.resident + self.step > memory:
-            return 0
-        return int(left / self.per_token)
+__all__ = ["divide", "held_by_fullest", "parts_of"]
 
 
 def parts_of(
@@ -125,11 +62,11 @@ def parts_of(
     weights, gradients, optimizer = held
     packed, scales = _quantised(skeleton)
     weights += packed
-    gathered = _gathered(model, tensor) if sizes is not None and sizes.data > 1 else 0
+    gathered = gathered_bytes(model, tensor) if sizes is not None and sizes.data > 1 else 0
+    one_layer = checkpointing and checkpointed_every(args) == 1  # else others keep their copies
     host = 0
     if cpu_offload:
         host, weights, gradients, optimizer = weights + gradients + optimizer, 0, 0, 0
-    foreach = args.optim in ("adamw_torch", "adamw_hf") and not cpu_offload
     return Parts(
         weights=weights,
         quantization=scales,
@@ -137,8 +74,8 @@ def parts_of(
         optimizer=optimizer,
         buckets=gradients if sizes is None and processes > 1 else 0,
         gathered=gathered,
-        copies=_copies(skeleton, precision, checkpointing) // tensor,
-        step=gradients if foreach else 0,
+        copies=copied_bytes(model, skeleton.quantized, precision, one_layer) // tensor,
+        step=0 if cpu_offload else step_bytes(gradients, args),
         per_token=None if isinstance(activations, str) else activations.at_peak,
         host=host,
     )
@@ -158,22 +95,7 @@ def held_by_fullest(model: Any, args: TrainingArguments, sizes: MeshSizes | None
     >>> held_by_fullest(layer, args, MeshSizes(replicate=1, shard=4, tensor=1))  # 3 of 10 rows, 3 of 10 biases
     [780, 780, 1568]
     """
-    part = divide(model, sizes)
-    for parameter in part.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.empty_like(parameter)
-    name = str(getattr(args.optim, "value", args.optim))
-    # Fused kernels refuse the meta device, and paged state lies wherever there is room: the bytes are the same.
-    known = {"adamw_torch_fused": "adamw_torch"}.get(name, name.removeprefix("paged_"))
-    try:
-        optimizer = make_optimizer(part, dataclasses.replace(args, optim=known))
-        optimizer.step()
-    except (RuntimeError, NotImplementedError, AttributeError, TypeError, AssertionError) as error:
-        raise ConfigError(
-            f"trainer.optim={name}: what its state takes is not known without a device ({first_line(error)}); plan "
-            "with adamw_torch, adamw_8bit, adafactor or sgd"
-        ) from error
-    return held_bytes(part, optimizer)
+    return held_after_step(divide(model, sizes), args)
 
 
 def divide(model: Any, sizes: MeshSizes | None) -> Any:
@@ -220,38 +142,6 @@ def _by_tensor(model: Any, size: int) -> dict[int, list[int]]:
                 shape[dimension] = math.ceil(shape[dimension] / size)
                 shapes[id(parameter)] = shape
     return shapes
-
-
-def _gathered(model: Any, tensor: int) -> int:
-    """What divided weights take when they are whole: the root's all the time, two layers', and a layer's gradient."""
-    layers = layers_of(model)
-    inside = {id(p) for layer in layers for p in layer.parameters()}
-    root = sum(_size(p) for p in model.parameters() if id(p) not in inside)
-    layer = max((sum(map(_size, stack.parameters())) for stack in layers), default=0)
-    gradient = max((sum(_size(p) for p in stack.parameters() if p.requires_grad) for stack in layers), default=0)
-    return root + (2 * layer + gradient) // tensor
-
-
-def _copies(skeleton: Skeleton, precision: str, checkpointing: bool) -> int:
-    """Weights in the dtype that products are computed in, where they are kept in another.
-
-    Without checkpointing autograd keeps them all until the backward pass, with it those of one layer; quantised
-    weights are unpacked for each product anew.
-    """
-    if skeleton.quantized:
-        modules = dict(skeleton.model.named_modules())
-        return max((2 * modules[name].weight.numel() for name in skeleton.quantized), default=0)
-    if precision != "bf16":
-        return 0
-    model = skeleton.model
-    stacks = layers_of(model) if checkpointing else [backbone_of(model)]
-    return max((2 * sum(map(_multiplied, stack.modules())) for stack in stacks), default=0)
-
-
-def _multiplied(module: nn.Module) -> int:
-    """Weights of a linear layer in float32."""
-    weight = getattr(module, "weight", None) if isinstance(module, nn.Linear) else None
-    return weight.numel() if weight is not None and weight.dtype == torch.float32 else 0
 
 
 def _quantised(skeleton: Skeleton) -> tuple[int, int]:

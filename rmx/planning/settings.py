@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
+from rmx.memory import HEADROOM
 from rmx.values import Count, refuse_wrong_fields
 
 __all__ = ["PlanSettings"]
@@ -35,7 +36,7 @@ class PlanSettings:
     processes: Count | None = None
     processes_per_node: Count = 8
     mfu: Annotated[float, Interval(gt=0, le=1)] = 0.25
-    headroom: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    headroom: Annotated[float, Interval(ge=0, lt=1)] = HEADROOM
     comparisons: Count | None = None
     prompt_tokens: Count | None = None
     response_tokens: Count | None = None

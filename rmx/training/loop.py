@@ -116,7 +116,9 @@ class Loop:
         precision = settings.resolved_precision(args.device.type, training=True)
         self.engine: Engine = scorer.engine.with_precision(precision)
         budget = settings.max_tokens_per_micro_batch
-        self.first_budget = starting_budget(self.model, args.device, precision) if budget == "auto" else budget
+        if budget == "auto":  # the smallest of all: processes that compute a layer together run the same micro-batches
+            budget = -self.strategy.largest([-starting_budget(self.engine, args)])[0]
+        self.first_budget = budget
         self.layout = MicroBatches(self.engine.collator, self.first_budget)
         self.steps = StepDataset(
             rows,

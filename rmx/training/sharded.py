@@ -40,6 +40,7 @@ from rmx.checkpoints.shards import (
 from rmx.checkpoints.tensors import load_state, state_bytes
 from rmx.errors import CheckpointError, ConfigError, ModelError, RmxError
 from rmx.models import LoadedModel
+from rmx.models.layers import layers_of
 from rmx.models.unread import stored_tensors
 from rmx.parallel import MeshSizes
 from rmx.training.strategies import DataParallel
@@ -356,13 +357,6 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
         copy_part(tensor, targets.pop(name))
     if targets:
         raise ModelError(f"parallel: the weight {next(iter(targets))} was not read")
-
-
-def layers_of(model: nn.Module) -> list[nn.Module]:
-    """Return the transformer's layers: the modules of its longest list."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    layers = max(lists, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=None)
-    return [] if layers is None else list(layers)
 
 
 def without_weights(model: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from training_bench import make_trainer
 
 from benchmarks.workload import build_model, comparisons, rows_of_lengths
+from rmx.engine import Engine
 from rmx.losses import bradley_terry
 from rmx.models import Adapter
 from rmx.scoring.scorer import Scorer
@@ -96,7 +97,8 @@ def test_the_automatic_budget_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model = build_model("M", 16_384, device="cuda")
     leave_free(4.0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (int(4e9), int(80e9)))
-    budget = starting_budget(model, torch.device("cuda", 0), "bf16")
+    args = trainer_settings(optim="adamw_torch_fused").training_arguments(tmp_path, 0, evaluates=False)
+    budget = starting_budget(Engine(model, precision="bf16"), args)
     assert SMALLEST <= budget <= LARGEST and budget % SMALLEST == 0
     del model
     rows = budget // 230 + 1  # 230 tokens each: 120 shared, 60 and 50 more

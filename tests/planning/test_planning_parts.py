@@ -13,10 +13,11 @@ from transformers import TrainingArguments
 
 from benchmarks.planning import Case, compare
 from rmx.errors import ConfigError, ModelError
+from rmx.memory.peak import Parts
 from rmx.models import Adapter, RewardModelSource
 from rmx.models.skeleton import blueprint, skeleton
 from rmx.parallel import MeshSizes
-from rmx.planning.parts import Parts, divide, held_by_fullest, parts_of
+from rmx.planning.parts import divide, held_by_fullest, parts_of
 from rmx.training.memory_use import bytes_of, held_bytes
 from rmx.training.optimizers import make_optimizer
 
@@ -79,7 +80,7 @@ def test_an_optimizer_that_needs_its_device_is_refused_by_name(tmp_path: Path, m
     def broken(*_: Any, **__: Any) -> Any:
         raise NotImplementedError("not on meta")
 
-    monkeypatch.setattr("rmx.planning.parts.make_optimizer", broken)
+    monkeypatch.setattr("rmx.training.optimizer_use.make_optimizer", broken)
     with pytest.raises(ConfigError, match=r"trainer\.optim=adafactor: what its state takes is not known"):
         held_by_fullest(torch.nn.Linear(2, 2, device="meta"), arguments(tmp_path, "adafactor"), None)
 

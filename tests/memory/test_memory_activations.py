@@ -11,12 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rmx.engine import Engine
+from rmx.memory.activations import ActivationCounter, kept_bytes
 from rmx.models import Adapter, RewardModelSource
 from rmx.models.adapters import attach
 from rmx.models.build import reward_config
 from rmx.models.head import in_float32
 from rmx.models.skeleton import blueprint, skeleton
-from rmx.planning.activations import ActivationCounter, kept_bytes
 from rmx.planning.parts import held_by_fullest, parts_of
 from rmx.records import EncodedComparison
 from rmx.training.arguments import trainer_settings

@@ -18,15 +18,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from peft import PeftConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rmx.engine import Engine
+from rmx.errors import RmxError
 from rmx.models.adapters import Adapter, attach
 from rmx.models.head import in_float32
+from rmx.models.quiet import quiet
 from rmx.records import EncodedComparison
 
-__all__ = ["ActivationCounter", "Activations", "kept_bytes"]
+__all__ = ["ActivationCounter", "Activations", "kept_bytes", "routes"]
 
 # hidden, intermediate, heads, key heads, head size: each of the first seven moves another coefficient.
 SHAPES = (
@@ -70,88 +73,137 @@ class ActivationCounter:
     Args:
         config: the model's.
         dtype: of the weights.
-        adapter: trained on the frozen base; None where all weights are.
+        adapter: trained on the frozen base, as rmx or as peft describes it; None where all weights are.
         precision: of the backbone's products.
     """
 
     def __init__(
-        self, config: Any, dtype: torch.dtype, adapter: Adapter | None, precision: Literal["fp32", "bf16"]
+        self, config: Any, dtype: torch.dtype, adapter: Adapter | PeftConfig | None, precision: Literal["fp32", "bf16"]
     ) -> None:
         self.config, self.text, self.dtype = config, config.get_text_config(), dtype
         self.adapter, self.precision = adapter, precision
-        self._growth: dict[bool, tuple[Any, Any]] = {}
+        self._growth: tuple[_Growth, _Growth] | None = None
 
-    def of(self, *, checkpointing: bool, tensor: int = 1, on_gpu: bool = True) -> Activations | str:
+    def of(
+        self, *, checkpointing: bool, every_n_layers: int = 1, tensor: int = 1, on_gpu: bool = True
+    ) -> Activations | str:
         """Return the bytes of a token, or in half a sentence why they are not known.
+
+        The random state of the process stays as it is.
 
         Args:
             checkpointing: whether layers are computed again in the backward pass.
+            every_n_layers: of how many layers one is computed again; the others keep what they have.
             tensor: processes that compute every layer together: heads and intermediate are divided among them.
             on_gpu: attention runs in one kernel on half precision; on a CPU it runs in float32.
         """
-        if any(getattr(self.text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
+        if routes(self.text):
             return "a mixture of experts keeps what its router decides"
         try:
-            kept, layer = self._per_token(False, tensor)
-            if checkpointing:
-                kept, _ = self._per_token(True, tensor)
+            plain, again = self._grown()
         except _Unknown as error:
             return str(error)
-        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
+        except (RmxError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
             return f"small models of its class do not run here ({type(error).__name__})"
+        layers, sizes = self.text.num_hidden_layers, np.asarray(_terms(*_divided(self.text, tensor)), dtype=float)
+        layer = float(sizes @ plain.step)
+        kept = (again if checkpointing else plain).at(sizes, layers)
         hidden, intermediate, heads, key_heads, size = _divided(self.text, tensor)
         saving = _kernel_saving(heads * size, key_heads * size) if on_gpu and self.precision == "bf16" else 0.0
         residual = 4 if self.dtype == torch.float32 else 2
         in_flight = 6 * intermediate + 4 * residual * hidden
         if checkpointing:
-            return Activations(kept, layer - saving, in_flight)
-        return Activations(kept - (self.text.num_hidden_layers - 1) * saving, 0.0, in_flight)
+            whole = layers - -(-layers // every_n_layers)
+            return Activations(kept + whole * (layer - saving), layer - saving, in_flight)
+        return Activations(kept - (layers - 1) * saving, 0.0, in_flight)
 
-    def _per_token(self, checkpointing: bool, tensor: int) -> tuple[float, float]:
-        """(bytes per token of the whole model, of one layer more)."""
-        if checkpointing not in self._growth:
-            self._growth[checkpointing] = self._grown(checkpointing)
-        here = np.asarray(_terms(*_divided(self.text, tensor)), dtype=float)
-        first, step = (float(here @ coefficients) for coefficients in self._growth[checkpointing])
-        return first + (self.text.num_hidden_layers - 1) * step, step
+    def _grown(self) -> tuple[_Growth, _Growth]:
+        """How bytes grow with the dimensions: where layers keep what they compute, and where they do not."""
+        if self._growth is None:
+            shapes = [_possible(self.text, shape) for shape in SHAPES]
+            terms = np.asarray([_terms(*shape) for shape in shapes], dtype=float)
+            with torch.random.fork_rng(devices=()):
+                one, two = (np.asarray([self._slopes(shape, n) for shape in shapes]) for n in (1, 2))
+            plain, again = (_Growth(_fitted(terms, one[:, i]), _fitted(terms, (two - one)[:, i])) for i in (0, 1))
+            self._growth = plain, again
+        return self._growth
 
-    def _grown(self, checkpointing: bool) -> tuple[Any, Any]:
-        """The coefficients of a model of one layer, and of one layer more."""
-        shapes = [_possible(self.text, shape) for shape in SHAPES]
-        terms = np.asarray([_terms(*shape) for shape in shapes], dtype=float)
-        with torch.random.fork_rng(devices=()):
-            one, two = (np.asarray([self._slope(shape, n, checkpointing) for shape in shapes]) for n in (1, 2))
-        found = []
-        for values in (one, two - one):
-            coefficients, *_ = np.linalg.lstsq(terms, values, rcond=None)
-            if np.abs(terms @ coefficients - values).max() > 1e-3 * max(1.0, float(np.abs(values).max())):
-                raise _Unknown("what its layers keep does not grow linearly with their dimensions")
-            found.append(coefficients)
-        return found[0], found[1]
-
-    def _slope(self, shape: tuple[int, ...], layers: int, checkpointing: bool) -> float:
-        engine = Engine(self._model(shape, layers, checkpointing), precision=self.precision)
+    def _slopes(self, shape: tuple[int, ...], layers: int) -> list[float]:
+        """Bytes per token of a small model, without checkpointing and with it."""
+        with torch.device("meta"):
+            model = self._model(shape, layers)
+        engine = Engine(model, precision=self.precision)
         if engine.encoding == "padded":
             raise _Unknown(f"it runs on padded rows ({engine.reason})")
-        few, many = (kept_bytes(engine, _row(tokens)) for tokens in TOKENS)
-        return (many - few) / (TOKENS[1] - TOKENS[0])
+        model.to_empty(device="cpu")  # any numbers will do: what is kept of them is as large
+        found = []
+        for checkpointing in (False, True):
+            if checkpointing:
+                _enable_checkpointing(model)
+            few, many = (kept_bytes(engine, _row(tokens)) for tokens in TOKENS)
+            found.append((many - few) / (TOKENS[1] - TOKENS[0]))
+        return found
 
-    def _model(self, shape: tuple[int, ...], layers: int, checkpointing: bool) -> Any:
+    def _model(self, shape: tuple[int, ...], layers: int) -> Any:
         config = copy.deepcopy(self.config)
-        _reshape(config.get_text_config(), shape, layers)
+        if hasattr(config, "quantization_config"):  # of a frozen base: its products have the same inputs
+            del config.quantization_config
+        _reshape(config, shape, layers)
         model: Any = AutoModelForSequenceClassification.from_config(
             config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=False
         )
         in_float32(model)
-        if self.adapter is not None:
-            kind = "lora" if self.adapter.kind in ("pissa", "qlora") else self.adapter.kind
-            model, _ = attach(model, replace(self.adapter, kind=kind))
-        if checkpointing:
-            enable: Callable[..., None] = getattr(model, "activation_checkpointing_enable", None) or (
-                model.gradient_checkpointing_enable
-            )
-            enable()
-        return model.train()
+        return _adapted(model, self.adapter).train()
+
+
+@dataclass(frozen=True)
+class _Growth:
+    """Coefficients of the dimensions in the bytes of a token: of a model of one layer, and of one layer more."""
+
+    first: Any
+    step: Any
+
+    def at(self, sizes: Any, layers: int) -> float:
+        return float(sizes @ self.first + (layers - 1) * (sizes @ self.step))
+
+
+def _fitted(terms: Any, values: Any) -> Any:
+    coefficients, *_ = np.linalg.lstsq(terms, values, rcond=None)
+    if np.abs(terms @ coefficients - values).max() > 1e-3 * max(1.0, float(np.abs(values).max())):
+        raise _Unknown("what its layers keep does not grow linearly with their dimensions")
+    return coefficients
+
+
+def _adapted(model: Any, adapter: Adapter | PeftConfig | None) -> Any:
+    """Put the adapter on a small model; PiSSA would factorise its weights, and its LoRA has the same shape."""
+    if adapter is None:
+        return model
+    if isinstance(adapter, Adapter):
+        kind = "lora" if adapter.kind in ("pissa", "qlora") else adapter.kind
+        return attach(model, replace(adapter, kind=kind))[0]
+    config: Any = copy.deepcopy(adapter)
+    config.inference_mode = False
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True
+    with quiet():
+        return get_peft_model(model, config)
+
+
+def _enable_checkpointing(model: Any) -> None:
+    enable: Callable[..., None] = getattr(model, "activation_checkpointing_enable", None) or (
+        model.gradient_checkpointing_enable
+    )
+    enable()
+
+
+def routes(text: Any) -> bool:
+    """Whether a config is that of a mixture of experts.
+
+    >>> from transformers import AutoConfig
+    >>> routes(AutoConfig.for_model("mixtral")), routes(AutoConfig.for_model("llama"))
+    (True, False)
+    """
+    return any(getattr(text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
 
 
 def kept_bytes(engine: Engine, comparison: EncodedComparison) -> int:
@@ -214,8 +266,12 @@ def _possible(text: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     )
 
 
-def _reshape(text: Any, shape: tuple[int, ...], layers: int) -> None:
-    """Give a config the dimensions of a small model."""
+def _reshape(config: Any, shape: tuple[int, ...], layers: int) -> None:
+    """Give a config the dimensions of a small model; what it has beside its text gets one layer."""
+    text = config.get_text_config()
+    for part in (getattr(config, name, None) for name in config.sub_configs):
+        if part is not None and part is not text and getattr(part, "num_hidden_layers", None):
+            part.num_hidden_layers = 1
     hidden, intermediate, heads, key_heads, size = shape
     for name, value in (("intermediate_size", intermediate), ("num_key_value_heads", key_heads), ("head_dim", size)):
         if getattr(text, name, None):
