@@ -11,19 +11,21 @@ from rmx.report.render import write_page
 __all__ = ["model_index", "write_bench_report"]
 
 
-def write_bench_report(path: Path, about: Mapping[str, Any], result: Any) -> Path:
+def write_bench_report(path: Path, about: Mapping[str, Any], result: Any, names: Mapping[str, str]) -> Path:
     """Write the page.
 
     Args:
         path: of the page.
         about: model, suite, data (a list), judge (an address or None).
-        result: what `rmx.scoring.benchmark.judge_suite` gave: lines, curve and counts.
+        result: what `rmx.scoring.benchmark.judge_suite` gave: lines, curve, correctness and counts.
+        names: what the metrics of `correctness` are called.
 
     Raises:
         OutputError: the page cannot be written.
     """
     facts = {"title": f"{about['suite']}: {about['model']}", **about, "lines": result.lines, "curve": result.curve}
-    return write_page(path, "bench.html", facts | {"counts": result.counts})
+    facts |= {"correctness": result.correctness, "names": names, "counts": result.counts}
+    return write_page(path, "bench.html", facts)
 
 
 def model_index(model: str, suite: str, data: Sequence[str], lines: Sequence[Any]) -> dict[str, Any]:
