@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "models"))
 
@@ -32,7 +34,7 @@ from rmx.metrics.benchmarks import (
     ties_score,
     weighted_sections,
 )
-from rmx.models import RewardModelSource, save_artefact
+from rmx.models import RewardModelSource, model_card, save_artefact
 from rmx.models.tiny import CHATML
 from rmx.scoring.benchmark import judge_suite, score_suite
 from rmx.scoring.scorer import load
@@ -107,7 +109,8 @@ def test_every_published_shape_gives_table_report_and_results(
     page = (out / "report.html").read_text()
     assert f"{100 * overall['score']:.1f} %" in page and "rmx report FOLDER" not in page
     (entry,) = yaml.safe_load((out / "model-index.yaml").read_text())["model-index"]
-    assert entry["results"][0]["metrics"][-1]["value"] == round(overall["score"], 6)
+    named = {metric["name"]: metric["value"] for metric in entry["results"][0]["metrics"]}
+    assert named["overall"] == round(overall["score"], 6) and len(named) == len(entry["results"][0]["metrics"])
     assert bool(results["curve"]) == bool(results["correctness"]) == (suite in {"ppe", "best_of_n"})
     assert ("best of k, loss" in printed) == ("best of k, loss" in page) == (suite in {"ppe", "best_of_n"})
 
@@ -255,8 +258,20 @@ def test_correctness_metrics_of_ppe_by_hand(tmp_path: Path) -> None:
     rows = read_suite("ppe", [str(written(tmp_path / "p.jsonl", made))], [])
     result = judge_suite("ppe", rows, [np.array([3.0, 1.0, 2.0])] * 3)
     found = {(one.section, one.metric): one.score for one in result.correctness}
-    gpqa = {"max_score": 1 / 3, "end_score": 0.0, "loss": 1 / 2, "roc_auc": 0.25, "roc_auc_within_prompts": 0.25}
-    maths = {"max_score": 1.0, "end_score": 1.0, "loss": 0.0, "roc_auc": 1.0, "roc_auc_within_prompts": 1.0}
+    gpqa = {
+        "best_of_k_max": 1 / 3,
+        "best_of_k_end": 0.0,
+        "best_of_k_loss": 1 / 2,
+        "roc_auc": 0.25,
+        "roc_auc_within_prompts": 0.25,
+    }
+    maths = {
+        "best_of_k_max": 1.0,
+        "best_of_k_end": 1.0,
+        "best_of_k_loss": 0.0,
+        "roc_auc": 1.0,
+        "roc_auc_within_prompts": 1.0,
+    }
     for name in gpqa:
         assert found["gpqa", name] == pytest.approx(gpqa[name], abs=1e-12)
         assert found["math", name] == pytest.approx(maths[name], abs=1e-12)
@@ -269,7 +284,9 @@ def test_graded_responses_have_a_loss_and_no_roc_curve(tmp_path: Path) -> None:
     result = judge_suite("best_of_n", rows, [np.array([0.0, 1.0, 2.0])])  # quality 0.1, 0.9, 0.5
     found = {one.metric: one.score for one in result.correctness}
     # n = 2: the third is picked against the second in 1 of 3 draws, and n = 3: 0.4² each
-    assert found == pytest.approx({"max_score": (0.9 + 0.5 * 2) / 3, "end_score": 0.5, "loss": (0.16 / 3 + 0.16) / 3})
+    assert found == pytest.approx(
+        {"best_of_k_max": (0.9 + 0.5 * 2) / 3, "best_of_k_end": 0.5, "best_of_k_loss": (0.16 / 3 + 0.16) / 3}
+    )
 
 
 def test_prior_sets_have_half_the_weight_of_a_section(tmp_path: Path) -> None:
@@ -317,6 +334,78 @@ def test_human_preference_ties_are_counted_and_not_scored(tmp_path: Path) -> Non
     rows = read_suite("ppe", [str(written(tmp_path / "h.jsonl", made))], [])
     result = judge_suite("ppe", rows, [np.array([0.0, 1.0])] * 2)
     assert result.overall.score == 1.0 and result.counts["labelled_ties"] == 1
+
+
+# --- The model card ---
+
+
+def bench(model: Path, data: Path, output: Path, *more: str) -> int:
+    return main(["bench", f"model={model}", "suite=pairs", f"data={data}", f"output={output}", *more])
+
+
+@pytest.fixture
+def carded(model: Path, tmp_path: Path) -> Path:
+    """A model folder that rmx wrote, with the card of a run."""
+    folder = tmp_path / "run" / "model"
+    shutil.copytree(model, folder)
+    card = model_card({"name": "demo", "license": "mit", "metrics": [{"set": "eval", "accuracy": 0.75}]})
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def test_the_card_of_a_model_that_rmx_wrote_gets_the_results(
+    carded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """huggingface_hub reads them beside the run's own; a second time they are replaced; the text stays as it was."""
+    card, before = carded / "README.md", (carded / "README.md").read_text(encoding="utf-8")
+    data = written(tmp_path / "p.jsonl", ROWS["pairs"])
+    assert bench(carded.parent, data, tmp_path / "a") == 0
+    assert f"{card}: results in its model-index" in capsys.readouterr().out
+    overall = json.loads((tmp_path / "a" / "results.json").read_text())["lines"][-1]["score"]
+    read = ModelCard.load(card)
+    found = {(one.dataset_name, one.metric_name): one.metric_value for one in read.data.eval_results}
+    assert found == {("eval", "pairwise accuracy"): 0.75, ("pairs", "p"): overall, ("pairs", "overall"): overall}
+    assert (read.data.model_name, read.data.license) == ("demo", "mit") and str(tmp_path) not in read.content
+    assert read.data.eval_results[-1].dataset_args == {"rows": 2}
+    after = card.read_text(encoding="utf-8")
+    assert after.split("\n---\n", 1)[1] == before.split("\n---\n", 1)[1]
+    assert bench(carded, data, tmp_path / "b") == 0 and card.read_text(encoding="utf-8") == after
+
+
+def test_the_card_of_another_folder_is_changed_only_when_it_is_asked_for(carded: Path, tmp_path: Path) -> None:
+    (carded / "reward_contract.json").unlink()
+    card, data = carded / "README.md", written(tmp_path / "p.jsonl", ROWS["pairs"])
+    before = card.read_text(encoding="utf-8")
+    assert bench(carded, data, tmp_path / "a") == 0 and card.read_text(encoding="utf-8") == before
+    assert bench(carded, data, tmp_path / "b", "card=true") == 0
+    assert {one.dataset_name for one in ModelCard.load(card).data.eval_results} == {"eval", "pairs"}
+
+
+def test_card_false_leaves_the_card_alone(carded: Path, tmp_path: Path) -> None:
+    before = (carded / "README.md").read_text(encoding="utf-8")
+    assert bench(carded, written(tmp_path / "p.jsonl", ROWS["pairs"]), tmp_path / "a", "card=false") == 0
+    assert (carded / "README.md").read_text(encoding="utf-8") == before
+
+
+def test_a_card_that_is_not_there_is_refused_before_anything_is_scored(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "p.jsonl", ROWS["pairs"])
+    assert bench(model, data, tmp_path / "a", "card=true") == 2
+    assert f"card: there is no README.md in {model}; leave card out" in capsys.readouterr().err
+    assert bench(model, data, tmp_path / "a", "card=true", "judge=http://127.0.0.1:9/v1") == 2
+    assert "card: with judge= there is no model folder" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+def test_a_card_that_cannot_be_read_costs_no_result(
+    carded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (carded / "README.md").write_text("---\ntags: [a\n---\n", encoding="utf-8")
+    data = written(tmp_path / "p.jsonl", ROWS["pairs"])
+    assert bench(carded, data, tmp_path / "a") == 0
+    said = capsys.readouterr()
+    assert "front matter cannot be read" in said.err and "overall" in said.out
+    assert bench(carded, data, tmp_path / "b", "card=true") == 2
 
 
 # --- A judge behind an endpoint ---

@@ -6,19 +6,24 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import yaml
 from annotated_types import MinLen
 
 from rmx.cli.words import from_words, verb_help
 from rmx.data.suites import Suite, read_suite
-from rmx.errors import ConfigError, OutputError
+from rmx.errors import ConfigError, ModelError, OutputError
 from rmx.files import write_json, write_text
+from rmx.models import add_results, card_of, is_ours
 from rmx.scoring.benchmark import CORRECTNESS, BenchResult, judge_suite, score_suite
 from rmx.scoring.judges import NotEmpty
 from rmx.values import refuse_wrong_fields
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 __all__ = ["main"]
 
@@ -35,6 +40,7 @@ class BenchJob:
         data: the benchmark's rows: files, a folder, or a dataset of the hub; [a,b] for several.
         output: folder for results.json, report.html and model-index.yaml; by default bench-SUITE-MODEL.
         judge: base URL of an OpenAI-style endpoint; its key is read from OPENAI_API_KEY.
+        card: write the results into README.md beside the model, as model-index; by default where rmx wrote the folder.
         device: such as cuda:0; by default cuda where there is one.
     """
 
@@ -43,22 +49,36 @@ class BenchJob:
     data: NotEmpty | Annotated[list[str], MinLen(1)]
     output: NotEmpty | None = None
     judge: NotEmpty | None = None
+    card: bool | None = None
     device: NotEmpty | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading anything."""
         refuse_wrong_fields(self)
+        if self.card and self.card_file is None:
+            why = "with judge= there is no model folder" if self.judge else f"there is no README.md in {self.model}"
+            raise ConfigError(f"card: {why}; leave card out and take {self.folder / 'model-index.yaml'}")
 
     @property
     def files(self) -> list[str]:
         """Where the rows are."""
         return [self.data] if isinstance(self.data, str) else list(self.data)
 
+    @cached_property
+    def card_file(self) -> Path | None:
+        """The model card that gets the results; a folder that rmx did not write is changed only with card=true."""
+        found = card_of(self.model) if self.judge is None and self.card is not False else None
+        return found if found is not None and (self.card or is_ours(found)) else None
+
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        name = self.model.rstrip("/").removesuffix("/model").rpartition("/")[2]
-        return Path(self.output or f"bench-{self.suite}-{name}")
+        return Path(self.output or f"bench-{self.suite}-{self.name}")
+
+    @property
+    def name(self) -> str:
+        """The model's name without its place."""
+        return self.model.rstrip("/").removesuffix("/model").rpartition("/")[2]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -92,9 +112,11 @@ def main(argv: Sequence[str]) -> int:
     result.counts.update(counts)
     for note in notes:
         sys.stderr.write(f"rmx: {note}\n")
-    _write(job, result)
+    results = _write(job, result)
     sys.stdout.write(table(result))
     sys.stdout.write(f"\n{job.folder / 'report.html'}\n")
+    if job.card_file is not None:
+        _into_card(job, job.card_file, results)
     return 0
 
 
@@ -123,8 +145,10 @@ def table(result: BenchResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(job: BenchJob, result: BenchResult) -> None:
-    from rmx.report.bench_page import model_index, write_bench_report
+def _write(job: BenchJob, result: BenchResult) -> list[EvalResult]:
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    from rmx.report.bench_page import eval_results, write_bench_report
 
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -132,9 +156,23 @@ def _write(job: BenchJob, result: BenchResult) -> None:
         raise OutputError(f"output: {job.folder} cannot be written: {error.strerror or error}") from None
     about = {"model": job.model, "suite": job.suite, "data": job.files, "judge": job.judge}
     write_json(job.folder / "results.json", about | result.as_json())
-    index = model_index(job.model, job.suite, job.files, result.lines)
+    results = eval_results(job.suite, job.files, result, CORRECTNESS)
+    index = {"model-index": eval_results_to_model_index(job.name, results)}
     write_text(job.folder / "model-index.yaml", yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
     write_bench_report(job.folder / "report.html", about, result, CORRECTNESS)
+    return results
+
+
+def _into_card(job: BenchJob, card: Path, results: Sequence[EvalResult]) -> None:
+    """Write into the card; a card that was not asked for and cannot be written costs no result."""
+    try:
+        add_results(card, results)
+    except (ModelError, OutputError) as error:
+        if job.card:
+            raise
+        sys.stderr.write(f"rmx: card: {error}; the results are in {job.folder / 'model-index.yaml'}\n")
+    else:
+        sys.stdout.write(f"{card}: results in its model-index\n")
 
 
 def _device() -> str | None:

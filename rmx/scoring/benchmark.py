@@ -51,11 +51,11 @@ class SectionScore:
     kind: str = "section"  # or "subset", "style", "overall"
 
 
-# What is measured where a prompt has three responses or more, each with its quality; PPE's names first.
+# What PPE measures (Frick et al. 2024) where a prompt has three responses or more, each with its quality.
 CORRECTNESS = {
-    "max_score": "best of k, highest",
-    "end_score": "best of k, last",
-    "loss": "best of k, loss",
+    "best_of_k_max": "best of k, highest",
+    "best_of_k_end": "best of k, last",
+    "best_of_k_loss": "best of k, loss",
     "roc_auc": "ROC AUC",
     "roc_auc_within_prompts": "ROC AUC within prompts",
 }
@@ -283,9 +283,9 @@ def _section_correctness(
     losses = [float(np.mean(best_of_n_loss(v, q)[:most])) for v, q in zip(rewards, quality, strict=True)]
     highest, ends = int(np.mean(curves, axis=0).argmax()), _ends(rows)
     found = {
-        "max_score": (len(rows), *_mean([curve[highest] for curve in curves], *ends)),
-        "end_score": (len(rows), *_mean([curve[-1] for curve in curves], *ends)),
-        "loss": (len(rows), *_mean(losses, most=(ends[1] - ends[0]) ** 2)),
+        "best_of_k_max": (len(rows), *_mean([curve[highest] for curve in curves], *ends)),
+        "best_of_k_end": (len(rows), *_mean([curve[-1] for curve in curves], *ends)),
+        "best_of_k_loss": (len(rows), *_mean(losses, most=(ends[1] - ends[0]) ** 2)),
     }
     if {value for row in quality for value in row} <= {0.0, 1.0}:  # right or wrong, which a curve of ROC needs
         pooled = roc_auc(rewards, quality)
