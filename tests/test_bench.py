@@ -111,6 +111,7 @@ def test_every_published_shape_gives_table_report_and_results(
     (entry,) = yaml.safe_load((out / "model-index.yaml").read_text())["model-index"]
     named = {metric["name"]: metric["value"] for metric in entry["results"][0]["metrics"]}
     assert named["overall"] == round(overall["score"], 6) and len(named) == len(entry["results"][0]["metrics"])
+    assert "nan" not in printed
     assert bool(results["curve"]) == bool(results["correctness"]) == (suite in {"ppe", "best_of_n"})
     assert ("best of k, loss" in printed) == ("best of k, loss" in page) == (suite in {"ppe", "best_of_n"})
 

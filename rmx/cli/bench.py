@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,9 @@ class BenchJob:
     Args:
         model: a run, its model/ folder, or a hub id; with judge, the name that the endpoint knows.
         suite: rewardbench, rewardbench2, rm_bench, judgebench, ppe, pairs, or best_of_n.
-        data: the benchmark's rows: files, a folder, or a dataset of the hub; [a,b] for several.
+        data: the benchmark's rows: files, a folder, or a dataset of the hub; [a,b] for several. For rewardbench,
+            anthropic_helpful-*.parquet, anthropic_hhh-*, shp-* and summarize-* of allenai/preference-test-sets beside
+            its own rows are the prior sets, with half a section's weight.
         output: folder for results.json, report.html and model-index.yaml; by default bench-SUITE-MODEL.
         judge: base URL of an OpenAI-style endpoint; its key is read from OPENAI_API_KEY.
         card: write the results into README.md beside the model, as model-index; by default where rmx wrote the folder.
@@ -133,16 +136,20 @@ def table(result: BenchResult) -> str:
         numbers = f"{100 * line.score:6.1f} %   {100 * line.low:.1f} % to {100 * line.high:.1f} %"
         lines.append(f"{('  ' if line.kind == 'subset' else '') + line.section:28.28} {line.rows:6,} {numbers}")
     for n, mean, low, high in result.curve:
-        lines.append(f"{f'best of {n}':28} {'':6} {mean:8.4f}   {low:.4f} to {high:.4f}")
+        lines.append(f"{f'best of {n}':28} {'':6} {mean:8.4f}   {_interval(low, high)}")
     if result.correctness:
         lines.append(f"\n{'many responses to a prompt':36} {'prompts':>7} {'score':>8}   95 % interval")
     for one in result.correctness:
         name = f"{one.section}: {CORRECTNESS[one.metric]}"
-        lines.append(f"{name:36.36} {one.prompts:7,} {one.score:8.4f}   {one.low:.4f} to {one.high:.4f}")
+        lines.append(f"{name:36.36} {one.prompts:7,} {one.score:8.4f}   {_interval(one.low, one.high)}")
     lines += [
         f"{name.replace('_', ' ')}: {count:,}" for name, count in result.counts.items() if name != "rows" and count
     ]
     return "\n".join(lines) + "\n"
+
+
+def _interval(low: float, high: float) -> str:
+    return "none: one prompt" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def _write(job: BenchJob, result: BenchResult) -> list[EvalResult]:
