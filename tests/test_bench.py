@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "models"))
 
 from rmx.cli import main
-from rmx.data.suites import read_suite
+from rmx.data.suites import SUITES, Suite, read_suite
 from rmx.errors import DataError
-from rmx.metrics.benchmarks import best_of_n_curve, best_pick, style_matrix, ties_score, weighted_sections
-from rmx.models import RewardModelSource, save_artefact
+from rmx.metrics.benchmarks import (
+    auc_within_prompts,
+    best_of_n_curve,
+    best_of_n_loss,
+    best_pick,
+    roc_auc,
+    style_matrix,
+    ties_score,
+    weighted_sections,
+)
+from rmx.models import RewardModelSource, model_card, save_artefact
 from rmx.models.tiny import CHATML
 from rmx.scoring.benchmark import judge_suite, score_suite
 from rmx.scoring.scorer import load
@@ -98,8 +109,11 @@ def test_every_published_shape_gives_table_report_and_results(
     page = (out / "report.html").read_text()
     assert f"{100 * overall['score']:.1f} %" in page and "rmx report FOLDER" not in page
     (entry,) = yaml.safe_load((out / "model-index.yaml").read_text())["model-index"]
-    assert entry["results"][0]["metrics"][-1]["value"] == round(overall["score"], 6)
-    assert bool(results["curve"]) == (suite in {"ppe", "best_of_n"})
+    named = {metric["name"]: metric["value"] for metric in entry["results"][0]["metrics"]}
+    assert named["overall"] == round(overall["score"], 6) and len(named) == len(entry["results"][0]["metrics"])
+    assert "nan" not in printed
+    assert bool(results["curve"]) == bool(results["correctness"]) == (suite in {"ppe", "best_of_n"})
+    assert ("best of k, loss" in printed) == ("best of k, loss" in page) == (suite in {"ppe", "best_of_n"})
 
 
 def test_rewards_are_those_of_the_scorer(model: Path, tmp_path: Path) -> None:
@@ -189,6 +203,119 @@ def test_best_of_n_curve_is_the_mean_over_all_subsets() -> None:
         assert found[n - 1] == pytest.approx(np.mean(picked), abs=1e-12)
 
 
+def test_best_of_n_loss_is_the_mean_over_all_subsets_with_ties() -> None:
+    random = np.random.default_rng(1)
+    for _ in range(20):
+        rewards, quality = (random.integers(0, 4, 6) / 3).tolist(), (random.integers(0, 4, 6) / 3).tolist()
+        found = best_of_n_loss(rewards, quality)
+        for n in range(1, 7):
+            lost = []
+            for chosen in combinations(range(6), n):
+                best, most = max(rewards[k] for k in chosen), max(quality[k] for k in chosen)
+                lost.append(np.mean([(most - quality[k]) ** 2 for k in chosen if rewards[k] == best]))
+            assert found[n - 1] == pytest.approx(np.mean(lost), abs=1e-12)
+
+
+def test_roc_auc_is_the_share_of_pairs_and_its_interval_sums_over_prompts() -> None:
+    random = np.random.default_rng(2)
+    rewards = [(random.integers(0, 9, 5) / 2).tolist() for _ in range(7)]
+    right = [[1, 0, *random.integers(0, 2, 3).tolist()] for _ in range(7)]
+    flat = [(c, r, g) for c in range(7) for r, g in zip(rewards[c], right[c], strict=True)]
+    good, bad = [(c, r) for c, r, g in flat if g], [(c, r) for c, r, g in flat if not g]
+
+    def beats(first: float, second: float) -> float:
+        return 1.0 if first > second else 0.5 if first == second else 0.0
+
+    area = sum(beats(a, b) for _, a in good for _, b in bad) / len(good) / len(bad)
+    parts = [0.0] * 7
+    for c, a in good:
+        parts[c] += (sum(beats(a, b) for _, b in bad) / len(bad) - area) / len(good)
+    for c, b in bad:
+        parts[c] += (sum(beats(a, b) for _, a in good) / len(good) - area) / len(bad)
+    half = 1.959963984540054 * math.sqrt(7 / 6 * sum(part**2 for part in parts))
+    assert roc_auc(rewards, right) == pytest.approx((area, max(0.0, area - half), min(1.0, area + half)), abs=1e-12)
+    own = [beats(a, b) for a, g in zip(rewards[0], right[0], strict=True) if g
+           for b, h in zip(rewards[0], right[0], strict=True) if not h]  # fmt: skip
+    assert auc_within_prompts(rewards[0], right[0]) == pytest.approx(np.mean(own), abs=1e-12)
+    assert roc_auc([[1.0, 2.0]], [[1, 1]]) is None and roc_auc([], []) is None
+
+
+def test_correctness_metrics_of_ppe_by_hand(tmp_path: Path) -> None:
+    """Every prompt has rewards 3, 1, 2; what is right differs.
+
+        right          best of 1, 2, 3        loss of 1, 2, 3
+        1 0 0   a      1/3, 2/3, 1            0, 0, 0
+        0 1 0   b      1/3, 0, 0              0, 2/3, 1      never picked where another is drawn
+        0 0 1   c      1/3, 1/3, 0            0, 1/3, 1
+
+    gpqa is b and c: the curve is 1/3, 1/6, 0 and the loss (5/9 + 4/9) / 2. Their right rewards 1 and 2 against the
+    wrong ones 3, 2, 3, 1 win 0.5 and 1.5 of 4 each; within b 0 of 2, within c 1 of 2.
+    """
+    made = [
+        {"question_id": name, "prompt": "p", "benchmark": bench, "response_1": "x", "response_2": "y",
+         "response_3": "z", "scores": scores, "sampled_conflict_pairs": [[0, 1]]}
+        for name, bench, scores in [("a", "math", [1, 0, 0]), ("b", "gpqa", [0, 1, 0]), ("c", "gpqa", [0, 0, 1])]
+    ]  # fmt: skip
+    rows = read_suite("ppe", [str(written(tmp_path / "p.jsonl", made))], [])
+    result = judge_suite("ppe", rows, [np.array([3.0, 1.0, 2.0])] * 3)
+    found = {(one.section, one.metric): one.score for one in result.correctness}
+    gpqa = {
+        "best_of_k_max": 1 / 3,
+        "best_of_k_end": 0.0,
+        "best_of_k_loss": 1 / 2,
+        "roc_auc": 0.25,
+        "roc_auc_within_prompts": 0.25,
+    }
+    maths = {
+        "best_of_k_max": 1.0,
+        "best_of_k_end": 1.0,
+        "best_of_k_loss": 0.0,
+        "roc_auc": 1.0,
+        "roc_auc_within_prompts": 1.0,
+    }
+    for name in gpqa:
+        assert found["gpqa", name] == pytest.approx(gpqa[name], abs=1e-12)
+        assert found["math", name] == pytest.approx(maths[name], abs=1e-12)
+        assert found["overall", name] == pytest.approx((gpqa[name] + maths[name]) / 2, abs=1e-12)
+    assert len(found) == 15
+
+
+def test_graded_responses_have_a_loss_and_no_roc_curve(tmp_path: Path) -> None:
+    rows = read_suite("best_of_n", [str(written(tmp_path / "b.jsonl", ROWS["best_of_n"]))], [])
+    result = judge_suite("best_of_n", rows, [np.array([0.0, 1.0, 2.0])])  # quality 0.1, 0.9, 0.5
+    found = {one.metric: one.score for one in result.correctness}
+    # n = 2: the third is picked against the second in 1 of 3 draws, and n = 3: 0.4² each
+    assert found == pytest.approx(
+        {"best_of_k_max": (0.9 + 0.5 * 2) / 3, "best_of_k_end": 0.5, "best_of_k_loss": (0.16 / 3 + 0.16) / 3}
+    )
+
+
+def test_prior_sets_have_half_the_weight_of_a_section(tmp_path: Path) -> None:
+    """Chat 1, Safety 0, Prior Sets (1/2 + 1) / 2: (1 + 0 + 0.5 × 0.75) / 2.5 = 0.55; harmless is no part of it."""
+    asked = {"role": "user", "content": "p"}
+    talk = {side: [asked, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    files = [
+        written(tmp_path / "filtered.jsonl", [
+            {"id": i, "prompt": "p", "chosen": "a", "rejected": "b", "subset": subset}
+            for i, subset in enumerate(["mt-bench-med", "donotanswer"])
+        ]),
+        written(tmp_path / "shp-00000-of-00001.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 2),
+        written(tmp_path / "anthropic_hhh-00000-of-00001.jsonl", [{**talk, "subset": "honest"}]),
+        written(tmp_path / "anthropic_harmless-00000-of-00001.jsonl", [{**talk, "prompt": "p"}]),
+    ]  # fmt: skip
+    rows = read_suite("rewardbench", [str(file) for file in files], [])
+    assert [row.section for row in rows[2:]] == ["shp", "shp", "anthropic_hhh", "anthropic_harmless"]
+    assert {(row.prompt[0]["content"], len(row.prompt), len(row.responses[0])) for row in rows} == {("p", 1, 1)}
+    won, lost = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    result = judge_suite("rewardbench", rows, [won, lost, won, lost, won, lost])
+    scores = {line.section: line.score for line in result.lines if line.kind != "subset"}
+    assert scores == pytest.approx({"Chat": 1.0, "Safety": 0.0, "Prior Sets (0.5 weight)": 0.75, "overall": 0.55})
+
+
+def test_every_suite_can_be_asked_for() -> None:
+    assert get_args(Suite) == tuple(SUITES)
+
+
 def test_sections_and_overall_by_hand(tmp_path: Path) -> None:
     rows = read_suite("judgebench", [str(written(tmp_path / "j.jsonl", ROWS["judgebench"]))], [])
     assert [row.responses[0][0]["content"] for row in rows] == ["b", "a"]  # the right one first
@@ -208,6 +335,78 @@ def test_human_preference_ties_are_counted_and_not_scored(tmp_path: Path) -> Non
     rows = read_suite("ppe", [str(written(tmp_path / "h.jsonl", made))], [])
     result = judge_suite("ppe", rows, [np.array([0.0, 1.0])] * 2)
     assert result.overall.score == 1.0 and result.counts["labelled_ties"] == 1
+
+
+# --- The model card ---
+
+
+def bench(model: Path, data: Path, output: Path, *more: str) -> int:
+    return main(["bench", f"model={model}", "suite=pairs", f"data={data}", f"output={output}", *more])
+
+
+@pytest.fixture
+def carded(model: Path, tmp_path: Path) -> Path:
+    """A model folder that rmx wrote, with the card of a run."""
+    folder = tmp_path / "run" / "model"
+    shutil.copytree(model, folder)
+    card = model_card({"name": "demo", "license": "mit", "metrics": [{"set": "eval", "accuracy": 0.75}]})
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def test_the_card_of_a_model_that_rmx_wrote_gets_the_results(
+    carded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """huggingface_hub reads them beside the run's own; a second time they are replaced; the text stays as it was."""
+    card, before = carded / "README.md", (carded / "README.md").read_text(encoding="utf-8")
+    data = written(tmp_path / "p.jsonl", ROWS["pairs"])
+    assert bench(carded.parent, data, tmp_path / "a") == 0
+    assert f"{card}: results in its model-index" in capsys.readouterr().out
+    overall = json.loads((tmp_path / "a" / "results.json").read_text())["lines"][-1]["score"]
+    read = ModelCard.load(card)
+    found = {(one.dataset_name, one.metric_name): one.metric_value for one in read.data.eval_results}
+    assert found == {("eval", "pairwise accuracy"): 0.75, ("pairs", "p"): overall, ("pairs", "overall"): overall}
+    assert (read.data.model_name, read.data.license) == ("demo", "mit") and str(tmp_path) not in read.content
+    assert read.data.eval_results[-1].dataset_args == {"rows": 2}
+    after = card.read_text(encoding="utf-8")
+    assert after.split("\n---\n", 1)[1] == before.split("\n---\n", 1)[1]
+    assert bench(carded, data, tmp_path / "b") == 0 and card.read_text(encoding="utf-8") == after
+
+
+def test_the_card_of_another_folder_is_changed_only_when_it_is_asked_for(carded: Path, tmp_path: Path) -> None:
+    (carded / "reward_contract.json").unlink()
+    card, data = carded / "README.md", written(tmp_path / "p.jsonl", ROWS["pairs"])
+    before = card.read_text(encoding="utf-8")
+    assert bench(carded, data, tmp_path / "a") == 0 and card.read_text(encoding="utf-8") == before
+    assert bench(carded, data, tmp_path / "b", "card=true") == 0
+    assert {one.dataset_name for one in ModelCard.load(card).data.eval_results} == {"eval", "pairs"}
+
+
+def test_card_false_leaves_the_card_alone(carded: Path, tmp_path: Path) -> None:
+    before = (carded / "README.md").read_text(encoding="utf-8")
+    assert bench(carded, written(tmp_path / "p.jsonl", ROWS["pairs"]), tmp_path / "a", "card=false") == 0
+    assert (carded / "README.md").read_text(encoding="utf-8") == before
+
+
+def test_a_card_that_is_not_there_is_refused_before_anything_is_scored(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "p.jsonl", ROWS["pairs"])
+    assert bench(model, data, tmp_path / "a", "card=true") == 2
+    assert f"card: there is no README.md in {model}; leave card out" in capsys.readouterr().err
+    assert bench(model, data, tmp_path / "a", "card=true", "judge=http://127.0.0.1:9/v1") == 2
+    assert "card: with judge= there is no model folder" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+def test_a_card_that_cannot_be_read_costs_no_result(
+    carded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (carded / "README.md").write_text("---\ntags: [a\n---\n", encoding="utf-8")
+    data = written(tmp_path / "p.jsonl", ROWS["pairs"])
+    assert bench(carded, data, tmp_path / "a") == 0
+    said = capsys.readouterr()
+    assert "front matter cannot be read" in said.err and "overall" in said.out
+    assert bench(carded, data, tmp_path / "b", "card=true") == 2
 
 
 # --- A judge behind an endpoint ---

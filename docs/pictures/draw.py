@@ -115,6 +115,28 @@ def seeds_differ() -> Figure:
     return drawn
 
 
+def ensemble() -> Figure:
+    """Three seeds as an ensemble: how often it is wrong in each third of the rows, by three signs of doubt."""
+    drawn, (axes,) = figure("Three seeds as one: where are they wrong?", "", "rows ranked wrongly", size=(7.2, 3.8))
+    signs = {
+        "disagreement": "disagreement\n(reward units)",
+        "disagreement_per_lead": "disagreement\ndivided by margin",
+        "lead": "margin alone\n(small = doubtful)",
+    }
+    thirds = (("surest third", BLUE), ("middle", GREY), ("most doubtful third", VERMILION))
+    for place, name in enumerate(signs):
+        for k, (label, color) in enumerate(thirds):
+            share, x = MEASURED["ensemble"]["thirds"][name][k], place + 0.27 * (k - 1)
+            axes.bar([x], [share], width=0.25, color=color, alpha=0.75, label=label if place == 0 else None)
+            axes.annotate(f"{100 * share:.1f} %", (x, share), xytext=(0, 3), textcoords="offset points", ha="center")
+    axes.axhline(MEASURED["ensemble"]["wrong"], color=GREY, linestyle=":", label="all rows")
+    axes.set_xticks(range(3), list(signs.values()))
+    axes.set_yticks([0, 0.1, 0.2, 0.3], ["0", "10 %", "20 %", "30 %"])
+    axes.set_ylim(0, 0.34)
+    legend(axes, loc="upper left")
+    return drawn
+
+
 def interval_width() -> Figure:
     """How far an accuracy of 0.7 may be from the truth, against the number of pairs."""
     drawn, (axes,) = figure(
@@ -231,6 +253,7 @@ PICTURES: tuple[Callable[[], Figure], ...] = (
     loss_of_a_pair,
     shared_row,
     seeds_differ,
+    ensemble,
     interval_width,
     calibration,
     length_bias,

@@ -41,6 +41,7 @@ def main() -> None:
             "calibration": {name: of_noise(root / name, epochs) for name, epochs in EPOCHS.items()},
             "length": of_length(root),
         }
+        measured["ensemble"] = of_ensemble([root / f"seed-{seed}" for seed in range(1, 4)], root)
         measured["best_of_n"] = of_best({"fair": root / "seed-1" / "model", "length": root / "length" / "model"})
     MEASURED.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
@@ -76,6 +77,40 @@ def of_seed(folder: Path, seed: int) -> dict[str, Any]:
     results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
     keys = ("accuracy", "accuracy_low", "accuracy_high", "margin", "chosen_reward", "rejected_reward", "pairs")
     return {"seed": seed} | {key: results[f"predict_{key}"] for key in keys}
+
+
+# --- three of the seeds as an ensemble: does disagreement say where it is wrong? ---
+
+
+def of_ensemble(folders: Sequence[Path], root: Path) -> dict[str, Any]:
+    """Share of fresh rows on which the label says otherwise, by thirds of the rows in three orders.
+
+    The rows are drawn as those of the training were, with another seed. An answer's `margin` is its lead.
+    """
+    rows = SyntheticData(size=4000, seed=1, validation_fraction=0).read().train
+    write_rows(root / "fresh.jsonl", rows)
+    words = [sys.executable, "-m", "rmx", "score", f"model=[{','.join(map(str, folders))}]"]
+    subprocess.run([*words, f"input={root / 'fresh.jsonl'}", f"output={root / 'answers.jsonl'}"], check=True)
+    answers = [json.loads(line) for line in (root / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    members = np.array([answer["members"] for answer in answers])  # [rows, models, chosen and rejected]
+    return {
+        "rows": len(answers),
+        "wrong": sum(answer["best"] != 0 for answer in answers) / len(answers),
+        "wrong_of_one": (members[..., 0] <= members[..., 1]).mean(axis=0).tolist(),
+        "margin_std": (members[..., 0] - members[..., 1]).std(axis=0).tolist(),
+        "thirds": wrong_by_thirds(answers),
+    }
+
+
+def wrong_by_thirds(answers: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Share of wrong rows in each third of them, from the surest to the least sure, the first response being right."""
+    wrong = np.array([answer["best"] != 0 for answer in answers])
+    lead, disagreement = (np.array([answer[key] for answer in answers]) for key in ("margin", "disagreement"))
+    orders = {"disagreement": disagreement, "disagreement_per_lead": disagreement / lead, "lead": -lead}
+    return {
+        name: [float(part.mean()) for part in np.array_split(wrong[np.argsort(key, kind="stable")], 3)]
+        for name, key in orders.items()
+    }
 
 
 # --- noisy labels, trained for one and a half and for twelve epochs: calibration ---

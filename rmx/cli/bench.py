@@ -2,43 +2,86 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
 import yaml
+from annotated_types import MinLen
 
-from rmx.data.suites import SUITES, read_suite
-from rmx.errors import ConfigError, OutputError, did_you_mean
+from rmx.cli.words import from_words, verb_help
+from rmx.data.suites import Suite, read_suite
+from rmx.errors import ConfigError, ModelError, OutputError
 from rmx.files import write_json, write_text
-from rmx.scoring.benchmark import BenchResult, judge_suite, score_suite
+from rmx.models import add_results, card_of, is_ours
+from rmx.scoring.benchmark import CORRECTNESS, BenchResult, judge_suite, score_suite
+from rmx.scoring.judges import NotEmpty
+from rmx.values import refuse_wrong_fields
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 __all__ = ["main"]
 
-HELP = f"""rmx bench model=MODEL suite=SUITE data=DATA [output=FOLDER] [judge=URL]
-
-  model    a run, its model/ folder, or a hub id; with judge=, the name that the endpoint knows
-  suite    {", ".join(SUITES)}
-  data     the benchmark's rows: files, a folder, or a dataset of the hub; [a,b] for several
-  output   folder for results.json, report.html and model-index.yaml (default: bench-SUITE-MODEL)
-  judge    base URL of an OpenAI-style endpoint; its key is read from OPENAI_API_KEY
-  device   such as cuda:0 (default: cuda where there is one)
-"""
+_MEANING = "Put a reward model, or a judge behind an endpoint, on a public benchmark: a table with intervals."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchJob:
-    """What `rmx bench` was asked for."""
+    """What `rmx bench` is asked for.
 
-    model: str
-    suite: str
-    data: list[str]
-    output: Path
-    judge: str | None
-    device: str | None
+    Args:
+        model: a run, its model/ folder, or a hub id; with judge, the name that the endpoint knows.
+        suite: rewardbench, rewardbench2, rm_bench, judgebench, ppe, pairs, or best_of_n.
+        data: the benchmark's rows: files, a folder, or a dataset of the hub; [a,b] for several. For rewardbench,
+            anthropic_helpful-*.parquet, anthropic_hhh-*, shp-* and summarize-* of allenai/preference-test-sets beside
+            its own rows are the prior sets, with half a section's weight.
+        output: folder for results.json, report.html and model-index.yaml; by default bench-SUITE-MODEL.
+        judge: base URL of an OpenAI-style endpoint; its key is read from OPENAI_API_KEY.
+        card: write the results into README.md beside the model, as model-index; by default where rmx wrote the folder.
+        device: such as cuda:0; by default cuda where there is one.
+    """
+
+    model: NotEmpty
+    suite: Suite
+    data: NotEmpty | Annotated[list[str], MinLen(1)]
+    output: NotEmpty | None = None
+    judge: NotEmpty | None = None
+    card: bool | None = None
+    device: NotEmpty | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading anything."""
+        refuse_wrong_fields(self)
+        if self.card and self.card_file is None:
+            why = "with judge= there is no model folder" if self.judge else f"there is no README.md in {self.model}"
+            raise ConfigError(f"card: {why}; leave card out and take {self.folder / 'model-index.yaml'}")
+
+    @property
+    def files(self) -> list[str]:
+        """Where the rows are."""
+        return [self.data] if isinstance(self.data, str) else list(self.data)
+
+    @cached_property
+    def card_file(self) -> Path | None:
+        """The model card that gets the results; a folder that rmx did not write is changed only with card=true."""
+        found = card_of(self.model) if self.judge is None and self.card is not False else None
+        return found if found is not None and (self.card or is_ours(found)) else None
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return Path(self.output or f"bench-{self.suite}-{self.name}")
+
+    @property
+    def name(self) -> str:
+        """The model's name without its place."""
+        return self.model.rstrip("/").removesuffix("/model").rpartition("/")[2]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,13 +92,13 @@ def main(argv: Sequence[str]) -> int:
         RmxError: the data, the model or the output cannot be used.
     """
     if {"--help", "-h"} & set(argv):
-        sys.stdout.write(HELP)
+        sys.stdout.write(verb_help(BenchJob, "bench", _MEANING))
         return 0
-    job = _read_words(argv)
-    if job.output.exists() and any(job.output.iterdir()):
-        raise OutputError(f"output: {job.output} is not empty; give a new folder")
+    job = from_words(BenchJob, argv, "bench")
+    if job.folder.exists() and any(job.folder.iterdir()):
+        raise OutputError(f"output: {job.folder} is not empty; give a new folder")
     notes: list[str] = []
-    rows = read_suite(job.suite, job.data, notes)
+    rows = read_suite(job.suite, job.files, notes)
     counts: dict[str, int] = {}
     if job.judge is not None:
         from rmx.scoring.endpoint import EndpointJudge
@@ -68,13 +111,15 @@ def main(argv: Sequence[str]) -> int:
         rewards = score_suite(load(job.model, device=job.device or _device()), rows)
     result = judge_suite(job.suite, rows, rewards)
     if not result.lines:
-        raise ConfigError(f"data: none of the {len(rows)} rows of {', '.join(job.data)} has a winner")
+        raise ConfigError(f"data: none of the {len(rows)} rows of {', '.join(job.files)} has a winner")
     result.counts.update(counts)
     for note in notes:
         sys.stderr.write(f"rmx: {note}\n")
-    _write(job, result)
+    results = _write(job, result)
     sys.stdout.write(table(result))
-    sys.stdout.write(f"\n{job.output / 'report.html'}\n")
+    sys.stdout.write(f"\n{job.folder / 'report.html'}\n")
+    if job.card_file is not None:
+        _into_card(job, job.card_file, results)
     return 0
 
 
@@ -91,57 +136,50 @@ def table(result: BenchResult) -> str:
         numbers = f"{100 * line.score:6.1f} %   {100 * line.low:.1f} % to {100 * line.high:.1f} %"
         lines.append(f"{('  ' if line.kind == 'subset' else '') + line.section:28.28} {line.rows:6,} {numbers}")
     for n, mean, low, high in result.curve:
-        lines.append(f"{f'best of {n}':28} {'':6} {mean:8.4f}   {low:.4f} to {high:.4f}")
+        lines.append(f"{f'best of {n}':28} {'':6} {mean:8.4f}   {_interval(low, high)}")
+    if result.correctness:
+        lines.append(f"\n{'many responses to a prompt':36} {'prompts':>7} {'score':>8}   95 % interval")
+    for one in result.correctness:
+        name = f"{one.section}: {CORRECTNESS[one.metric]}"
+        lines.append(f"{name:36.36} {one.prompts:7,} {one.score:8.4f}   {_interval(one.low, one.high)}")
     lines += [
         f"{name.replace('_', ' ')}: {count:,}" for name, count in result.counts.items() if name != "rows" and count
     ]
     return "\n".join(lines) + "\n"
 
 
-def _write(job: BenchJob, result: BenchResult) -> None:
-    from rmx.report.bench_page import model_index, write_bench_report
+def _interval(low: float, high: float) -> str:
+    return "none: one prompt" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+
+
+def _write(job: BenchJob, result: BenchResult) -> list[EvalResult]:
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    from rmx.report.bench_page import eval_results, write_bench_report
 
     try:
-        job.output.mkdir(parents=True, exist_ok=True)
+        job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"output: {job.output} cannot be written: {error.strerror or error}") from None
-    about = {"model": job.model, "suite": job.suite, "data": job.data, "judge": job.judge}
-    write_json(job.output / "results.json", about | result.as_json())
-    index = model_index(job.model, job.suite, job.data, result.lines)
-    write_text(job.output / "model-index.yaml", yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
-    write_bench_report(job.output / "report.html", about, result)
+        raise OutputError(f"output: {job.folder} cannot be written: {error.strerror or error}") from None
+    about = {"model": job.model, "suite": job.suite, "data": job.files, "judge": job.judge}
+    write_json(job.folder / "results.json", about | result.as_json())
+    results = eval_results(job.suite, job.files, result, CORRECTNESS)
+    index = {"model-index": eval_results_to_model_index(job.name, results)}
+    write_text(job.folder / "model-index.yaml", yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
+    write_bench_report(job.folder / "report.html", about, result, CORRECTNESS)
+    return results
 
 
-def _read_words(words: Sequence[str]) -> BenchJob:
-    known = [item.name for item in fields(BenchJob)]
-    given: dict[str, Any] = {}
-    mistakes = []
-    for word in words:
-        key, sign, text = word.partition("=")
-        if key not in known or not sign:
-            mistakes.append(f"{key}: there is no such key; {did_you_mean(key, known) or 'keys: ' + ', '.join(known)}")
-        elif key in given:
-            mistakes.append(f"{key}: is given twice")
-        else:
-            given[key] = text
-    mistakes += [f"{key}: is needed; see rmx bench --help" for key in known[:3] if not given.get(key)]
-    if given.get("suite") and given["suite"] not in SUITES:
-        hint = did_you_mean(given["suite"], SUITES) or f"allowed: {', '.join(SUITES)}"
-        mistakes.append(f"suite: {given['suite']} is no suite; {hint}")
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
-    data = given["data"]
-    name = given["model"].rstrip("/").removesuffix("/model").rpartition("/")[2]
-    return BenchJob(
-        model=given["model"],
-        suite=given["suite"],
-        data=[part.strip() for part in data[1:-1].split(",")]
-        if data.startswith("[") and data.endswith("]")
-        else [data],
-        output=Path(given.get("output") or f"bench-{given['suite']}-{name}"),
-        judge=given.get("judge"),
-        device=given.get("device"),
-    )
+def _into_card(job: BenchJob, card: Path, results: Sequence[EvalResult]) -> None:
+    """Write into the card; a card that was not asked for and cannot be written costs no result."""
+    try:
+        add_results(card, results)
+    except (ModelError, OutputError) as error:
+        if job.card:
+            raise
+        sys.stderr.write(f"rmx: card: {error}; the results are in {job.folder / 'model-index.yaml'}\n")
+    else:
+        sys.stdout.write(f"{card}: results in its model-index\n")
 
 
 def _device() -> str | None:

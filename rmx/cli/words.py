@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from rmx.errors import did_you_mean
-from rmx.values import Mistake, hints_of, raise_all, schema_of, shown
+from rmx.values import Mistake, hints_of, raise_all, schema_of, shown, wrong_values
 
 __all__ = ["from_words", "verb_help"]
 
@@ -43,6 +43,8 @@ def from_words(cls: type[_Settings], words: Sequence[str], verb: str) -> _Settin
         needed = item.default is MISSING and item.default_factory is MISSING
         if needed and key not in given and not any(mistake.key == key for mistake in mistakes):
             mistakes.append(Mistake(key, f"is needed: rmx {verb} {key}=...; see rmx {verb} --help"))
+    if mistakes:  # where there are none, the class says what is wrong with its values
+        mistakes += wrong_values(given, {key: schema_of(hints[key]) for key in given}, "")
     raise_all(mistakes)
     return cls(**given)
 

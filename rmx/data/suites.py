@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rmx.data.accounting import RowFault
 from rmx.data.read.raw import BLANK
 from rmx.data.read.sources import locate
 from rmx.errors import DataError
+from rmx.metrics.benchmarks import PRIOR_SETS
 from rmx.records import Message
 
-__all__ = ["SUITES", "SuiteRow", "read_suite"]
+__all__ = ["SUITES", "Suite", "SuiteRow", "read_suite"]
+
+Suite = Literal["rewardbench", "rewardbench2", "rm_bench", "judgebench", "ppe", "pairs", "best_of_n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class SuiteRow:
         return sum(value == 1 for value in self.quality)
 
 
-def read_suite(suite: str, paths: Sequence[str], notes: list[str]) -> list[SuiteRow]:
+def read_suite(suite: Suite, paths: Sequence[str], notes: list[str]) -> list[SuiteRow]:
     """Read a benchmark's rows from files or a dataset of the hub, in order; `notes` gets what was chosen on the way.
 
     Raises:
@@ -109,11 +112,20 @@ def _right_first(row: dict[str, Any], line: str, section: str, right: Sequence[s
 # --- Suites ---
 
 
+# Test sets of earlier preference data, a file each: conversations, and those of PRIOR_SETS count in the overall score.
+PREFERENCE_SETS = {*PRIOR_SETS, "anthropic_harmless", "mtbench_gpt4", "mtbench_human"}
+
+
 def _rewardbench(row: dict[str, Any], line: str, file: str) -> SuiteRow:
+    name = file.partition("-")[0]  # shp-00000-of-00001; a column subset there says what the set is divided into
+    subset = name if name in PREFERENCE_SETS else str(_cell(row, "subset"))
+    if subset in PREFERENCE_SETS:
+        whole = not isinstance(_cell(row, "chosen"), str)  # the prompt is also in both conversations
+        return _pairs({**row, "subset": subset, "prompt": None if whole else _cell(row, "prompt")}, line, file)
     chosen, rejected = _texts(row, "chosen"), _texts(row, "rejected")
     if len(chosen) != 1 or len(rejected) != 1:
         raise RowFault("wrong type", "chosen, rejected: one text each; rewardbench2 has lists")
-    return _right_first(row, line, str(_cell(row, "subset")), chosen, rejected)
+    return _right_first(row, line, subset, chosen, rejected)
 
 
 def _rewardbench2(row: dict[str, Any], line: str, file: str) -> SuiteRow:
@@ -199,7 +211,7 @@ def _best_of_n(row: dict[str, Any], line: str, file: str) -> SuiteRow:
     return SuiteRow(_id(row, line), str(row.get("subset") or file), prompt, _answers(texts), tuple(scores), pairs)
 
 
-SUITES: dict[str, Callable[[dict[str, Any], str, str], SuiteRow]] = {
+SUITES: dict[Suite, Callable[[dict[str, Any], str, str], SuiteRow]] = {
     "rewardbench": _rewardbench,
     "rewardbench2": _rewardbench2,
     "rm_bench": _rm_bench,

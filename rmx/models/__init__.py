@@ -16,6 +16,7 @@ from rmx.models.tiny import tiny_config, tiny_tokenizer
 
 if TYPE_CHECKING:
     from rmx.models.artefact.card import model_card
+    from rmx.models.artefact.card_results import add_results, card_of, is_ours
     from rmx.models.artefact.export import export_merged, export_value_head
     from rmx.models.artefact.int8 import export_int8
     from rmx.models.artefact.openrlhf import export_openrlhf
@@ -29,12 +30,15 @@ _LATER = {
     "Artefact": "artefact.save",
     "Head": "head",
     "Verification": "artefact.verify",
+    "add_results": "artefact.card_results",
     "backbone_of": "head",
+    "card_of": "artefact.card_results",
     "export_int8": "artefact.int8",
     "export_merged": "artefact.export",
     "export_openrlhf": "artefact.openrlhf",
     "export_value_head": "artefact.export",
     "head_of": "head",
+    "is_ours": "artefact.card_results",
     "model_card": "artefact.card",
     "push": "artefact.publish",
     "read_artefact": "artefact.save",
@@ -53,13 +57,16 @@ __all__ = [
     "LoadedModel",
     "RewardModelSource",
     "Verification",
+    "add_results",
     "backbone_of",
+    "card_of",
     "check_trainable",
     "export_int8",
     "export_merged",
     "export_openrlhf",
     "export_value_head",
     "head_of",
+    "is_ours",
     "model_card",
     "push",
     "read_artefact",

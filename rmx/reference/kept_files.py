@@ -285,9 +285,9 @@ _ELSEWHERE = (
     KeptFile(
         "results.json",
         "the benchmark's numbers",
-        "lines are sections with score, low and high (95 % interval); curve is best of n",
+        "lines are sections with score, low and high (95 % interval); curve is best of n; correctness is PPE's metrics",
         home="output of rmx bench",
-        fields=("model", "suite", "data", "judge", "lines", "curve", "counts"),
+        fields=("model", "suite", "data", "judge", "lines", "curve", "correctness", "counts"),
     ),
     KeptFile("report.html", "the same as a page", home="output of rmx bench"),
     KeptFile("model-index.yaml", "the same for a model card", home="output of rmx bench"),

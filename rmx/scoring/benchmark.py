@@ -16,9 +16,15 @@ from rmx.data.suites import SuiteRow
 from rmx.errors import NonFiniteError
 from rmx.metrics import pair_metrics, wilson_interval
 from rmx.metrics.benchmarks import (
+    PRIOR_SETS,
+    PRIOR_SETS_WEIGHT,
     REWARDBENCH_SECTIONS,
+    auc_within_prompts,
     best_of_n_curve,
+    best_of_n_loss,
     best_pick,
+    prior_sets,
+    roc_auc,
     style_matrix,
     ties_score,
     weighted_sections,
@@ -27,7 +33,7 @@ from rmx.records import EncodedComparison
 from rmx.scoring.scorer import Scorer
 from rmx.tokens import encode_conversations
 
-__all__ = ["BenchResult", "SectionScore", "judge_suite", "score_suite"]
+__all__ = ["CORRECTNESS", "BenchResult", "CorrectnessScore", "SectionScore", "judge_suite", "score_suite"]
 
 Z = 1.959963984540054  # of a 95 % interval
 DRAWS = 1000  # of the bootstrap over prompts, where a score is no proportion
@@ -45,6 +51,28 @@ class SectionScore:
     kind: str = "section"  # or "subset", "style", "overall"
 
 
+# What PPE measures (Frick et al. 2024) where a prompt has three responses or more, each with its quality.
+CORRECTNESS = {
+    "best_of_k_max": "best of k, highest",
+    "best_of_k_end": "best of k, last",
+    "best_of_k_loss": "best of k, loss",
+    "roc_auc": "ROC AUC",
+    "roc_auc_within_prompts": "ROC AUC within prompts",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectnessScore:
+    """One of CORRECTNESS, of one section."""
+
+    section: str
+    metric: str  # a key of CORRECTNESS
+    prompts: int
+    score: float
+    low: float  # 95 % interval; NaN where one prompt has none
+    high: float
+
+
 @dataclass(frozen=True, slots=True)
 class BenchResult:
     """All lines of one suite, `overall` the last, and the best-of-n curve where the suite has one."""
@@ -52,6 +80,7 @@ class BenchResult:
     suite: str
     lines: list[SectionScore]
     curve: list[tuple[int, float, float, float]] = field(default_factory=list)  # n, quality, low, high
+    correctness: list[CorrectnessScore] = field(default_factory=list)  # by section, the means over sections last
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -110,7 +139,9 @@ def judge_suite(suite: str, rows: Sequence[SuiteRow], rewards: Sequence[np.ndarr
     lines += finish.get(suite, _mean_of_sections)(lines, rows, rewards)
     counts = {"rows": len(rows), "labelled_ties": sum(row.tie for row in rows)}
     many = suite in {"ppe", "best_of_n"}
-    return BenchResult(suite, lines, _curve(rows, rewards) if many else [], counts)
+    if not many:
+        return BenchResult(suite, lines, counts=counts)
+    return BenchResult(suite, lines, _curve(rows, rewards), _correctness(by_section, rows, rewards), counts)
 
 
 def _pairwise(section: str, rows: Sequence[SuiteRow], rewards: Sequence[np.ndarray]) -> SectionScore | None:
@@ -169,12 +200,21 @@ def _numbers(line: SectionScore) -> tuple[int, float, float, float]:
 
 def _rewardbench(lines: list[SectionScore], rows: Any, rewards: Any) -> list[SectionScore]:
     subsets = {line.section: line for line in lines}
+    accuracy = {line.section: line.score for line in lines}
     lines[:] = [SectionScore(line.section, *_numbers(line), kind="subset") for line in lines]
-    sections = []
-    for name, score in weighted_sections({line.section: line.score for line in subsets.values()}).items():
+    sections: dict[SectionScore, float] = {}  # with their weights
+    for name, score in weighted_sections(accuracy).items():
         parts = {subsets[s]: float(count) for s, count in REWARDBENCH_SECTIONS[name].items() if s in subsets}
-        sections.append(_combined(name, "section", parts, score))
-    return [*sections, *_mean_of_sections(sections or list(subsets.values()), rows, rewards)]
+        sections[_combined(name, "section", parts, score)] = 1.0
+    prior = prior_sets(accuracy)
+    if prior is not None:
+        parts = dict.fromkeys([subsets[name] for name in PRIOR_SETS if name in subsets], 1.0)
+        name = f"Prior Sets ({PRIOR_SETS_WEIGHT:g} weight)"
+        sections[_combined(name, "section", parts, prior)] = PRIOR_SETS_WEIGHT
+    if not sections:
+        return _mean_of_sections(list(subsets.values()), rows, rewards)
+    overall = sum(line.score * weight for line, weight in sections.items()) / sum(sections.values())
+    return [*sections, _combined("overall", "overall", sections, overall)]
 
 
 def _rm_bench(lines: list[SectionScore], rows: Sequence[SuiteRow], rewards: Sequence[np.ndarray]) -> list[SectionScore]:
@@ -188,14 +228,78 @@ def _rm_bench(lines: list[SectionScore], rows: Sequence[SuiteRow], rewards: Sequ
     return [*(_combined(s, "style", spread, float(np.mean(found))) for s, found in styles.items()), overall]
 
 
+# --- Many responses to a prompt ---
+
+
 def _curve(rows: Sequence[SuiteRow], rewards: Sequence[np.ndarray]) -> list[tuple[int, float, float, float]]:
     """Mean quality of the best of n = 1, 2, 4, ... over prompts of n responses or more; one alone has no interval."""
     curves = [best_of_n_curve(v, row.quality) for row, v in zip(rows, rewards, strict=True) if not row.tie]
+    ends = _ends(rows)
     most, points, n = max(map(len, curves), default=0), [], 1
     while n <= most:
-        values = np.array([curve[n - 1] for curve in curves if len(curve) >= n])
-        half = Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        mean = float(values.mean())
-        points.append((n, mean, mean - half, mean + half))
+        points.append((n, *_mean([curve[n - 1] for curve in curves if len(curve) >= n], *ends)))
         n *= 2
     return points
+
+
+def _ends(rows: Sequence[SuiteRow]) -> tuple[float, float]:
+    """The least and the greatest quality of a response."""
+    found = [value for row in rows for value in row.quality]
+    return min(found, default=0.0), max(found, default=1.0)
+
+
+def _correctness(
+    by_section: Mapping[str, Sequence[int]], rows: Sequence[SuiteRow], rewards: Sequence[np.ndarray]
+) -> list[CorrectnessScore]:
+    """CORRECTNESS of each section whose prompts all have three responses or more, and the means over sections."""
+    scores = []
+    for section, places in sorted(by_section.items()):
+        if min(len(rows[i].responses) for i in places) > 2:  # of two, the accuracy says all there is
+            found = _section_correctness([rows[i] for i in places], [rewards[i] for i in places])
+            scores += [CorrectnessScore(section, metric, *numbers) for metric, numbers in found.items()]
+    for metric in CORRECTNESS if len({score.section for score in scores}) > 1 else ():
+        parts = [score for score in scores if score.metric == metric]
+        if parts:
+            scores.append(_mean_of_parts(metric, parts))
+    return scores
+
+
+def _mean_of_parts(metric: str, parts: Sequence[CorrectnessScore]) -> CorrectnessScore:
+    mean, prompts = sum(part.score for part in parts) / len(parts), sum(part.prompts for part in parts)
+    half = math.sqrt(sum(((part.high - part.low) / 2) ** 2 for part in parts)) / len(parts)
+    if math.isnan(half):
+        return CorrectnessScore("overall", metric, prompts, mean, math.nan, math.nan)
+    low, high = min(part.low for part in parts), max(part.high for part in parts)  # a mean lies within
+    return CorrectnessScore("overall", metric, prompts, mean, max(low, mean - half), min(high, mean + half))
+
+
+def _section_correctness(
+    rows: Sequence[SuiteRow], rewards: Sequence[np.ndarray]
+) -> dict[str, tuple[int, float, float, float]]:
+    """Prompts, value and interval by metric; the curve goes as far as the prompt with the fewest responses."""
+    quality = [row.quality for row in rows]
+    most = min(map(len, quality))
+    curves = [best_of_n_curve(v, q)[:most] for v, q in zip(rewards, quality, strict=True)]
+    losses = [float(np.mean(best_of_n_loss(v, q)[:most])) for v, q in zip(rewards, quality, strict=True)]
+    highest, ends = int(np.mean(curves, axis=0).argmax()), _ends(rows)
+    found = {
+        "best_of_k_max": (len(rows), *_mean([curve[highest] for curve in curves], *ends)),
+        "best_of_k_end": (len(rows), *_mean([curve[-1] for curve in curves], *ends)),
+        "best_of_k_loss": (len(rows), *_mean(losses, most=(ends[1] - ends[0]) ** 2)),
+    }
+    if {value for row in quality for value in row} <= {0.0, 1.0}:  # right or wrong, which a curve of ROC needs
+        pooled = roc_auc(rewards, quality)
+        within = [auc_within_prompts(v, q) for v, q in zip(rewards, quality, strict=True)]
+        defined = [area for area in within if area is not None]
+        found |= {"roc_auc": (len(rows), *pooled)} if pooled is not None else {}
+        found |= {"roc_auc_within_prompts": (len(defined), *_mean(defined))} if defined else {}
+    return found
+
+
+def _mean(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> tuple[float, float, float]:
+    """The mean over prompts and its 95 % interval within what is possible; NaN where one prompt has none."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return mean, math.nan, math.nan
+    half = Z * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return mean, min(mean, max(least, mean - half)), max(mean, min(most, mean + half))
