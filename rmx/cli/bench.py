@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0
     job = _read_words(argv)
+    if job.output.exists() and not job.output.is_dir():
+        raise OutputError(f"output: {job.output} is a file; give a new folder")
     if job.output.exists() and any(job.output.iterdir()):
         raise OutputError(f"output: {job.output} is not empty; give a new folder")
     notes: list[str] = []
@@ -126,7 +128,7 @@ def _read_words(words: Sequence[str]) -> BenchJob:
             given[key] = text
     mistakes += [f"{key}: is needed; see rmx bench --help" for key in known[:3] if not given.get(key)]
     if given.get("suite") and given["suite"] not in SUITES:
-        hint = did_you_mean(given["suite"], SUITES) or f"allowed: {', '.join(SUITES)}"
+        hint = did_you_mean(given["suite"], list(SUITES)) or f"allowed: {', '.join(SUITES)}"
         mistakes.append(f"suite: {given['suite']} is no suite; {hint}")
     if mistakes:
         raise ConfigError("\n".join(mistakes))
