@@ -143,6 +143,18 @@ def test_wrong_words_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert "modle" in said and "did you mean" in said and "rewardbench" in said and "data: is needed" in said
 
 
+def test_a_suite_that_is_nearly_right_is_proposed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "model=x", "suite=pair", "data=y"]) == 2
+    assert "suite: pair is no suite; did you mean pairs?\n" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("kept")
+    assert main(["bench", "model=x", "suite=pairs", "data=y", f"output={tmp_path / 'out'}"]) == 2
+    assert f"output: {tmp_path / 'out'} is a file; give a new folder" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "kept"
+
+
 # --- The published arithmetic, written out row by row ---
 
 

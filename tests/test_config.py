@@ -308,3 +308,20 @@ def test_two_keys_of_one_command_line_of_which_one_does_nothing() -> None:
         "trainer.eval_steps: does nothing with trainer.eval_strategy='no'; leave one of them out",
     ]
     assert Composer().checked(["experiment=smoke", "trainer.num_train_epochs=2"])[1] == []
+
+
+def test_a_file_kind_is_no_option_and_the_keys_of_an_unknown_option_are_not_judged() -> None:
+    _, mistakes = Composer().checked(["data=csv", "data.path=prefs.csv"])
+    assert len(mistakes) == 1
+    assert str(mistakes[0]).startswith(
+        "data: 'csv' is not an option; csv files are read by data=jsonl data.path=FILE.csv; options: "
+    )
+
+
+def test_keys_of_a_plan_are_refused_where_none_is_made() -> None:
+    """In a file they stand beside what is trained: card_24gb.yaml."""
+    _, mistakes = Composer().checked(["plan.device=h100"])
+    told = "plan.device: does nothing without phases=[plan]; leave it out, or give that"
+    assert [str(mistake) for mistake in mistakes] == [told]
+    assert Composer().checked(["plan.device=h100", "phases=[plan]"])[1] == []
+    assert Composer().checked(["experiment=card_24gb"])[1] == []

@@ -143,6 +143,20 @@ def test_a_key_that_another_switches_off_is_refused_or_known(name: str, key: str
             trainer_settings(**arguments)
 
 
+def test_saving_in_the_background_needs_something_to_save() -> None:
+    with pytest.raises(ConfigError, match=r"^trainer.async_save: does nothing with trainer.save_strategy=no; leave"):
+        trainer_settings(async_save=True, save_strategy="no")
+
+
+def test_the_best_checkpoint_needs_one_of_each_evaluated_step(tmp_path: Path) -> None:
+    settings = trainer_settings(load_best_model_at_end=True, save_strategy="no", eval_strategy="steps", eval_steps=1)
+    told = "trainer.save_strategy=no is not trainer.eval_strategy=steps; make the two equal, or set it to false"
+    with pytest.raises(ConfigError, match=told) as refusal:
+        settings.training_arguments(tmp_path, 0, evaluates=True)
+    assert "\n" not in str(refusal.value)  # a line is a mistake
+    assert not settings.training_arguments(tmp_path, 0, evaluates=False).load_best_model_at_end
+
+
 def test_keys_of_a_file_that_do_nothing_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """But for the epochs of a run whose steps are given: the header says which of the two it follows."""
     settings = trainer_settings(max_steps=5, num_train_epochs=3.0, logging_strategy="epoch", logging_steps=7)

@@ -292,6 +292,13 @@ def test_an_adapter_without_training_is_said_to_do_nothing(tmp_path: Path) -> No
     assert "peft=lora does nothing: phases has no train" in (tmp_path / "run" / "run.log").read_text()
 
 
+def test_a_phase_that_scores_nothing_says_nothing_of_the_adapter(tmp_path: Path) -> None:
+    from rmx.models import Adapter
+
+    make_workflow(tmp_path / "run", phases=["audit"], peft=Adapter(kind="lora", r=4)).run()
+    assert "does nothing" not in (tmp_path / "run" / "run.log").read_text()
+
+
 def test_the_optimizer_is_gone_before_the_saved_model_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

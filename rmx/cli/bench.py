@@ -95,6 +95,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(verb_help(BenchJob, "bench", _MEANING))
         return 0
     job = from_words(BenchJob, argv, "bench")
+    if job.folder.exists() and not job.folder.is_dir():
+        raise OutputError(f"output: {job.folder} is a file; give a new folder")
     if job.folder.exists() and any(job.folder.iterdir()):
         raise OutputError(f"output: {job.folder} is not empty; give a new folder")
     notes: list[str] = []

@@ -55,8 +55,12 @@ def both_given(cfg: DictConfig, given: Container[str]) -> list[Mistake]:
         cfg: a composed configuration without mistakes.
         given: the dotted keys of the command line.
     """
+    values = plain(cfg)[0]
     mistakes = []
-    for key, node in plain(cfg)[0].items():
+    if "plan" not in (values.get("phases") or ()):
+        idle = [key for key in _plan_keys(values) if key in given]
+        mistakes += [Mistake(key, "does nothing without phases=[plan]; leave it out, or give that") for key in idle]
+    for key, node in values.items():
         if isinstance(node, Mapping) and "_target_" in node:
             for name, switch in read_signature(node["_target_"]).idle(node):
                 if f"{key}.{name}" in given and f"{key}.{switch}" in given:
@@ -64,6 +68,11 @@ def both_given(cfg: DictConfig, given: Container[str]) -> list[Mistake]:
                     text = f"does nothing with {key}.{switch}={value}; leave one of them out"
                     mistakes.append(Mistake(f"{key}.{name}", text))
     return mistakes
+
+
+def _plan_keys(values: Mapping[str, Any]) -> list[str]:
+    node = values.get("plan")
+    return [f"plan.{name}" for name in node] if isinstance(node, Mapping) else []
 
 
 def plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Mistake]]:

@@ -60,6 +60,9 @@ ELSEWHERE = {  # what other tools call it
     ("parallel", "deepspeed"): _FSDP,
     ("parallel", "fsdp2"): "it is called fsdp;",
     ("parallel", "dp"): "it is called ddp;",
+} | {
+    ("data", kind): f"{kind} files are read by data=jsonl data.path=FILE.{kind};"
+    for kind in ("csv", "json", "parquet", "arrow")
 }
 
 
@@ -154,9 +157,14 @@ class Composer:
         return cfg, mistakes
 
     def checked(self, overrides: Sequence[str]) -> tuple[DictConfig | None, list[Mistake]]:
-        """Compose one run and check it: the mistakes of the overrides, then those of the values."""
+        """Compose one run and check it: the mistakes of the overrides, then those of the values.
+
+        The keys of a group whose option is unknown are not judged: they are for another option than the one composed.
+        """
         cfg, mistakes = self.compose(overrides)
-        return cfg, [*mistakes, *(self.check(cfg, overrides) if cfg is not None else [])]
+        unknown = tuple(f"{mistake.key}." for mistake in mistakes if mistake.key in self.groups())
+        found = self.check(cfg, overrides) if cfg is not None else []
+        return cfg, [*mistakes, *(mistake for mistake in found if not mistake.key.startswith(unknown))]
 
     def check(self, cfg: DictConfig, overrides: Sequence[str]) -> list[Mistake]:
         """Check what `compose` has just returned; mistakes that stand in a file say in which."""

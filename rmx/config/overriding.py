@@ -25,6 +25,9 @@ def parse_override(text: str, loader: ConfigLoader | None = None) -> Override | 
 
     >>> str(parse_override("reprot"))
     "'reprot' is not key=value"
+    >>> str(parse_override("data.columns={prompt:"))
+    "data.columns: '{prompt:' cannot be read, it has no end; spaces end a word of the command line; \
+put quotes around all of it: 'data.columns={prompt: ...'"
     """
     try:
         return OverridesParser.create(loader).parse_overrides([text])[0]
@@ -32,6 +35,9 @@ def parse_override(text: str, loader: ConfigLoader | None = None) -> Override | 
         key, equals, value = text.partition("=")
         if not equals:
             return Mistake("", f"'{text}' is not key=value")
+        if value.startswith(("{", "[")) and value[-1] not in "}]":
+            advice = f"spaces end a word of the command line; put quotes around all of it: '{key}={value} ...'"
+            return Mistake(key, f"{value!r} cannot be read, it has no end; {advice}")
         advice = "quote special characters twice"
         return Mistake(key, f"{value!r} cannot be read; {advice}: '{key}=\"...\"'")
 

@@ -41,6 +41,8 @@ def load_model(
     if adapter is not None and trainable and source.freeze_layers:
         raise ConfigError("model.freeze_layers: an adapter freezes all layers already; set it to 0 or use peft=none")
     adapter = adapter if trainable else None
+    if device is not None:
+        _check_device(device)
     with _seeded(seed):
         base, model, initial = _weights(source, place, adapter, trainable, seed, device, divided)
     if device is not None and base.quantization is None and not divided:  # which is where it belongs since it was read
@@ -49,6 +51,30 @@ def load_model(
         adapter = describe_adapter(base.folder)
     set_trainable(model, source, trainable)
     return _describe(source, adapter, base, model, initial)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that this machine does not have, before any weights are read.
+
+    Raises:
+        ConfigError: torch knows no such device, or CUDA does not see it.
+
+    >>> _check_device("gpu")
+    Traceback (most recent call last):
+        ...
+    rmx.errors.ConfigError: device: 'gpu' is not a device of torch; give cpu, cuda or cuda:N
+    """
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device: {device!r} is not a device of torch; give cpu, cuda or cuda:N") from None
+    if place.type != "cuda":
+        return
+    seen = torch.cuda.device_count()
+    if seen == 0:
+        raise ConfigError(f"device: {device}: torch sees no CUDA device on this machine; leave device out, or give cpu")
+    if place.index is not None and place.index >= seen:
+        raise ConfigError(f"device: {device}: this machine has {seen}, from cuda:0 to cuda:{seen - 1}")
 
 
 def _weights(

@@ -72,7 +72,7 @@ def _download(path: str, revision: str | None, key: str, weights: bool) -> Path:
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     transport = transport_error()
-    local = f"or set {key} to a local folder"
+    local = "or give a local folder"
     patterns = PATTERNS if weights else [name for name in PATTERNS if name != "*.safetensors"]
     try:
         if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -103,11 +103,14 @@ def _download(path: str, revision: str | None, key: str, weights: bool) -> Path:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         command = f"`hf download {path}`"
         if constants.is_offline_mode():
-            why = f"is not in the local cache and HF_HUB_OFFLINE is set; unset it, run {command} first, {local}"
+            why = (
+                f"is no folder here (working folder: {Path.cwd()}), it is not in the local cache, and HF_HUB_OFFLINE "
+                f"is set; unset it, run {command} first, {local}"
+            )
         else:
             why = (
-                f"is not in the local cache and the hub cannot be reached; run {command} where there is a "
-                f"network, {local}, or use model=tiny, which needs none"
+                f"is no folder here, it is not in the local cache and the hub cannot be reached; run {command} where "
+                f"there is a network, {local}, or use model=tiny, which needs none"
             )
     except (transport, OSError) as error:
         why = f"cannot be downloaded: {type(error).__name__}: {first_line(error)}; try again, {local}"

@@ -118,10 +118,13 @@ def prepare(
     trains = "train" in phases
     needs_model = trains or bool({"eval", "predict"} & set(phases))
     use_trained = trained is not None and not trains
-    if w.peft is not None and not trains:
-        log.info(
-            "peft=%s does nothing: phases has no train, and what is scored is the model of model.path", w.peft.kind
-        )
+    if needs_model and not trains and trained is None:
+        if w.peft is not None:
+            log.info(
+                "peft=%s does nothing: phases has no train, and what is scored is the model of model.path", w.peft.kind
+            )
+        if w.trainer.stop_after is not None:
+            log.info("trainer.stop_after=%s does nothing: phases has no train", w.trainer.stop_after)
     loaded = trained.loaded if use_trained and trained else _load(w, args, trains, divide) if needs_model else None
     tokenizer = tokenizer_of(w.model) if loaded is None else loaded.tokenizer
     template = _bind(w, tokenizer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,6 +60,27 @@ def shipped_values() -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "_target_"}
 
 
+_STRATEGIES = (("save", "steps"), ("eval", "no"))  # and what transformers does unless told
+
+
+def _refuse_unsaved_best(arguments: Mapping[str, Any]) -> None:
+    """Refuse `load_best_model_at_end` where the evaluated step is not the one that is saved.
+
+    >>> _refuse_unsaved_best({"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "no"})
+    Traceback (most recent call last):
+        ...
+    rmx.errors.ConfigError: trainer.load_best_model_at_end: true needs a checkpoint of each evaluated step, and \
+trainer.save_strategy=no is not trainer.eval_strategy=steps; make the two equal, or set it to false
+    """
+    saves, evaluates = (str(arguments.get(f"{what}_strategy", usual)) for what, usual in _STRATEGIES)
+    if arguments.get("load_best_model_at_end") and saves not in ("best", evaluates):
+        raise ConfigError(
+            "trainer.load_best_model_at_end: true needs a checkpoint of each evaluated step, and "
+            f"trainer.save_strategy={saves} is not trainer.eval_strategy={evaluates}; make the two equal, or set it to "
+            "false"
+        )
+
+
 @dataclass(frozen=True)
 class TrainerSettings:
     """rmx's training knobs, and the `TrainingArguments` values as given; see `trainer_settings`."""
@@ -101,6 +122,9 @@ class TrainerSettings:
             if name not in shipped_values():
                 switch = f"trainer.{key}={shown(key, self.arguments.get(key))}"
                 mistakes.append(Mistake(f"trainer.{name}", f"does nothing with {switch}; leave it out, or change that"))
+        if self.async_save and self.arguments.get("save_strategy") == "no":
+            text = "does nothing with trainer.save_strategy=no; leave it out, or change that"
+            mistakes.append(Mistake("trainer.async_save", text))
         if self.stop_after is not None:
             try:
                 seconds_of(str(self.stop_after))
@@ -160,6 +184,7 @@ class TrainerSettings:
                 arguments["save_strategy"] = "steps"
         elif (metric := arguments.get("metric_for_best_model")) is not None:
             arguments["greater_is_better"] = greater_is_better(metric)
+        _refuse_unsaved_best(arguments)
         try:
             return TrainingArguments(
                 output_dir=str(output_dir / "checkpoints"),
@@ -173,7 +198,8 @@ class TrainerSettings:
                 **arguments,
             )
         except (ValueError, TypeError, ImportError) as error:
-            raise ConfigError(f"trainer: transformers refuses these settings: {error}") from error
+            said = " ".join(str(error).split())  # transformers breaks lines, and a line here is a mistake
+            raise ConfigError(f"trainer: transformers refuses these settings: {said}") from error
 
     def resolved_precision(self, device_type: str, *, training: bool) -> Literal["fp32", "bf16"]:
         """Precision of the backbone's forward pass; head and loss are float32 in any case.

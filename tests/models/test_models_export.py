@@ -170,7 +170,9 @@ def test_command(tmp_path: Path, template: Any, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.strip() == str(tmp_path / "lf")
     assert main(["export", str(tmp_path / "run"), "--format", "merged", str(tmp_path / "lf")]) == OutputError.exit_code
     assert "is not empty" in capsys.readouterr().err
-    assert main(["export", str(tmp_path / "nothing"), "--format", "merged", str(tmp_path / "x")]) == 2
+    for format in ("merged", "llamafactory", "openrlhf"):
+        assert main(["export", str(tmp_path / "nothing"), "--format", format, str(tmp_path / "x")]) == 2
+        assert not (tmp_path / "x").exists()  # what is refused leaves nothing behind
 
 
 # --- OpenRLHF, a scale, 8 bits ---

@@ -206,3 +206,20 @@ def test_specs_are_light() -> None:
         "Adapter(); sys.exit(bool({'torch', 'transformers', 'peft', 'tokenizers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_a_device_that_is_not_there_is_refused_before_weights_are_read() -> None:
+    for device, told in (
+        ("cuda:0", "device: cuda:0: torch sees no CUDA device on this machine; leave device out, or give cpu"),
+        ("gpu", "device: 'gpu' is not a device of torch; give cpu, cuda or cuda:N"),
+    ):
+        with pytest.raises(ConfigError) as refusal:
+            RewardModelSource(name="tiny").load(device=device)
+        assert str(refusal.value) == told
+
+
+def test_a_gpu_beyond_those_of_the_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"device: cuda:2: this machine has 2, from cuda:0 to cuda:1"):
+        RewardModelSource(name="tiny").load(device="cuda:2")

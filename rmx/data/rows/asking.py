@@ -6,6 +6,7 @@ Values are shown cut short, three of them at most. A proposal is never taken by 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -41,14 +42,19 @@ class Keys:
         self._mapping = mapping
 
     def columns(self, mapping: Mapping[str, str]) -> str:
-        """The assignment that maps columns: rmx's name → the file's."""
+        """The assignment that maps columns: rmx's name → the file's; quoted, for it is pasted into a shell.
+
+        >>> print(Keys("data").columns({"prompt": "question", "chosen": "better"}))
+        'data.columns={prompt: question, chosen: better}'
+        """
         if self._mapping is not None:
             return self._mapping(mapping)
-        return f"{self._dotted}columns={{{', '.join(f'{ours}: {theirs}' for ours, theirs in mapping.items())}}}"
+        pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in mapping.items())
+        return shlex.quote(f"{self._dotted}columns={{{pairs}}}")
 
     def ignore(self, columns: Sequence[str]) -> str:
         """The assignment that leaves columns out."""
-        return f"{self._dotted}ignore=[{', '.join(columns)}]"
+        return shlex.quote(f"{self._dotted}ignore=[{', '.join(columns)}]")
 
 
 def proposal(rows: Sequence[Row]) -> dict[str, str]:

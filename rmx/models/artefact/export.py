@@ -36,9 +36,11 @@ def export_value_head(folder: str | Path, out: str | Path) -> Path:
         ModelError: The folder is no artefact, or an encoder, which LLaMA-Factory cannot load.
         OutputError: `out` exists and is not empty.
     """
-    artefact, out = read_artefact(folder), new_folder_for(out)
+    out = free_folder(out)
+    artefact = read_artefact(folder)
     if artefact.loaded.is_encoder:
         raise ModelError(f"{folder} is an encoder: LLaMA-Factory's value head needs a causal language model")
+    new_folder_for(out)
     adapter_stands_alone = (artefact.folder / "adapter_config.json").exists() and not (artefact.folder / BASE).exists()
     with quiet():
         if adapter_stands_alone:
@@ -62,8 +64,9 @@ def export_merged(folder: str | Path, out: str | Path) -> Path:
         ModelError: The folder is no artefact.
         OutputError: `out` exists and is not empty.
     """
-    folder, out = Path(folder), new_folder_for(out)
+    folder, out = Path(folder), free_folder(out)
     artefact = read_artefact(folder)
+    new_folder_for(out)
     half = artefact.loaded.dtype
     quantized = artefact.loaded.quantization is not None
     if (quantized or half != "float32") and (artefact.folder / "adapter_config.json").exists():
@@ -141,17 +144,32 @@ def _write_adapter(folder: Path, out: Path) -> None:
     save_file(update, out / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
+def free_folder(out: str | Path) -> Path:
+    """Return the path of an export, which is free; nothing is made, so that a model that is refused leaves nothing.
+
+    Raises:
+        OutputError: there is a file, or a folder that is not empty or cannot be read.
+    """
+    out = Path(out)
+    try:
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file; give a new folder")
+        if out.exists() and any(out.iterdir()):
+            raise OutputError(f"{out} is not empty; give a new folder")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
+    return out
+
+
 def new_folder_for(out: str | Path) -> Path:
     """Make the folder that an export is written to.
 
     Raises:
         OutputError: it is not empty, or cannot be written.
     """
-    out = Path(out)
+    out = free_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise OutputError(f"{out} is not empty; give a new folder")
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
     return out

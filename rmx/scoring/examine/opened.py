@@ -143,7 +143,7 @@ def open_folder_as_it_is(path: str) -> Opened:
     folder = Path(path).expanduser()
     if any((folder / "model" / name).exists() for name in ("config.json", "adapter_config.json")):
         folder = folder / "model"
-    place = resolve(str(folder) if folder.is_dir() else path, key="rmx verify")
+    place = resolve(str(folder) if folder.is_dir() else path, key="folder")
     is_adapter = (place.folder / "adapter_config.json").exists()
     config = _config(_base_of(place.folder) if is_adapter else place.folder, path)
     head, names, last = _architecture(config, path)
