@@ -73,8 +73,8 @@ def submitted(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_the_batch_script_queues_itself_again_and_finishes(tmp_path: Path) -> None:
-    """The first start ends with 75 after 60 seconds; the second goes on in the same folder, each step made once."""
-    words = [*WORDS, "trainer.max_steps=600", "trainer.stop_after=60s"]
+    """The first start ends with 75 after 40 seconds; the second goes on in the same folder, each step made once."""
+    words = [*WORDS, "trainer.max_steps=1000", "trainer.stop_after=40s"]
     script = str(ROOT / "deploy" / "slurm.sbatch")
     answer = subprocess.run(
         ["sbatch", "--parsable", *SIZE, script, *words],
@@ -87,12 +87,12 @@ def test_the_batch_script_queues_itself_again_and_finishes(tmp_path: Path) -> No
     restarts = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
     assert int(re.findall(r"Restarts=(\d+)", restarts)[0]) == output.count("the same command continues") >= 1
     assert output.count("Continuing from") == output.count("the same command continues")
-    assert steps(tmp_path / "outputs" / f"slurm-{job}") == list(range(1, 601))
+    assert steps(tmp_path / "outputs" / f"slurm-{job}") == list(range(1, 1001))
 
 
 def test_a_job_whose_time_is_up_is_submitted_again_until_it_is_done(tmp_path: Path) -> None:
-    words = [*WORDS, "launch=slurm", "launch.timeout_min=20", "parallel.processes=2", "trainer.max_steps=600"]
-    command = [sys.executable, "-m", "rmx", *words, "trainer.stop_after=60s", f"output_dir={tmp_path / 'run'}"]
+    words = [*WORDS, "launch=slurm", "launch.timeout_min=20", "parallel.processes=2", "trainer.max_steps=1000"]
+    command = [sys.executable, "-m", "rmx", *words, "trainer.stop_after=40s", f"output_dir={tmp_path / 'run'}"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
     )
@@ -101,7 +101,7 @@ def test_a_job_whose_time_is_up_is_submitted_again_until_it_is_done(tmp_path: Pa
     assert len(set(jobs)) == len(jobs) == 1 + done.stderr.count("submitting it again") >= 2
     assert f"rmx: job {jobs[-1]} has ended, with success" in done.stderr
     assert "sacct" not in done.stderr
-    assert steps(tmp_path / "run") == list(range(1, 601))
+    assert steps(tmp_path / "run") == list(range(1, 1001))
 
 
 def test_a_job_that_is_killed_is_noticed_without_accounting(submitted: subprocess.Popen[str], tmp_path: Path) -> None:
