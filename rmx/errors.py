@@ -96,7 +96,7 @@ class RankError(RmxError):
 
 
 class Interrupted(RmxError):
-    """A signal ended the run after a checkpoint; exit code 130 for Ctrl-C, 143 for SIGTERM and Slurm's SIGUSR1.
+    """A signal ended the run after a checkpoint; exit code 130 for Ctrl-C, 143 for SIGTERM and Slurm's SIGUSR1/2.
 
     >>> Interrupted(15, "checkpoint-40").exit_code
     143

@@ -7,6 +7,8 @@ it is submitted again and continues in the same folder, until training is done.
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +23,13 @@ from rmx.values import Count, Whole, refuse_wrong_fields
 
 __all__ = ["SlurmRanks"]
 
+_ASK_EVERY_SECONDS = 5.0
+_RESULT_WITHIN_SECONDS = 30.0  # after a job's end, until a shared file system shows what it has written
+_WAITING = frozenset({
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "PREEMPTED",
+    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD", "UNKNOWN",
+})  # fmt: skip
+
 
 class _Task:
     """What submitit runs in each task of the job."""
@@ -31,6 +40,9 @@ class _Task:
     def __call__(self) -> RankEnd:
         import submitit
 
+        # Slurm warns the whole process group of the time limit. The rank saves a checkpoint and ends; submitit's own
+        # handler would abandon it. The rank inherits "ignored" until it has its handlers.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         place = submitit.helpers.TorchDistributedEnvironment()
         variables = {
             "RANK": place.rank,
@@ -111,7 +123,9 @@ class SlurmRanks:
             job = self._submitted(executor, task)
             sys.stderr.write(f"rmx: submitted job {job.job_id}; its output: {job.paths.stdout}\n")
             try:
-                return raise_end_of(self._ends(job))
+                raise_end_of(self._ends(job))
+                sys.stderr.write(f"rmx: job {job.job_id} has ended, with success\n")
+                return
             except RanksEnded as error:
                 if error.exit_code != TimeUp.exit_code:
                     raise
@@ -165,12 +179,61 @@ class SlurmRanks:
         """
         import submitit
 
+        state = "" if self.cluster == "local" else _state_at_end(str(job.job_id))
+        missing = [] if self.cluster == "local" else _without_result(job)
+        if missing:
+            raise RanksEnded(
+                f"job {job.job_id} ended in state {state}, and {_tasks(missing)} left no result: {job.paths.stderr} "
+                "says what happened. The same command in this folder continues from the last checkpoint",
+                1,
+                by_accident=True,
+            )
         try:
             return list(job.results())
-        except submitit.core.utils.UncompletedJobError as error:
+        except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:
             raise RanksEnded(
-                f"job {job.job_id} ended in state {job.state}: {first_line(error)}. The same command in this folder "
-                "continues from the last checkpoint",
+                f"job {job.job_id} ended in a task of its own: {first_line(error)}; {job.paths.stderr} says what "
+                "happened. The same command in this folder continues from the last checkpoint",
                 1,
                 by_accident=True,
             ) from error
+
+
+def _state_at_end(job_id: str) -> str:
+    """Wait until the job has ended, and return Slurm's word for how: COMPLETED, FAILED, TIMEOUT, CANCELLED, ...
+
+    squeue is asked and not sacct, which fails on clusters without accounting: submitit would take no answer for a job
+    that still runs, and wait for ever. A controller that does not answer is asked again.
+    """
+    while (state := _state(job_id)) in _WAITING:
+        time.sleep(_ASK_EVERY_SECONDS)
+    return state
+
+
+def _state(job_id: str) -> str:
+    """The job's state; `no longer known` some minutes after its end, UNKNOWN while Slurm cannot be asked."""
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0 and "Invalid job id" not in answer.stderr:
+        return "UNKNOWN"
+    words = answer.stdout.split()
+    return words[0] if words else "no longer known"
+
+
+def _without_result(job: Any) -> list[int]:
+    """The tasks of an ended job that have left no result."""
+    end = time.monotonic() + _RESULT_WITHIN_SECONDS
+    while True:
+        missing = [task for task in range(job.num_tasks) if not job.task(task).paths.result_pickle.exists()]
+        if not missing or time.monotonic() > end:
+            return missing
+        time.sleep(1)
+
+
+def _tasks(numbers: list[int]) -> str:
+    """Name some tasks.
+
+    >>> _tasks([1]), _tasks([0, 1, 2, 3])
+    ('task 1', '4 tasks')
+    """
+    return f"task {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} tasks"

@@ -61,8 +61,8 @@ EXIT_CODES = {
         "give the same command again to continue",
     ),
     143: (
-        "SIGTERM or SIGUSR1 (128 + 15), as Slurm and Kubernetes send before they take a machine away; a checkpoint was "
-        "saved if training had begun",
+        "SIGTERM, SIGUSR1 or SIGUSR2 (128 + 15), as Slurm and Kubernetes send before they take a machine away; a "
+        "checkpoint was saved if training had begun",
         "give the same command again to continue; requeue on this code",
     ),
 }

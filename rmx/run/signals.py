@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM and SIGUSR1 (Slurm, Kubernetes, `kill`) and SIGINT (Ctrl-C).
+"""Stopping on request: SIGTERM, SIGUSR1 and SIGUSR2 (Slurm, Kubernetes, `kill`) and SIGINT (Ctrl-C).
 
 While the optimizer works, a signal only leaves a note: the step ends, a checkpoint is sealed, and then the run
 ends with `Interrupted` (exit code 130 or 143). Where there is nothing to save (reading data, loading the model,
@@ -19,7 +19,8 @@ from rmx.errors import Interrupted
 
 __all__ = ["StopSignals", "ignore_stop_signals"]
 
-_NUMBERS = [signal.Signals[name] for name in ("SIGTERM", "SIGUSR1", "SIGINT") if name in signal.Signals.__members__]
+_NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")  # submitit's jobs are told of their time limit by SIGUSR2
+_NUMBERS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
 
 
 class StopSignals:

@@ -161,13 +161,14 @@ def test_handlers_are_put_back() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_deferred_and_prompt() -> None:
+@pytest.mark.parametrize("first", [signal.SIGUSR1, signal.SIGUSR2])
+def test_deferred_and_prompt(first: signal.Signals) -> None:
     """In `deferred` a signal leaves a note; in `prompt` within it, it interrupts; and the second is not heard."""
     signals = StopSignals()
     with signals, signals.deferred():
-        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), first)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.received == signal.SIGUSR1
+        assert signals.received == first
         with pytest.raises(Interrupted), signals.prompt():
             pytest.fail("a signal had come before")
     assert Interrupted(15).exit_code == 143 and Interrupted(2).exit_code == 130

@@ -64,8 +64,11 @@ def test_a_slurm_job_whose_time_is_up_is_submitted_again(
     ends = iter([[RankEnd(0, 75, "rmx: at step 5")], [RankEnd(0, 75, "rmx: at step 9")], [RankEnd(0, 0)]])
 
     def submit(task: Any) -> Any:
-        return SimpleNamespace(results=lambda: next(ends), job_id="5", paths=SimpleNamespace(stdout="5.out"))
+        return SimpleNamespace(
+            results=lambda: next(ends), job_id="5", paths=SimpleNamespace(stdout="5.out"), num_tasks=0
+        )
 
+    monkeypatch.setattr("rmx.launch.slurm._state", lambda job_id: "COMPLETED")
     monkeypatch.setattr(SlurmRanks, "_executor", lambda self, processes: SimpleNamespace(submit=submit))
     pytest.importorskip("submitit")
     SlurmRanks().start([], 1)
@@ -97,16 +100,16 @@ def test_a_missing_package_is_named(package: str, launch: Any, monkeypatch: pyte
 
 @pytest.mark.slow
 def test_what_slurm_is_given_and_what_is_said_when_it_fails(tmp_path: Path) -> None:
-    """Stand-ins for sbatch, which keeps the script, and sacct, which says that the job has failed."""
+    """Stand-ins for sbatch, which keeps the script, and squeue, which says that the job has failed; no accounting."""
     pytest.importorskip("submitit")
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "sbatch").write_text(
         f"#!/bin/sh\nfor last; do :; done\ncp $last {tmp_path}/script.sh\necho Submitted batch job 5\n"
     )
-    (tools / "sacct").write_text("#!/bin/sh\nprintf 'JobID|State|NodeList\\n5|FAILED|\\n'\n")
-    for name in ("srun", "scancel"):
-        (tools / name).write_text("#!/bin/sh\n")
+    (tools / "squeue").write_text("#!/bin/sh\necho FAILED\n")
+    for name, code in {"srun": 0, "scancel": 0, "sacct": 1}.items():
+        (tools / name).write_text(f"#!/bin/sh\nexit {code}\n")
     for tool in tools.iterdir():
         tool.chmod(0o755)
     options = ["nodes=2", "gpus_per_node=4", "cpus_per_task=6", "mem_gb=64", "timeout_min=90", "partition=gpu"]
@@ -114,7 +117,8 @@ def test_what_slurm_is_given_and_what_is_said_when_it_fails(tmp_path: Path) -> N
     words = [*WORDS, f"output_dir={tmp_path / 'run'}", "parallel.processes=auto", "parallel=hsdp", "launch=slurm"]
     done = rmx(tmp_path, *words, *(f"launch.{option}" for option in options), PATH=f"{tools}:{os.environ['PATH']}")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "rmx: job 5 ended in state FAILED" in done.stderr and "Traceback (most recent call last)" not in done.stderr
+    assert "rmx: job 5 ended in state FAILED, and 8 tasks left no result: " in done.stderr
+    assert "Traceback (most recent call last)" not in done.stderr
     script = (tmp_path / "script.sh").read_text()
     sbatch = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.MULTILINE))
     wanted = {"nodes": "2", "ntasks-per-node": "4", "gpus-per-node": "4", "cpus-per-task": "6", "mem": "64GB"}

@@ -1,0 +1,117 @@
+"""On a real Slurm, where `sinfo` answers: deploy/slurm.sbatch queues itself again, launch=slurm submits again.
+
+One node of two CPUs is enough. Set `AuthInfo=cred_expire=5` in its slurm.conf, or Slurm starts a job that was queued
+again only two minutes later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORDS = [
+    "data.size=46", "trackers=[]", "trainer.comparisons_per_step=8", "trainer.precision=fp32", "trainer.use_cpu=true",
+    "trainer.optim=sgd", "trainer.learning_rate=0.01", "trainer.logging_steps=1", "trainer.eval_steps=100000",
+    "trainer.save_steps=100000", "parallel=ddp",
+]  # fmt: skip
+SIZE = ["--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=00:20:00"]
+WAIT_SECONDS = 500.0
+
+
+def answers() -> bool:
+    """Whether a cluster with an idle or working node is at hand."""
+    if shutil.which("sinfo") is None:
+        return False
+    nodes = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True, check=False, timeout=30).stdout
+    return any(state in nodes for state in ("idle", "mixed", "allocated"))
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not answers(), reason="no Slurm cluster answers to sinfo")]
+
+
+def environment() -> dict[str, str]:
+    found = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
+    return found | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # the script calls `python`
+
+
+def state_of(job: str) -> str:
+    command = ["squeue", "-h", "--states=all", f"--jobs={job}", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def until(answer: str, job: str, working: str) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not re.fullmatch(answer, state_of(job)):
+        assert time.monotonic() < end, f"job {job} is {state_of(job)}: {working}"
+        time.sleep(1)
+
+
+def steps(run: Path) -> list[int]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows if row["phase"] == "train"]
+
+
+@pytest.fixture
+def submitted(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`rmx launch=slurm` with a run that would go on for hours."""
+    words = [*WORDS, "launch=slurm", "launch.timeout_min=20", "parallel.processes=2", "trainer.max_steps=100000"]
+    command = [sys.executable, "-m", "rmx", *words, f"output_dir={tmp_path / 'run'}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=pipe, stderr=pipe, text=True) as process:
+        yield process
+        process.kill()
+
+
+def test_the_batch_script_queues_itself_again_and_finishes(tmp_path: Path) -> None:
+    """The first start ends with 75 after 40 seconds; the second goes on in the same folder, each step made once."""
+    words = [*WORDS, "trainer.max_steps=1000", "trainer.stop_after=40s"]
+    script = str(ROOT / "deploy" / "slurm.sbatch")
+    answer = subprocess.run(
+        ["sbatch", "--parsable", *SIZE, script, *words],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    job = answer.stdout.strip()
+    until("COMPLETED|FAILED|CANCELLED|TIMEOUT", job, "it should have finished")
+    output = (tmp_path / f"rmx-{job}.out").read_text()
+    assert state_of(job) == "COMPLETED", output[-3000:]
+    restarts = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    assert int(re.findall(r"Restarts=(\d+)", restarts)[0]) == output.count("the same command continues") >= 1
+    assert output.count("Continuing from") == output.count("the same command continues")
+    assert steps(tmp_path / "outputs" / f"slurm-{job}") == list(range(1, 1001))
+
+
+def test_a_job_whose_time_is_up_is_submitted_again_until_it_is_done(tmp_path: Path) -> None:
+    words = [*WORDS, "launch=slurm", "launch.timeout_min=20", "parallel.processes=2", "trainer.max_steps=1000"]
+    command = [sys.executable, "-m", "rmx", *words, "trainer.stop_after=40s", f"output_dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    jobs = re.findall(r"^rmx: submitted job (\d+)", done.stderr, re.MULTILINE)
+    assert len(set(jobs)) == len(jobs) == 1 + done.stderr.count("submitting it again") >= 2
+    assert f"rmx: job {jobs[-1]} has ended, with success" in done.stderr
+    assert "sacct" not in done.stderr
+    assert steps(tmp_path / "run") == list(range(1, 1001))
+
+
+def test_a_job_that_is_killed_is_noticed_without_accounting(submitted: subprocess.Popen[str], tmp_path: Path) -> None:
+    """SIGKILL leaves no result; the command says so, instead of waiting for one."""
+    assert submitted.stderr is not None
+    job = re.findall(r"submitted job (\d+)", submitted.stderr.readline())[0]
+    until("RUNNING", job, "it should have begun")
+    time.sleep(3)
+    subprocess.run(["scancel", "--signal=KILL", f"{job}.0"], check=True)
+    _, said = submitted.communicate(timeout=120)
+    assert submitted.returncode == 1
+    assert re.search(rf"rmx: job {job} ended in state (FAILED|CANCELLED), and 2 tasks left no result: .*log.err", said)
+    assert "continues from the last checkpoint" in said and "Traceback" not in said
