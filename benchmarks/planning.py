@@ -210,9 +210,11 @@ def run(case: Case, folder: Path) -> None:
                 found["peak"] = (memory("VmHWM") - before) * 1024**2
 
     args = chosen.training_arguments(folder, 0, evaluates=False)
+    shared = strategy_for(args, strategy(case.parallel))
+    shared.divide(model, {})
     loop = Loop(
         Scorer(model, tokenizer(), None, max_tokens=1024), args, loss=bradley_terry, rows=rows(), evals={},
-        settings=chosen, recorder=Recorder(), strategy=strategy_for(args, strategy(case.parallel)), own=[Look()],
+        settings=chosen, recorder=Recorder(), strategy=shared, own=[Look()],
     )  # fmt: skip
     loop.train()
     if case.processes == 1:

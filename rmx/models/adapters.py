@@ -140,13 +140,15 @@ def _targets(linear: dict[str, nn.Module], asked: str | list[str]) -> list[str]:
     return endings
 
 
-def attach(model: PreTrainedModel, adapter: Adapter, seed: int = 0) -> tuple[PeftModel, dict[str, torch.Tensor] | None]:
+def attach(
+    model: PreTrainedModel, adapter: Adapter, seed: int | None = None
+) -> tuple[PeftModel, dict[str, torch.Tensor] | None]:
     """Put a fresh adapter on the model; for PiSSA, also return the adapter that was taken out of the base.
 
     Args:
         model: its weights may be on the meta device where the adapter is `drawn`.
         adapter: what to put on it.
-        seed: of the adapter's random start.
+        seed: of the adapter's random start; None leaves what PEFT drew, on the meta device nothing.
     """
     from peft import get_peft_model, get_peft_model_state_dict
 
@@ -155,7 +157,7 @@ def attach(model: PreTrainedModel, adapter: Adapter, seed: int = 0) -> tuple[Pef
             wrapped = get_peft_model(model, adapter.lora_config(model))
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"peft: {error}") from None
-    if adapter.drawn:
+    if adapter.drawn and seed is not None:
         _draw(wrapped, seed)
     if adapter.kind != "pissa":
         return wrapped, None

@@ -99,7 +99,7 @@ def prepare(
     splits: Splits,
     args: TrainingArguments,
     phases: Collection[str],
-    divide: Callable[[LoadedModel], None] | None = None,
+    divide: Callable[[Any, Mapping[str, Any]], None] | None = None,
     trained: Model | None = None,
 ) -> Inputs:
     """Make what these phases need, and nothing else.
@@ -137,7 +137,7 @@ def prepare(
 
 
 def _load(
-    w: Workflow, args: TrainingArguments, trains: bool, divide: Callable[[LoadedModel], None] | None
+    w: Workflow, args: TrainingArguments, trains: bool, divide: Callable[[Any, Mapping[str, Any]], None] | None
 ) -> LoadedModel:
     loaded = w.model.load(
         adapter=w.peft if trains else None,
@@ -147,7 +147,7 @@ def _load(
         divided=divide is not None,
     )
     if divide is not None:
-        divide(loaded)
+        divide(loaded.model, loaded.unread)
     for note in loaded.notes:
         log.info("model: %s", note)
     return loaded

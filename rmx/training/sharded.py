@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,8 @@ from rmx.checkpoints.shards import (
 )
 from rmx.checkpoints.tensors import load_state, state_bytes
 from rmx.errors import CheckpointError, ConfigError, ModelError, RmxError
-from rmx.models import LoadedModel
 from rmx.models.layers import layers_of
-from rmx.models.unread import stored_tensors
+from rmx.models.unread import Unread, stored_tensors
 from rmx.parallel import MeshSizes
 from rmx.training.strategies import DataParallel
 from rmx.training.tensor_parallel import divide_layers
@@ -68,6 +67,7 @@ class ShardedWeights(DataParallel):
         super().__init__(args)
         self.process = self.rank
         self.beside: dist.ProcessGroup | None = None
+        self.skeleton: Any = None  # the model without weights, once it is divided
         self.sizes, self.cpu_offload = sizes, cpu_offload
         self.words = " x ".join(f"{name}={size}" for name, size in sizes._asdict().items())
         self.mesh: DeviceMesh = init_device_mesh(
@@ -84,28 +84,33 @@ class ShardedWeights(DataParallel):
     divided = True
 
     def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
-        """Return the model as it is: it was divided when it was loaded."""
+        """Return the model as it is: it was divided when it was loaded.
+
+        Raises:
+            ModelError: it was not.
+        """
+        if self.skeleton is None:
+            raise ModelError("parallel: the model was not divided among the processes before training")
         return model
 
-    def divide(self, loaded: LoadedModel) -> None:
+    def divide(self, model: Any, unread: Mapping[str, Unread]) -> None:
         """Divide the weights in place: a unit per layer, and one for the rest; then read what is still in its files.
 
         Raises:
             ModelError: a weight is not divided although it should be.
         """
-        model: Any = loaded.model
         self.skeleton = without_weights(model)
-        if not loaded.unread and not self.cpu_offload:
+        if not unread and not self.cpu_offload:
             model.to(self.args.device)
         here = {
             name: tensor.detach().clone()
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
-            if loaded.unread and not tensor.is_meta
+            if unread and not tensor.is_meta
         }
         self._divide(model)
-        if loaded.unread:
+        if unread:
             model.to_empty(device="cpu" if self.cpu_offload else self.args.device)
-            fill(model, (*here.items(), *stored_tensors(loaded.unread)))
+            fill(model, (*here.items(), *stored_tensors(unread)))
 
     def _divide(self, model: nn.Module) -> None:
         options: dict[str, Any] = {"mesh": self.data_mesh, "reshard_after_forward": True}

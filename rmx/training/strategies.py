@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from rmx.checkpoints.shards import has_shards, load_sharded_state
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import ModelError, RmxError
 from rmx.launch import meet, named_waits
-from rmx.models import LoadedModel
+from rmx.models.unread import Unread
 from rmx.run.signals import StopSignals
 from rmx.scoring.scorer import Turns
 from rmx.training.background import BackgroundWork, copied
@@ -99,8 +99,13 @@ class OneProcess:
 
     divided = False  # the weights are divided among processes
 
-    def divide(self, loaded: LoadedModel) -> None:
-        """Divide the weights of a model that was loaded for it (`RewardModelSource.load(divided=True)`)."""
+    def divide(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
+        """Divide the weights of a model that was loaded for it (`RewardModelSource.load(divided=True)`).
+
+        Args:
+            model: as it was loaded, possibly with an adapter.
+            unread: where its weights lie that are on the meta device (`LoadedModel.unread`).
+        """
 
     def to_device(self, model: nn.Module) -> None:
         """Move the model to this process's device; quantised ones are there since they were loaded."""

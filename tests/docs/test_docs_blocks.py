@@ -110,7 +110,10 @@ def test_commands_are_composed(name: str, folder: Path, monkeypatch: pytest.Monk
 
 
 # What a key may need beside it: adapters have a rank, files have a path.
-CONTEXTS = (["data=jsonl", "data.path=rows.jsonl"], ["peft=lora"], ["data.path=rows", "data.dataset=pairs"])
+CONTEXTS = (
+    ["data=jsonl", "data.path=rows.jsonl"], ["peft=lora"], ["data.path=rows", "data.dataset=pairs"],
+    ["launch=slurm"], ["launch=ray"],
+)  # fmt: skip
 NOT_OF_RUNS = {"key", "add_special_tokens", "num_labels", *ScoreJob.__dataclass_fields__}
 
 
