@@ -17,6 +17,7 @@ from docs_pages import ROOT, Block, blocks, matches, pages, rmx_words
 from small_rewards import save_reward_model
 
 from rmx.cli import VERBS
+from rmx.cli.bench import BenchJob
 from rmx.cli.flags import parse
 from rmx.cli.words import from_words
 from rmx.config.composing import Composer
@@ -114,7 +115,8 @@ CONTEXTS = (
     ["data=jsonl", "data.path=rows.jsonl"], ["peft=lora"], ["data.path=rows", "data.dataset=pairs"],
     ["launch=slurm"], ["launch=ray"],
 )  # fmt: skip
-NOT_OF_RUNS = {"key", "add_special_tokens", "num_labels", *ScoreJob.__dataclass_fields__}
+_VERBS = (ScoreJob, ServeJob, BenchJob)
+NOT_OF_RUNS = {"key", "add_special_tokens", "num_labels", *(key for job in _VERBS for key in job.__dataclass_fields__)}
 
 
 def test_keys_in_the_text_are_keys() -> None:
