@@ -185,7 +185,7 @@ def test_of_divided_weights_a_process_counts_its_part(sizes: MeshSizes, tmp_path
     source, args = RewardModelSource(), arguments(tmp_path)
     loaded, plan = source.load(), blueprint(source, None)
     engine = Engine(loaded.model, precision="bf16")
-    ShardedWeights(args, sizes).divide(loaded)
+    ShardedWeights(args, sizes).divide(loaded.model, {})
     found = token_bytes(engine, args)
     assert found == ActivationCounter(plan.config, plan.dtype, None, "bf16").of(
         checkpointing=False, tensor=sizes.tensor
