@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from time import perf_counter
 
-from rmx.cli.words import from_words, verb_help
+from rmx.cli.words import from_words, logged_to_stderr, verb_help
 from rmx.run.progress import clock
 from rmx.scoring.job import HowFar, ScoreJob
 
@@ -28,15 +27,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(verb_help(ScoreJob, "score", _MEANING))
         return 0
     job = from_words(ScoreJob, argv, "score")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("rmx: %(message)s"))
-    logger = logging.getLogger("rmx")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with logged_to_stderr():
         rows = job.run(ProgressLine())
-    finally:
-        logger.removeHandler(handler)
     where = "standard output" if job.place is None else str(job.place)
     sys.stderr.write(f"rmx: {rows:,} rows answered in {where}\n")
     return 0

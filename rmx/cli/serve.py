@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
-from rmx.cli.words import from_words, verb_help
+from rmx.cli.words import from_words, logged_to_stderr, verb_help
 from rmx.serving.server import ServeJob
 
 __all__ = ["main"]
@@ -24,12 +23,5 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(verb_help(ServeJob, "serve", _MEANING))
         return 0
     job = from_words(ServeJob, argv, "serve")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("rmx: %(message)s"))
-    logger = logging.getLogger("rmx")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with logged_to_stderr():
         return job.run()
-    finally:
-        logger.removeHandler(handler)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
@@ -12,7 +15,7 @@ import yaml
 from rmx.errors import did_you_mean
 from rmx.values import Mistake, hints_of, raise_all, schema_of, shown, wrong_values
 
-__all__ = ["from_words", "verb_help"]
+__all__ = ["from_words", "logged_to_stderr", "verb_help"]
 
 _Settings = TypeVar("_Settings")
 
@@ -105,3 +108,17 @@ def verb_help(cls: type, verb: str, meaning: str) -> str:
 
 def _needed(cls: type) -> list[Any]:
     return [item for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING]
+
+
+@contextmanager
+def logged_to_stderr() -> Iterator[None]:
+    """Show what rmx logs inside as lines on standard error, which leaves standard output to the answers."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("rmx: %(message)s"))
+    logger = logging.getLogger("rmx")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
