@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from rmx.metrics import calibration, correlation
@@ -152,6 +152,9 @@ def _length(predictions: Predictions, on: str) -> Figure:
     )
     if tokens.min() > 0 and tokens.max() > 20 * tokens.min():
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     bottom, top = np.quantile(rewards, (0.002, 0.998))
     room = 0.08 * (top - bottom) or 0.5
     axes.set_ylim(bottom - room, top + 3 * room)
