@@ -26,11 +26,12 @@ from transformers.training_args import OptimizerNames
 from rmx.errors import ConfigError
 from rmx.training.arguments import shipped_values, trainer_settings
 from rmx.training.keys import ACTS, ELSEWHERE, NOT_HERE, SWITCHES, VALUES, idle
-from rmx.training.loop import Loop, make_loader
+from rmx.training.loop import Loop
 from rmx.training.optimizers import check_optimizer, check_schedule
 from rmx.training.preflight import check_before_data
 from rmx.training.ranges import RANGES
 from rmx.training.resuming import Start
+from rmx.training.steps import make_loader
 from rmx.training.strategies import DataParallel, join_ranks
 
 pytestmark = [

@@ -17,7 +17,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from rmx.errors import CallbackError, ConfigError, RmxError
 
-__all__ = ["Callbacks", "Due", "due", "total_steps"]
+__all__ = ["Callbacks", "Due", "due", "schedule_events", "total_steps"]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,22 @@ def total_steps(args: TrainingArguments, steps_per_epoch: int) -> tuple[int, int
     """
     steps = args.max_steps if args.max_steps > 0 else -int(-args.num_train_epochs * steps_per_epoch // 1)
     return steps, -(-steps // max(steps_per_epoch, 1))
+
+
+def schedule_events(state: TrainerState, args: TrainingArguments, steps: int, epochs: int) -> None:
+    """Put the length of a run, and how often what is due, into its state.
+
+    >>> state = TrainerState()
+    >>> schedule_events(state, TrainingArguments("run", logging_steps=0.25, use_cpu=True), steps=10, epochs=2)
+    >>> state.max_steps, state.num_train_epochs, state.logging_steps  # a quarter of ten steps, rounded up
+    (10, 2, 3)
+    """
+    state.max_steps, state.num_train_epochs = steps, epochs
+    state.train_batch_size = args.per_device_train_batch_size
+    state.compute_steps(args, steps)
+    if args.load_best_model_at_end and args.eval_strategy == args.save_strategy == IntervalStrategy.STEPS:
+        # Fractions were rounded up each; the best can only be a checkpoint of a step that was evaluated.
+        state.save_steps = max(1, round(state.save_steps / state.eval_steps)) * state.eval_steps
 
 
 class Callbacks:

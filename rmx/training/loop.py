@@ -24,23 +24,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, enable_full_determinism
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils.logging import set_verbosity
 
 from rmx.checkpoints import CheckpointFolder, verify
-from rmx.checkpoints.tensors import save_state
 from rmx.engine import EmbeddingGradient, Engine
 from rmx.errors import CheckpointError, ConfigError, Interrupted, ModelError, NonFiniteError, RmxError, TimeUp
 from rmx.launch import note
-from rmx.models.quiet import quiet
 from rmx.records import Batch, EncodedComparison, PairTable
-from rmx.run.signals import StopSignals, ignore_stop_signals
+from rmx.run.signals import StopSignals
 from rmx.scoring.evaluation import evaluate_pairs
 from rmx.scoring.scorer import Scorer
 from rmx.trackers import Recorder
 from rmx.training.arguments import TrainerSettings
 from rmx.training.choose_strategy import strategy_for
-from rmx.training.events import Callbacks, due, total_steps
+from rmx.training.events import Callbacks, due, schedule_events, total_steps
 from rmx.training.flops import count_flops, speed
 from rmx.training.memory_use import held_bytes, memory_in_words
 from rmx.training.noise import EmbeddingNoise
@@ -48,7 +46,8 @@ from rmx.training.optimizers import follows_a_metric, make_optimizer, make_sched
 from rmx.training.position import Pending, Position
 from rmx.training.preflight import check_before_model
 from rmx.training.resuming import Start
-from rmx.training.steps import MicroBatches, Step, StepDataset, StepLoader
+from rmx.training.saver import Saver
+from rmx.training.steps import MicroBatches, Step, StepDataset, make_loader
 from rmx.training.strategies import OneProcess
 from rmx.training.sums import DEVICE_SUMS, HOST_SUMS, SUMS, Totals, means, step_sums, sum_dtype
 from rmx.training.time_limit import TimeLimit
@@ -143,13 +142,11 @@ class Loop:
         )
         self.control = TrainerControl()
         self.position = self.first_position()
-        self.sealed_step = -1
-        self.sealed_best: int | None = None  # of the newest checkpoint
-        self.async_save = settings.async_save
         self.said_memory = False
         self.stop = False  # whether any rank has got a signal, or the time is up, as all know it
         self.time_is_up = False
         self.limit = TimeLimit(None if settings.stop_after is None else str(settings.stop_after))
+        self.saver = Saver(scorer, args, self.strategy, self.checkpoints, self.limit, async_save=settings.async_save)
         self.tell("on_init_end")
 
     @property
@@ -394,7 +391,7 @@ class Loop:
         if slow:  # a signal may have come to one of the ranks meanwhile
             self.agree()
         if self.stop:
-            if self.sealed_step != self.state.global_step:
+            if self.saver.sealed_step != self.state.global_step:
                 self.seal(after, scheduled=False)
             raise self.stopped()
 
@@ -488,31 +485,19 @@ class Loop:
         if self.state.best_global_step == step and self.args.save_strategy != SaveStrategy.NO:
             self.state.best_model_checkpoint = str(self.checkpoints.path(step))
         self.seal(after, scheduled=True)
-        if not self.async_save:
-            self.rotate()
+        self.saver.scheduled_is_made()
         self.control.should_save = False
         self.tell("on_save")
 
     def seal(self, pending: Pending, *, scheduled: bool) -> None:
         """Write a checkpoint of this step, whole or not at all."""
-        self.finish_saving()
-        with self.limit.timed("checkpoint"):
-            self.write_checkpoint(pending, scheduled=scheduled)
-
-    def write_checkpoint(self, pending: Pending, *, scheduled: bool) -> None:
-        """Write it; see `seal`."""
+        self.saver.finish()
         note(f"saving the checkpoint of step {self.state.global_step}")
         switch(self.optimizer, "eval")
         totals = self.strategy.gathered(self.position.totals.values())
         self.count_tokens([math.fsum(column) for column in zip(*totals, strict=True)][len(SUMS) :])
-        whole = not (scheduled and self.args.save_only_model)  # one made for a signal is there to go on from
-        step = self.state.global_step
 
-        def rest(stage: Path) -> None:
-            with quiet():
-                self.scorer.tokenizer.save_pretrained(str(stage))
-            if whole:
-                save_state(self.schedule.state_dict(), stage, "scheduler")
+        def write_position(stage: Path) -> None:
             self.position.write(
                 stage,
                 pending=pending,
@@ -522,31 +507,11 @@ class Loop:
                 callbacks=self.callbacks.states(self.control),
             )
 
-        self.strategy.write_checkpoint(
-            lambda needed: self.checkpoints.staged(step, needed_bytes=needed),
-            self.model,
-            self.optimizer if whole else None,
-            rest,
-            background=self.async_save and scheduled,
-        )
-        self.sealed_step, self.sealed_best = step, self.position.best_step
-
-    def finish_saving(self) -> None:
-        """Wait for a checkpoint that is being written meanwhile; older ones are no longer wanted then."""
-        if self.async_save:
-            note("writing the last checkpoint to the disk")
-            self.strategy.finish_saving()
-            self.limit.took["checkpoint"].extend(self.strategy.saving.took())
-            self.rotate()
-
-    def rotate(self) -> None:
-        """Delete the oldest checkpoints beyond `trainer.save_total_limit`; the newest and the best stay."""
-        keep = [] if self.sealed_best is None else [self.sealed_best]  # a better one is not on the disk yet
-        self.strategy.first(lambda: self.checkpoints.rotate(self.args.save_total_limit, keep=keep))
+        self.saver.write(self.position, self.optimizer, self.schedule, write_position, scheduled=scheduled)
 
     def stopped(self) -> RmxError:
         """Return the error that ends a run after a signal, or when its time is up, once its checkpoint is there."""
-        self.finish_saving()
+        self.saver.finish()
         checkpoint = str(self.checkpoints.path(self.state.global_step))
         if self.signals.received:
             return Interrupted(int(self.signals.received), checkpoint)
@@ -560,18 +525,8 @@ class Loop:
         steps, epochs = total_steps(self.args, len(self.steps))
         state = TrainerState(is_world_process_zero=self.strategy.process == 0)
         state.is_local_process_zero = self.args.local_process_index == 0
-        self.schedule_events(state, steps, epochs)
+        schedule_events(state, self.args, steps, epochs)
         return Position(state, Totals(), (self.first_budget, self.first_budget))
-
-    def schedule_events(self, state: TrainerState, steps: int, epochs: int) -> None:
-        """Put the length of this run, and how often what is due, into the state."""
-        args = self.args
-        state.max_steps, state.num_train_epochs = steps, epochs
-        state.train_batch_size = args.per_device_train_batch_size
-        state.compute_steps(args, steps)
-        if args.load_best_model_at_end and args.eval_strategy == args.save_strategy == IntervalStrategy.STEPS:
-            # Fractions were rounded up each; the best can only be a checkpoint of a step that was evaluated.
-            state.save_steps = max(1, round(state.save_steps / state.eval_steps)) * state.eval_steps
 
     def begin(self, start: Start | None) -> None:
         """Place the model, make optimizer and schedule, and put everything where a checkpoint says it was."""
@@ -634,11 +589,11 @@ class Loop:
                 former.state.global_step + 1,
                 self.optimizer.param_groups[0]["lr"],
             )
-        self.position, self.sealed_step = former, former.state.global_step
+        self.position = former
         if not start.best_holds:
             former.state.best_metric = former.state.best_global_step = former.state.best_model_checkpoint = None
-        self.sealed_best = former.best_step
-        self.schedule_events(former.state, steps, epochs)
+        self.saver.continue_from(former)
+        schedule_events(former.state, self.args, steps, epochs)
         former.state.is_world_process_zero = self.strategy.process == 0
         former.state.is_local_process_zero = self.args.local_process_index == 0
         self.use_budget(former.max_tokens[1])
@@ -660,8 +615,8 @@ class Loop:
     def finish(self) -> dict[str, float]:
         """Keep the best weights where that is asked for, and return the numbers of the whole run."""
         self.log_window()  # where training stopped between two logs
-        self.finish_saving()
-        self.rotate()  # a kill may have come between the last save and this
+        self.saver.finish()
+        self.saver.rotate()  # a kill may have come between the last save and this
         switch(self.optimizer, "eval")
         best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None:
@@ -682,21 +637,3 @@ class Loop:
         self.publish(dict(results))
         self.tell("on_train_end")
         return results
-
-
-def make_loader(steps: StepDataset, args: TrainingArguments) -> StepLoader:
-    """Return the loader of whole optimizer steps, as `trainer.dataloader_*` say."""
-    workers = args.dataloader_num_workers
-    options = {
-        "persistent_workers": args.dataloader_persistent_workers,
-        "prefetch_factor": args.dataloader_prefetch_factor,
-        "multiprocessing_context": args.dataloader_multiprocessing_context,
-        "worker_init_fn": ignore_stop_signals,
-    }
-    return StepLoader(
-        steps,
-        num_workers=workers,
-        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        generator=torch.Generator().manual_seed(args.seed),  # leaves the global generator alone
-        **(options if workers else {}),
-    )

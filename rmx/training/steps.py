@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainingArguments
 
 from rmx.engine.layout import Collator, plan
 from rmx.records import Batch, EncodedComparison
+from rmx.run.signals import ignore_stop_signals
 
-__all__ = ["MicroBatches", "Step", "StepDataset", "StepLoader"]
+__all__ = ["MicroBatches", "Step", "StepDataset", "StepLoader", "make_loader"]
 
 Key = tuple[int, int]  # (epoch, step within the epoch)
 
@@ -173,3 +175,21 @@ class StepLoader(DataLoader):
 def only(items: list[Step]) -> Step:
     """Collate function: the batch sampler yields one key at a time, so there is one item."""
     return items[0]
+
+
+def make_loader(steps: StepDataset, args: TrainingArguments) -> StepLoader:
+    """Return the loader of whole optimizer steps, as `trainer.dataloader_*` say."""
+    workers = args.dataloader_num_workers
+    options = {
+        "persistent_workers": args.dataloader_persistent_workers,
+        "prefetch_factor": args.dataloader_prefetch_factor,
+        "multiprocessing_context": args.dataloader_multiprocessing_context,
+        "worker_init_fn": ignore_stop_signals,
+    }
+    return StepLoader(
+        steps,
+        num_workers=workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        generator=torch.Generator().manual_seed(args.seed),  # leaves the global generator alone
+        **(options if workers else {}),
+    )
