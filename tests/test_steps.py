@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from rmx.engine import Collator
@@ -89,3 +94,36 @@ def test_worker_processes_see_the_same_steps(how: str) -> None:
 
 def dataset_for_workers() -> StepDataset:
     return StepDataset(rows([1] * 10), per_step=2, collate=MicroBatches(Collator("shared"), 4), seed=7)
+
+
+@pytest.mark.parametrize(
+    "how", ["fork", *(pytest.param(how, marks=pytest.mark.slow) for how in ("forkserver", "spawn"))]
+)
+def test_workers_that_are_left_at_the_end_do_not_hold_the_process_up(how: str, tmp_path: Path) -> None:
+    """A worker is alive when the parent ends: it has survived a SIGTERM of its group, and obeys its parent now."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        f"""
+import multiprocessing, os, signal, time
+from test_steps import dataset
+from transformers import TrainingArguments
+from rmx.training.steps import make_loader
+
+if __name__ == "__main__":
+    args = TrainingArguments("run", use_cpu=True, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    args.dataloader_multiprocessing_context = {how!r}
+    data = dataset()
+    data.collate = list  # can be pickled
+    steps = make_loader(data, args).epoch(0)
+    next(steps)
+    (worker,) = [child for child in multiprocessing.active_children() if child.daemon]
+    os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    print("alive", worker.is_alive(), len(list(steps)))
+"""
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "alive True 4\n"), done.stderr

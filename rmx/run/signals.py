@@ -7,7 +7,9 @@ scoring an evaluation set) the run ends at once. A second signal changes nothing
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -17,7 +19,7 @@ from typing import Any
 
 from rmx.errors import Interrupted
 
-__all__ = ["StopSignals", "ignore_stop_signals"]
+__all__ = ["LeaveStoppingToParent", "StopSignals"]
 
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")  # submitit's jobs are told of their time limit by SIGUSR2
 _NUMBERS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
@@ -96,10 +98,34 @@ class StopSignals:
             self._deferred = before
 
 
-def ignore_stop_signals(worker: int = 0) -> None:
-    """Leave stopping to the parent; for data workers, which get the signals of their process group as well.
+class LeaveStoppingToParent:
+    """Starts a data worker (`worker_init_fn`) that outlives the signals of its process group, but not its parent.
 
-    A worker that died of the signal would take the step, and with it the checkpoint, down.
+    A worker that died of the signal would take the step, and with it the checkpoint, down. Python ends workers that
+    are left when their parent ends (it waits for them) by SIGTERM too: from then on they obey.
+
+    Args:
+        context: how the workers are started: fork, forkserver or spawn; None for Python's default.
     """
-    for number in _NUMBERS:
-        signal.signal(number, signal.SIG_IGN)
+
+    def __init__(self, context: str | None = None) -> None:
+        self._ending = multiprocessing.get_context(context).RawValue("b", 0)
+        self._parent = os.getpid()
+        atexit.register(self._end)
+
+    def __call__(self, worker: int) -> None:
+        """Set the handlers; in the worker."""
+        for number in _NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._obey)
+
+    def _obey(self, number: int, frame: FrameType | None) -> None:
+        if self._ending.value:
+            os._exit(0)  # nothing in a worker is to be kept; the code tells the parent that all is well
+
+    def _end(self) -> None:
+        if os.getpid() == self._parent:
+            self._ending.value = 1
+            for child in multiprocessing.active_children():
+                if child.daemon:
+                    child.terminate()

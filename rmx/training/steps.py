@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 
 from rmx.engine.layout import Collator, plan
 from rmx.records import Batch, EncodedComparison
-from rmx.run.signals import ignore_stop_signals
+from rmx.run.signals import LeaveStoppingToParent
 
 __all__ = ["MicroBatches", "Step", "StepDataset", "StepLoader", "make_loader"]
 
@@ -179,12 +179,12 @@ def only(items: list[Step]) -> Step:
 
 def make_loader(steps: StepDataset, args: TrainingArguments) -> StepLoader:
     """Return the loader of whole optimizer steps, as `trainer.dataloader_*` say."""
-    workers = args.dataloader_num_workers
+    workers, context = args.dataloader_num_workers, args.dataloader_multiprocessing_context
     options = {
         "persistent_workers": args.dataloader_persistent_workers,
         "prefetch_factor": args.dataloader_prefetch_factor,
-        "multiprocessing_context": args.dataloader_multiprocessing_context,
-        "worker_init_fn": ignore_stop_signals,
+        "multiprocessing_context": context,
+        "worker_init_fn": LeaveStoppingToParent(context) if workers else None,
     }
     return StepLoader(
         steps,
