@@ -15,7 +15,7 @@ import yaml
 from rmx.errors import did_you_mean
 from rmx.values import Mistake, hints_of, raise_all, schema_of, shown, wrong_values
 
-__all__ = ["from_words", "logged_to_stderr", "verb_help"]
+__all__ = ["from_words", "logged_to_stderr", "value_of", "verb_help"]
 
 _Settings = TypeVar("_Settings")
 
@@ -85,6 +85,15 @@ def _value(text: str, schema: dict[str, Any]) -> Any:
         and not (text == "null" and "null" in kinds)
     ):
         return text
+    return value_of(text)
+
+
+def value_of(text: str) -> Any:
+    """A text as YAML, and as itself where it is none.
+
+    >>> value_of("{prompt: question}"), value_of("[a, b]"), value_of("{a")
+    ({'prompt': 'question'}, ['a', 'b'], '{a')
+    """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
