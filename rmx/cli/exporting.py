@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmx.cli.words import value_of
+from rmx.cli.words import mapping_of, names_of
 from rmx.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--columns",
         metavar="{OURS: THEIRS}",
-        type=_mapping,
+        type=mapping_of,
         help="of --rows: rmx's column name → the file's, such as '{chosen: better, rejected: worse}'",
     )
     parser.add_argument(
-        "--ignore", metavar="[COLUMN]", type=_names, help="of --rows: columns of text that are left out on purpose"
+        "--ignore", metavar="[COLUMN]", type=names_of, help="of --rows: columns of text that are left out on purpose"
     )
     parser.add_argument(
         "--scale",
@@ -103,31 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--value-head-prefix", metavar="NAME", help="of openrlhf: name of the head (default: score)")
     return parser
-
-
-def _mapping(text: str) -> dict[str, str]:
-    """A mapping as YAML has it.
-
-    >>> _mapping("{chosen: better}")
-    {'chosen': 'better'}
-    """
-    found = value_of(text)
-    if isinstance(found, dict) and all(isinstance(part, str) for pair in found.items() for part in pair):
-        return found
-    raise argparse.ArgumentTypeError(f"{text!r} is no mapping; write {{chosen: better, rejected: worse}}")
-
-
-def _names(text: str) -> list[str]:
-    """A list of names as YAML has it, or one name.
-
-    >>> _names("[notes, meta]"), _names("notes")
-    (['notes', 'meta'], ['notes'])
-    """
-    found = value_of(text)
-    found = [found] if isinstance(found, str) else found
-    if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
-        return found
-    raise argparse.ArgumentTypeError(f"{text!r} is no list of columns; write [notes, meta]")
 
 
 def _check(given: argparse.Namespace) -> None:
