@@ -116,6 +116,47 @@ def test_every_published_shape_gives_table_report_and_results(
     assert ("best of k, loss" in printed) == ("best of k, loss" in page) == (suite in {"ppe", "best_of_n"})
 
 
+def test_columns_of_other_names(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message lists the columns found and proposes a mapping; pasted, the numbers are those of the usual names."""
+    rows = [{"prompt": f"Sum {i}", "chosen": "yes" * i, "rejected": "no"} for i in range(1, 5)]
+    usual = written(tmp_path / "usual.jsonl", rows)
+    names = {"prompt": "question", "chosen": "better", "rejected": "worse"}
+    data = written(tmp_path / "own.jsonl", [{names[key]: value for key, value in row.items()} for row in rows])
+    words = ["bench", f"model={model}", "suite=pairs"]
+    assert main([*words, f"data={data}", f"output={tmp_path / 'a'}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{data}:1: missing column: chosen (suite=pairs)" in said
+    assert "columns found: better, question, worse" in said
+    assert "give 'columns={prompt: question, chosen: better, rejected: worse}'" in said
+    mapping = "columns={prompt: question, chosen: better, rejected: worse}"
+    assert main([*words, f"data={data}", mapping, f"output={tmp_path / 'b'}"]) == 0
+    assert main([*words, f"data={usual}", f"output={tmp_path / 'c'}"]) == 0
+    lines = [json.loads((tmp_path / name / "results.json").read_text())["lines"][-1] for name in "bc"]
+    assert lines[0] == lines[1] and lines[0]["rows"] == 4
+    capsys.readouterr()
+    assert main([*words, f"data={data}", "columns={chosen: beter}", f"output={tmp_path / 'd'}"]) == 2
+    said = capsys.readouterr().err
+    assert "has a column beter; did you mean better? Columns found: question, better, worse" in said
+    assert main([*words[:2], "suite=rewardbench", f"data={data}", mapping, f"output={tmp_path / 'e'}"]) == 2
+    assert "the rows of rewardbench have published columns" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("suite", "row", "missing", "hint"),
+    [
+        ("best_of_n", {"prompt": "p", "responses": ["a", "b"], "quality": [1, 2]}, "scores", "scores: ITS_NAME"),
+        ("pairs", {"prompt": "p", "chosen": "a", "bad": "b"}, "rejected", "rejected: ITS_NAME"),
+        ("rewardbench", {"prompt": "p", "text": "a", "subset": "x"}, "chosen", ""),
+    ],
+)
+def test_a_missing_column_lists_those_found(
+    suite: Suite, row: dict[str, Any], missing: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=f"missing column: {missing}") as caught:
+        read_suite(suite, [str(written(tmp_path / "rows.jsonl", [row]))], [])
+    assert f"columns found: {', '.join(sorted(row))}" in str(caught.value) and hint in str(caught.value)
+
+
 def test_rewards_are_those_of_the_scorer(model: Path, tmp_path: Path) -> None:
     """The prompt is computed once, and the template and limit are the training's: also where a prompt is cut.
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,49 @@ def test_kinds_of_output_say_the_same(model, tmp_path, kind):
     else:
         assert pq.read_table(path).to_pylist() == plain
     assert {file.name for file in tmp_path.iterdir()} == {"rows.jsonl", "out.jsonl", path.name}
+
+
+SINGLE = ["id", "where", "reward", "tokens", "truncated"]
+SEVERAL = ["id", "where", "reward", "rewards", "ranks", "best", "margin", "tokens", "truncated"]
+WINNERS = ["id", "where", "prompt", "response", "reward", "margin", "best", "truncated", "candidates"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("rows", "options", "columns"),
+    [
+        ([{"prompt": "2+2?", "response": "4"}, {"prompt": "3+3?", "response": "6"}], {}, SINGLE),
+        (rows_of_candidates(3), {}, SEVERAL),
+        (rows_of_candidates(3), {"on_bad_row": "skip"}, [*SEVERAL, "error"]),
+        (rows_of_candidates(3), {"best_of_n": 2}, WINNERS),
+    ],
+    ids=["single", "candidates", "skip", "best of n"],
+)
+def test_a_table_has_the_columns_that_its_rows_can_fill(model, tmp_path, kind, rows, options, columns):
+    """Decided by shape and options: with on_bad_row=skip there is the column error also where no row has one."""
+    score(model, rows, tmp_path, f"out.{kind}", **options)
+    path = tmp_path / f"out.{kind}"
+    if kind == "parquet":
+        table = pq.read_table(path)
+        found, cells = table.column_names, table.to_pylist()
+    else:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            found, cells = list(reader.fieldnames), [{k: v or None for k, v in row.items()} for row in reader]
+    assert found == columns and len(cells) == len(rows)
+    assert all(row[name] is not None for row in cells for name in columns if name != "error")
+
+
+def test_a_table_of_several_models_has_their_columns(model, tmp_path):
+    """Two models, one a copy of the other: disagreement 0."""
+    other = shutil.copytree(model, tmp_path / "other")
+    out, rows = tmp_path / "out.csv", tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in rows_of_candidates(2)))
+    ScoreJob(model=[str(model), str(other)], input=str(rows), output=str(out)).run()
+    with out.open(newline="") as file:
+        reader = csv.DictReader(file)
+        assert reader.fieldnames == [*SEVERAL, "members", "stds", "disagreement"]
+        assert [float(row["disagreement"]) for row in reader] == [0.0, 0.0]
 
 
 def test_kinds_of_input_and_a_glob_say_the_same(model, tmp_path):

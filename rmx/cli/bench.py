@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ import yaml
 from annotated_types import MinLen
 
 from rmx.cli.words import from_words, verb_help
-from rmx.data.suites import Suite, read_suite
+from rmx.data.suites import OWN_ROWS, Suite, read_suite
 from rmx.errors import ConfigError, ModelError, OutputError
 from rmx.files import write_json, write_text
 from rmx.models import add_results, card_of, is_ours
@@ -41,6 +41,7 @@ class BenchJob:
         data: the benchmark's rows: files, a folder, or a dataset of the hub; [a,b] for several. For rewardbench,
             anthropic_helpful-*.parquet, anthropic_hhh-*, shp-* and summarize-* of allenai/preference-test-sets beside
             its own rows are the prior sets, with half a section's weight.
+        columns: rmx's column name → the file's, for suite=pairs and best_of_n: {chosen: better, rejected: worse}.
         output: folder for results.json, report.html and model-index.yaml; by default bench-SUITE-MODEL.
         judge: base URL of an OpenAI-style endpoint; its key is read from OPENAI_API_KEY.
         card: write the results into README.md beside the model, as model-index; by default where rmx wrote the folder.
@@ -50,6 +51,7 @@ class BenchJob:
     model: NotEmpty
     suite: Suite
     data: NotEmpty | Annotated[list[str], MinLen(1)]
+    columns: dict[str, str] = field(default_factory=dict)
     output: NotEmpty | None = None
     judge: NotEmpty | None = None
     card: bool | None = None
@@ -58,6 +60,11 @@ class BenchJob:
     def __post_init__(self) -> None:
         """Check what can be checked without reading anything."""
         refuse_wrong_fields(self)
+        if self.columns and self.suite not in OWN_ROWS:
+            raise ConfigError(
+                f"columns: the rows of {self.suite} have published columns, which name themselves; a mapping is for "
+                f"suite={' and suite='.join(OWN_ROWS)}"
+            )
         if self.card and self.card_file is None:
             why = "with judge= there is no model folder" if self.judge else f"there is no README.md in {self.model}"
             raise ConfigError(f"card: {why}; leave card out and take {self.folder / 'model-index.yaml'}")
@@ -100,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
     if job.folder.exists() and any(job.folder.iterdir()):
         raise OutputError(f"output: {job.folder} is not empty; give a new folder")
     notes: list[str] = []
-    rows = read_suite(job.suite, job.files, notes)
+    rows = read_suite(job.suite, job.files, notes, job.columns)
     counts: dict[str, int] = {}
     if job.judge is not None:
         from rmx.scoring.endpoint import EndpointJudge

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmx.cli.words import mapping_of, names_of
 from rmx.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
+    from rmx.data import PreferenceData
     from rmx.models.artefact.calibrated import Calibration
 
 __all__ = ["main"]
@@ -31,7 +34,13 @@ _NOT_WRITTEN = {
     "Where ONNX is a must, run optimum-cli in an environment of its own on the folder that --format merged writes, "
     "and compare its scores with rmx.load",
 }
-_FLAGS = {"rows": ("calibrated", "int8"), "scale": ("calibrated",), "value_head_prefix": ("openrlhf",)}
+_FLAGS = {
+    "rows": ("calibrated", "int8"),
+    "columns": ("calibrated", "int8"),
+    "ignore": ("calibrated", "int8"),
+    "scale": ("calibrated",),
+    "value_head_prefix": ("openrlhf",),
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,9 +70,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     described = "\n".join(f"  {name:14}{meaning}" for name, meaning in _FORMATS.items())
+    refused = "\n".join(
+        textwrap.fill(f"{name:14}{why}", 100, initial_indent="  ", subsequent_indent=" " * 16)
+        for name, why in _NOT_WRITTEN.items()
+    )
     parser = argparse.ArgumentParser(
         prog="rmx export",
-        description=f"Write a reward model as another program reads it.\n\nformats:\n{described}",
+        description=f"Write a reward model as another program reads it.\n\nformats:\n{described}\n\n"
+        f"not written, and why:\n{refused}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -72,6 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", metavar="OUT", help="the folder to write; it must not exist or be empty")
     parser.add_argument(
         "--rows", metavar="ROWS", help="held-out pairs; for calibrated, by default the run's own predictions"
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="{OURS: THEIRS}",
+        type=mapping_of,
+        help="of --rows: rmx's column name → the file's, such as '{chosen: better, rejected: worse}'",
+    )
+    parser.add_argument(
+        "--ignore", metavar="[COLUMN]", type=names_of, help="of --rows: columns of text that are left out on purpose"
     )
     parser.add_argument(
         "--scale",
@@ -89,6 +112,8 @@ def _check(given: argparse.Namespace) -> None:
         if getattr(given, name) is not None and given.format not in formats:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{flag} is for --format {' and '.join(formats)}, not for {given.format}; leave it out")
+        if name in ("columns", "ignore") and getattr(given, name) is not None and given.rows is None:
+            raise ConfigError(f"--{name} is for the columns of --rows; give --rows, or leave it out")
     if given.format == "int8" and given.rows is None:
         raise ConfigError("--rows is needed: --format int8 prints the accuracy that 8 bits cost on held-out pairs")
 
@@ -99,9 +124,11 @@ def _check(given: argparse.Namespace) -> None:
 def _calibrated(given: argparse.Namespace) -> None:
     from rmx.models import export_merged
     from rmx.models.artefact.calibrated import CALIBRATION, store_calibration
+    from rmx.models.artefact.export import new_export
 
     scale = _scale(given)
-    store_calibration(export_merged(given.folder, given.out), scale)
+    with new_export(given.out) as made:
+        store_calibration(export_merged(given.folder, made), scale)
     sys.stdout.write(
         f"{CALIBRATION}: (reward - {scale.mean:.6g}) / {scale.scale:.6g}, {scale.method}, from {scale.pairs:,} pairs "
         f"of {scale.measured_on}; applied by rmx.load(..., calibrated=True) and rmx score calibrated=true\n"
@@ -116,7 +143,7 @@ def _scale(given: argparse.Namespace) -> Calibration:
     if given.rows is not None:
         from rmx.scoring.scorer import load
 
-        scored = score_heldout(load(given.folder), given.rows)
+        scored = score_heldout(load(given.folder), _rows(given))
         chosen, rejected, tie, weight = scored.chosen_M, scored.rejected_M, scored.tie_M, scored.weight_M
         name = Path(given.rows).name
     else:
@@ -127,6 +154,14 @@ def _scale(given: argparse.Namespace) -> Calibration:
         )
         name = ", ".join(sets)
     return fit_scale(chosen, rejected, tie=tie, weight=weight, method=given.scale or "std", measured_on=name)
+
+
+def _rows(given: argparse.Namespace) -> PreferenceData:
+    """The rows of --rows, read as --columns and --ignore say."""
+    from rmx.scoring.heldout import heldout_rows
+
+    columns, ignore = given.columns, given.ignore
+    return heldout_rows(given.rows, columns=columns or {}, ignore=ignore or [])
 
 
 def _predictions(folder: str) -> dict:
@@ -145,13 +180,14 @@ def _predictions(folder: str) -> dict:
 
 def _int8(given: argparse.Namespace) -> None:
     from rmx.metrics.comparing import paired_comparison
+    from rmx.models.artefact.export import new_export
     from rmx.models.artefact.int8 import export_int8
     from rmx.scoring.heldout import score_heldout
     from rmx.scoring.scorer import load
 
-    before = score_heldout(load(given.folder), given.rows)
-    out = export_int8(given.folder, given.out)
-    after = score_heldout(load(out), given.rows)
+    before = score_heldout(load(given.folder), _rows(given))
+    with new_export(given.out) as made:  # what cannot be measured is not left behind as if it had been
+        after = score_heldout(load(export_int8(given.folder, made)), _rows(given))
     decided = ~before.tie_M
     found = paired_comparison(
         (before.chosen_M - before.rejected_M)[decided],
@@ -165,7 +201,7 @@ def _int8(given: argparse.Namespace) -> None:
         f"{found['second_accuracy']:.4f} in 8 bits ({found['difference']:+.4f}, 95 % interval "
         f"{found['difference_low']:+.4f} to {found['difference_high']:+.4f}; {int(found['first_only'])} pairs lost, "
         f"{int(found['second_only'])} won)\nlargest change of a reward {moved:.4f}; weights "
-        f"{_megabytes(out):,.1f} MB\n"
+        f"{_megabytes(Path(given.out)):,.1f} MB\n"
     )
 
 

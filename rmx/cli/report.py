@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rmx.cli.words import mapping_of
+from rmx.errors import ConfigError
 from rmx.plots import draw_run
 from rmx.report.compare_page import write_comparison
 from rmx.report.run_page import write_run_report
@@ -26,11 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0. Wrong input raises.
 
     Raises:
+        ConfigError: --columns without --texts.
         DataError: a folder is neither that of a run nor that of a sweep.
         OutputError: a page cannot be written.
     """
     given = _parser().parse_args(argv)
-    texts = read_texts(given.texts) if given.texts else None
+    if given.columns and given.texts is None:
+        raise ConfigError("--columns is for the rows of --texts; give --texts, or leave it out")
+    texts = read_texts(given.texts, given.columns or {}) if given.texts else None
     runs = []
     for folder in given.folders:
         if (folder / "sweep.json").is_file():
@@ -66,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROWS.jsonl",
         help="show the texts of the worst mistakes, behind a click, from this file of id, prompt, chosen and "
         "rejected; without it a page holds no text of the data",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="{OURS: THEIRS}",
+        type=mapping_of,
+        help="of --texts: rmx's column name → the file's, such as '{chosen: better, rejected: worse}'",
     )
     return parser
 

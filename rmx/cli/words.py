@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import logging
 import sys
@@ -15,7 +16,7 @@ import yaml
 from rmx.errors import did_you_mean
 from rmx.values import Mistake, hints_of, raise_all, schema_of, shown, wrong_values
 
-__all__ = ["from_words", "logged_to_stderr", "verb_help"]
+__all__ = ["from_words", "logged_to_stderr", "mapping_of", "names_of", "value_of", "verb_help"]
 
 _Settings = TypeVar("_Settings")
 
@@ -85,10 +86,44 @@ def _value(text: str, schema: dict[str, Any]) -> Any:
         and not (text == "null" and "null" in kinds)
     ):
         return text
+    return value_of(text)
+
+
+def value_of(text: str) -> Any:
+    """A text as YAML, and as itself where it is none.
+
+    >>> value_of("{prompt: question}"), value_of("[a, b]"), value_of("{a")
+    ({'prompt': 'question'}, ['a', 'b'], '{a')
+    """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def mapping_of(text: str) -> dict[str, str]:
+    """A flag's mapping, as YAML has it; for argparse.
+
+    >>> mapping_of("{chosen: better}")
+    {'chosen': 'better'}
+    """
+    found = value_of(text)
+    if isinstance(found, dict) and all(isinstance(part, str) for pair in found.items() for part in pair):
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no mapping; write {{chosen: better, rejected: worse}}")
+
+
+def names_of(text: str) -> list[str]:
+    """A flag's list of names, as YAML has it, or one name; for argparse.
+
+    >>> names_of("[notes, meta]"), names_of("notes")
+    (['notes', 'meta'], ['notes'])
+    """
+    found = value_of(text)
+    found = [found] if isinstance(found, str) else found
+    if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of columns; write [notes, meta]")
 
 
 def verb_help(cls: type, verb: str, meaning: str) -> str:

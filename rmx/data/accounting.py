@@ -260,12 +260,16 @@ def write_rejects(rejects: list[Reject], output_dir: Path | None) -> Path | None
     return write_lines(path, (json.dumps(reject.as_dict()) for reject in rejects))
 
 
-def judge(accounting: Accounting, rejects_file: Path | None) -> None:
+def judge(accounting: Accounting, rejects_file: Path | None, key: str = "data") -> None:
     """Raise when a source has bad rows and allows none, or too many, or when it has no good row at all.
+
+    `key` is what stands before the names of keys: `data`, or `--` for the flags of a verb, which has fewer.
 
     Raises:
         DataError: naming the count, the reasons, the first five places and what to do.
     """
+    flags = key == "--"
+    if_wrong = "say what the columns are with --columns" if flags else f"give {key}.format or {key}.columns"
     for name, account in accounting.sources.items():
         allowed = (account.max_bad_fraction or 0.0) * account.read
         if account.kept and account.bad <= allowed:
@@ -279,12 +283,14 @@ def judge(accounting: Accounting, rejects_file: Path | None) -> None:
             listed = f"; all are in {rejects_file}" if rejects_file else ""
             lines.append(f"  ... and {len(rejects) - 5} more{listed}")
         if not account.kept:
-            lines.append(f"  Read as {account.detected}; if that is wrong, give data.format or data.columns")
+            lines.append(f"  Read as {account.detected}; if that is wrong, {if_wrong}")
         elif account.max_bad_fraction is None:
-            lines.append("  Repair the rows, or leave them out with data.on_bad_row=skip")
+            lines.append(f"  Repair the rows, or leave them out with {key}.on_bad_row=skip")
         else:
-            lines.append(
-                f"  That is more than data.max_bad_fraction={account.max_bad_fraction:g} allows; "
-                f"read as {account.detected}: if that is wrong, give data.format or data.columns"
+            limit = (
+                f"{account.max_bad_fraction:.0%} of the rows"
+                if flags
+                else (f"{key}.max_bad_fraction={account.max_bad_fraction:g} allows")
             )
+            lines.append(f"  That is more than {limit}; read as {account.detected}: if that is wrong, {if_wrong}")
         raise DataError("\n".join(lines))

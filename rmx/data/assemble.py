@@ -49,8 +49,10 @@ def assemble(
     policy: Policy,
     eval_sets: Mapping[str, Callable[[Accounting], Sequence[Comparison]]],
     output_dir: Path | None,
+    *,
+    key: str = "data",
 ) -> Splits:
-    """Training rows and evaluation sets, with every count in `accounting`.
+    """Training rows and evaluation sets, with every count in `accounting`; `key` stands before the names of keys.
 
     Raises:
         DataError: bad rows that are not allowed, or nothing left.
@@ -63,7 +65,7 @@ def assemble(
         for account in own.sources.values():
             account.evals = {name: account.kept}
         accounting.merge(own)
-    judge(accounting, write_rejects(accounting.rejects, output_dir))
+    judge(accounting, write_rejects(accounting.rejects, output_dir), key)
     train, aside = split_by_prompt(rows, policy.validation_fraction, policy.seed, policy.validation_by)
     if policy.on_overlap == "drop_train":
         train = _without(train, evals, accounting)

@@ -215,7 +215,7 @@ def _reader(
     faults = [Reject(file, line, fault.reason, fault.detail) for file, _, line, _, fault in head if fault]
     faults = [reject for reject in faults if reject.reason != BLANK.reason]
     if not faults:
-        raise DataError(f"data {spec.source}: {files} is empty: no row to read. Is data.path the right file?")
+        raise DataError(f"data {spec.source}: {files} is empty: no row to read. Is that the right file?")
     first = "\n".join(f"  {reject}" for reject in faults[:5])
     raise DataError(
         f"data {spec.source}: none of the first {len(faults)} rows of {files} can be read:\n{first}\n"

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any, Literal
 
 from rmx.data.accounting import RowFault
 from rmx.data.read.raw import BLANK
 from rmx.data.read.sources import locate
+from rmx.data.rows import asking
+from rmx.data.rows.plan import Columns
 from rmx.errors import DataError
 from rmx.metrics.benchmarks import PRIOR_SETS
 from rmx.records import Message
 
-__all__ = ["SUITES", "Suite", "SuiteRow", "read_suite"]
+__all__ = ["OWN_ROWS", "SUITES", "Suite", "SuiteRow", "read_suite"]
+
+_KEYS = asking.Keys("")  # rmx bench columns={...}
+_SNIFF = 64  # rows that a mapping is held against
 
 Suite = Literal["rewardbench", "rewardbench2", "rm_bench", "judgebench", "ppe", "pairs", "best_of_n"]
 
@@ -36,16 +43,31 @@ class SuiteRow:
         return sum(value == 1 for value in self.quality)
 
 
-def read_suite(suite: Suite, paths: Sequence[str], notes: list[str]) -> list[SuiteRow]:
+def read_suite(
+    suite: Suite, paths: Sequence[str], notes: list[str], columns: Mapping[str, str] = MappingProxyType({})
+) -> list[SuiteRow]:
     """Read a benchmark's rows from files or a dataset of the hub, in order; `notes` gets what was chosen on the way.
 
+    Args:
+        suite: a key of `SUITES`.
+        paths: as in `data.path`.
+        notes: gets a line for each choice.
+        columns: rmx's column name → the file's, for the suites whose rows are the user's own (`OWN_ROWS`).
+
     Raises:
-        DataError: there is nothing to read, or a row has not the published shape: a benchmark is complete or void.
+        DataError: there is nothing to read, a column that no row has, or a row that has not the published shape: a
+            benchmark is complete or void.
     """
     rows: list[SuiteRow] = []
     seen: set[str] = set()
     for file in locate(paths, None, None, None, notes):
-        for line, row, fault in file.rows():
+        given = file.rows()
+        head = list(islice(given, _SNIFF))
+        objects = [row for _, row, _ in head if row is not None]
+        if mistake := asking.mapping_mistakes(file.place, _KEYS, columns, objects):
+            raise mistake
+        as_ours = Columns(columns, (), objects) if columns else None
+        for line, row, fault in chain(head, given):
             if fault is BLANK:
                 continue
             try:
@@ -53,9 +75,10 @@ def read_suite(suite: Suite, paths: Sequence[str], notes: list[str]) -> list[Sui
                     raise fault or RowFault("not an object")
                 if row.get("tools"):  # a benchmark of this kind has none, and leaving them out changes the question
                     raise RowFault("wrong type", "tools: a benchmark's rows have no tools; score them by rmx score")
-                made = SUITES[suite](row, f"{file.label}:{line:d}".lstrip(":"), file.path.name.split(".")[0])
+                mapped = as_ours.adapt(row)[1] if as_ours is not None else row
+                made = SUITES[suite](dict(mapped), f"{file.label}:{line:d}".lstrip(":"), file.path.name.split(".")[0])
             except RowFault as problem:
-                raise DataError(f"{file.place}:{line}: {problem} (suite={suite})") from None
+                raise _not_the_shape(suite, f"{file.place}:{line}", problem, row, objects) from None
             if made.id in seen:
                 made = SuiteRow(f"{made.id}@{line:d}", *[getattr(made, name) for name in SuiteRow.__slots__[1:]])
             seen.add(made.id)
@@ -63,6 +86,23 @@ def read_suite(suite: Suite, paths: Sequence[str], notes: list[str]) -> list[Sui
     if not rows:
         raise DataError(f"data: {', '.join(paths)} has no rows (suite={suite})")
     return rows
+
+
+def _not_the_shape(
+    suite: Suite, place: str, problem: RowFault, row: dict[str, Any] | None, head: Sequence[dict[str, Any]]
+) -> DataError:
+    """What is wrong with a row, and, where it lacks a column, which ones there are and how they are named."""
+    said = f"{place}: {problem} (suite={suite})"
+    if problem.reason != "missing column" or row is None:
+        return DataError(said)
+    if suite in OWN_ROWS and not any(row.get(part) is not None for part in OWN_ROWS[suite]):
+        return DataError(f"{said}\n{asking.no_format(place, _KEYS, head or [row], [_shape(suite)])}")
+    own = f"; name it with {_KEYS.columns({problem.detail: 'ITS_NAME'})}" if suite in OWN_ROWS else ""
+    return DataError(f"{said}; columns found: {', '.join(sorted(row)) or 'none'}{own}")
+
+
+def _shape(suite: Suite) -> str:
+    return f"suite={suite} ({', '.join(OWN_ROWS[suite])})"
 
 
 # --- Cells ---
@@ -219,4 +259,9 @@ SUITES: dict[Suite, Callable[[dict[str, Any], str, str], SuiteRow]] = {
     "ppe": _ppe,
     "pairs": _pairs,
     "best_of_n": _best_of_n,
+}
+# Suites whose rows are the user's own, with the columns that each row has; the others have published shapes.
+OWN_ROWS: dict[Suite, tuple[str, ...]] = {
+    "pairs": ("prompt", "chosen", "rejected"),
+    "best_of_n": ("prompt", "responses", "scores"),
 }

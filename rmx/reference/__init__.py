@@ -3,6 +3,7 @@
 entries          what an entry is
 config_keys      keys, groups and options, from signatures, docstrings and the comments in conf/
 metric_names     every number that a run logs or writes
+shown_numbers    every number that pages and verbs show beside those
 kept_files       every file that a run leaves
 endings          error classes and exit codes
 verbs            `rmx score`, `rmx bench`, ... and their options

@@ -8,7 +8,7 @@ from typing import Literal
 
 __all__ = ["Kind", "ReferenceEntry", "merge_alike"]
 
-Kind = Literal["group", "option", "key", "metric", "file", "error", "exit code", "verb", "Python"]
+Kind = Literal["group", "option", "key", "metric", "file", "error", "exit code", "verb", "trap", "Python"]
 
 
 @dataclass(frozen=True)

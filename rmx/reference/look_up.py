@@ -13,6 +13,7 @@ from rmx.reference.entries import ReferenceEntry, merge_alike
 from rmx.reference.kept_files import file_entries, pattern_fits
 from rmx.reference.metric_names import metric_entries, metric_of
 from rmx.reference.python_names import python_entries
+from rmx.reference.shown_numbers import shown_number_entries
 from rmx.reference.verbs import verb_entries
 
 __all__ = ["everything", "look_up", "near"]
@@ -25,16 +26,17 @@ _MOST_PROPOSED = 5
 def everything() -> tuple[ReferenceEntry, ...]:
     """Return all entries of the reference."""
     return (
-        *merge_alike(key_entries()), *group_entries(), *metric_entries(), *file_entries(), *error_entries(),
-        *exit_code_entries(), *verb_entries(), *python_entries(),
+        *merge_alike(key_entries()), *group_entries(), *metric_entries(), *shown_number_entries(), *file_entries(),
+        *error_entries(), *exit_code_entries(), *verb_entries(), *python_entries(),
     )  # fmt: skip
 
 
 def look_up(name: str) -> list[ReferenceEntry]:
     """Return the entries of a name; of several kinds where it means several things. Empty for an unknown one.
 
-    A key is found by its full name and by its last part, a metric by all names that files give it, a file by its name
-    or by a path, an option as `peft=lora` and by its own name.
+    A key is found by its full name and by its last part, a metric by all names that files and pages give it, a file by
+    its name or by a path, an option as `peft=lora` and by its own name. What is not found so is looked for in any case,
+    with spaces for underscores and hyphens.
 
     >>> [(entry.kind, entry.name) for entry in look_up("learning_rate")]
     [('key', 'trainer.learning_rate'), ('metric', 'learning_rate')]
@@ -54,7 +56,7 @@ def look_up(name: str) -> list[ReferenceEntry]:
     metric = metric_of(name)
     measured = [entry for entry in everything() if entry.kind == "metric" and metric and entry.name == metric.name]
     named = [*exact, *(entry for entry in [*last, *measured] if entry not in exact)]
-    return sorted(named, key=_first_what_is_set) if named else _file(name)
+    return sorted(named, key=_first_what_is_set) if named else _file(name) or _as_said(name) or _trap(name)
 
 
 def near(name: str) -> list[str]:
@@ -75,8 +77,40 @@ def near(name: str) -> list[str]:
 
 
 def _first_what_is_set(entry: ReferenceEntry) -> int:
-    order = ("verb", "group", "option", "key", "metric", "file", "error", "exit code", "Python")
+    order = ("verb", "group", "option", "key", "metric", "file", "error", "exit code", "trap", "Python")
     return order.index(entry.kind)
+
+
+def _as_said(name: str) -> list[ReferenceEntry]:
+    """What a name means in any case, and with spaces, underscores and hyphens alike: `best_possible_accuracy`."""
+    said = _words(name)
+    found = []
+    for entry in everything():
+        last = [re.split(r"[.=]", entry.name)[-1]] if entry.kind in ("key", "option") else []
+        if said and said in map(_words, (entry.name, *entry.also, *last)):
+            found.append(entry)
+    return sorted(found, key=_first_what_is_set)
+
+
+def _words(name: str) -> str:
+    """A name as it is said.
+
+    >>> _words("Best_possible-accuracy"), _words("95% interval") == _words("95 % interval")
+    ('best possible accuracy', True)
+    """
+    return re.sub(r"[\s_-]+", " ", name.strip().lower()).replace(" %", "%")
+
+
+def _trap(name: str) -> list[ReferenceEntry]:
+    """A trap of `rmx verify`; traps know models and load torch, so they are asked for what nothing else knows."""
+    if not re.fullmatch(r"[a-z]+(?:_[a-z]+)+", name):
+        return []
+    from rmx.scoring.examine.examined import trap_texts
+
+    if name not in (texts := trap_texts()):
+        return []
+    meaning, remedy = texts[name]
+    return [ReferenceEntry("trap", name, meaning, (("what to do", remedy), ("shown by", "rmx verify")))]
 
 
 def _file(path: str) -> list[ReferenceEntry]:

@@ -47,6 +47,7 @@ class Metric:
         unit: nats, reward units, a share from 0 to 1, ...
         places: the files and phases that have it.
         only: when it is there; "" for always.
+        shown_as: the words that screens and report pages use for it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Metric:
     unit: str
     places: tuple[Place, ...]
     only: str = ""
+    shown_as: tuple[str, ...] = ()
 
     def written(self) -> Iterator[str]:
         """Yield its names as the files have them."""
@@ -82,6 +84,7 @@ METRICS: tuple[Metric, ...] = (
         "Σ w ℓ / Σ w; bradley_terry without knobs: ℓ = log(1 + exp(r⁻ - r⁺)), 0.693 at equal rewards",
         "nats (hinge: reward units)",
         _BOTH,
+        shown_as=("loss (nats)", "eval loss"),
     ),
     Metric(
         "accuracy",
@@ -91,6 +94,7 @@ METRICS: tuple[Metric, ...] = (
         "share, 0 to 1",
         _BOTH,
         _WINNER,
+        shown_as=("this model",),
     ),
     Metric(
         "accuracy_low",
@@ -99,8 +103,17 @@ METRICS: tuple[Metric, ...] = (
         "share, 0 to 1",
         _EVAL,
         _WINNER,
+        shown_as=("95 % interval",),
     ),
-    Metric("accuracy_high", "upper end of that interval", "as accuracy_low", "share, 0 to 1", _EVAL, _WINNER),
+    Metric(
+        "accuracy_high",
+        "upper end of the 95 % interval of the accuracy",
+        "as accuracy_low",
+        "share, 0 to 1",
+        _EVAL,
+        _WINNER,
+        shown_as=("95 % interval",),
+    ),
     Metric(
         "accuracy_ties_half",
         "accuracy in which equal rewards count half",
@@ -117,19 +130,37 @@ METRICS: tuple[Metric, ...] = (
         "share, 0 to 1",
         _BOTH,
         _WINNER,
+        shown_as=("ties", "equal rewards"),
     ),
     Metric("margin", "mean lead of the chosen response", "Σ w (r⁺ - r⁻) / Σ w", "reward units", _BOTH, _WINNER),
-    Metric("chosen_reward", "mean reward of chosen responses", "Σ w r⁺ / Σ w", "reward units", _BOTH, _WINNER),
-    Metric("rejected_reward", "mean reward of rejected ones", "Σ w r⁻ / Σ w", "reward units", _BOTH, _WINNER),
+    Metric(
+        "chosen_reward",
+        "mean reward of chosen responses",
+        "Σ w r⁺ / Σ w",
+        "reward units",
+        _BOTH,
+        _WINNER,
+        shown_as=("chosen reward",),
+    ),
+    Metric(
+        "rejected_reward",
+        "mean reward of rejected responses",
+        "Σ w r⁻ / Σ w",
+        "reward units",
+        _BOTH,
+        _WINNER,
+        shown_as=("rejected reward",),
+    ),
     Metric(
         "reward_std",
         "spread of all rewards, chosen and rejected pooled; near 0 the model says the same of everything",
         "√(Σ w (r - r̄)² / Σ w), population form",
         "reward units",
         _BOTH,
+        shown_as=("reward std",),
     ),
     Metric("pairs", "pairs that the numbers beside it are over, labelled ties included", "count", "pairs", _BOTH),
-    Metric("labelled_ties", "those in which annotators saw no winner", "count", "pairs", _BOTH),
+    Metric("labelled_ties", "pairs in which annotators saw no winner", "count", "pairs", _BOTH, shown_as=("ties",)),
     Metric(
         SOURCE,
         "accuracy over the pairs of one source",
@@ -146,6 +177,7 @@ METRICS: tuple[Metric, ...] = (
         "share, 0 to 1",
         _EVAL,
         _TRUTH,
+        shown_as=("best possible accuracy", "the true rewards, on average"),
     ),
     Metric(
         "ceiling_loss",
@@ -154,6 +186,7 @@ METRICS: tuple[Metric, ...] = (
         "nats",
         _EVAL,
         _TRUTH,
+        shown_as=("best possible loss",),
     ),
     Metric(
         "drawn_ceiling_accuracy",
@@ -162,6 +195,7 @@ METRICS: tuple[Metric, ...] = (
         "share, 0 to 1",
         _EVAL,
         _TRUTH,
+        shown_as=("the true rewards, on these labels",),
     ),
     Metric(
         "truth_correlation",
@@ -170,10 +204,18 @@ METRICS: tuple[Metric, ...] = (
         "-1 to 1",
         _EVAL,
         _TRUTH,
+        shown_as=("correlation with true reward",),
     ),
     # --- Work and speed ---
     Metric("tokens", "token positions that went through the model, padding included", "count", "tokens", _TRAIN),
-    Metric("unique_tokens", "those without padding, each prompt once", "count", "tokens", _TRAIN),
+    Metric(
+        "unique_tokens",
+        "token positions without padding, each prompt counted once",
+        "count",
+        "tokens",
+        _TRAIN,
+        shown_as=("unique tokens",),
+    ),
     Metric(
         "flops",
         "floating-point operations that the model asks for, forward and backward; recomputed activations not counted",
@@ -182,19 +224,64 @@ METRICS: tuple[Metric, ...] = (
         _TRAIN,
     ),
     Metric("padded_flops", "what padded pairs would have taken for the same work", "as flops", "FLOP", _TRAIN),
-    Metric("pairs_per_second", "speed", "pairs / seconds", "1/s", ("train log", *_EVAL)),
-    Metric("tokens_per_second", "speed", "tokens / seconds", "1/s", ("train log", *_EVAL)),
-    Metric("unique_tokens_per_second", "speed", "unique_tokens / seconds", "1/s", ("train log",)),
-    Metric("tflops_per_device", "speed of each device", "flops / seconds / devices / 10¹²", "TFLOP/s", ("train log",)),
+    Metric(
+        "pairs_per_second",
+        "speed",
+        "pairs / seconds",
+        "1/s",
+        ("train log", *_EVAL),
+        shown_as=("pairs/s", "pairs per second"),
+    ),
+    Metric(
+        "tokens_per_second",
+        "token positions a second, padding included",
+        "tokens / seconds",
+        "1/s",
+        ("train log", *_EVAL),
+        shown_as=("tokens/s",),
+    ),
+    Metric(
+        "unique_tokens_per_second",
+        "unique_tokens a second",
+        "unique_tokens / seconds",
+        "1/s",
+        ("train log",),
+        shown_as=("unique", "unique tokens/s"),
+    ),
+    Metric(
+        "tflops_per_device",
+        "floating-point operations a second of each device",
+        "flops / seconds / devices / 10¹²",
+        "TFLOP/s",
+        ("train log",),
+        shown_as=("TFLOP/s", "TFLOPs"),
+    ),
     Metric(
         "padded_tflops_per_device",
         "how fast a padding trainer would have to be to finish as soon",
         "padded_flops / seconds / devices / 10¹²",
         "TFLOP/s",
         ("train log",),
+        shown_as=("padded",),
     ),
-    Metric("mfu", "model FLOP utilisation", "tflops_per_device / the device's peak", "share", ("train log",), _PEAK),
-    Metric("padded_mfu", "that of such a trainer", "padded_tflops_per_device / peak", "share", ("train log",), _PEAK),
+    Metric(
+        "mfu",
+        "model FLOP utilisation",
+        "tflops_per_device / the device's peak",
+        "share",
+        ("train log",),
+        _PEAK,
+        shown_as=("MFU",),
+    ),
+    Metric(
+        "padded_mfu",
+        "MFU that a padding trainer would need to finish as soon",
+        "padded_tflops_per_device / peak",
+        "share",
+        ("train log",),
+        _PEAK,
+        shown_as=("padded MFU",),
+    ),
     Metric(
         "peak_memory_gb",
         "the most memory that tensors of one device have taken so far, of the device that took most",
@@ -203,8 +290,15 @@ METRICS: tuple[Metric, ...] = (
         ("train log",),
         _GPU,
     ),
-    Metric("seconds", "wall time of scoring the set", "wall time", "s", ("eval log",)),
-    Metric("runtime", "wall time of the phase", "wall time", "s", ("train results", "eval results")),
+    Metric("seconds", "wall time of scoring the set", "wall time", "s", ("eval log",), shown_as=("time",)),
+    Metric(
+        "runtime",
+        "wall time of the phase",
+        "wall time",
+        "s",
+        ("train results", "eval results"),
+        shown_as=("seconds", "training time"),
+    ),
     Metric(
         "samples_per_second",
         "pairs_per_second under its older name",
@@ -255,6 +349,7 @@ def metric_entries() -> list[ReferenceEntry]:
     entries = []
     for metric in METRICS:
         facts = [("formula", metric.formula), ("unit", metric.unit), ("written as", ", ".join(metric.written()))]
+        facts.append(("shown as", ", ".join(metric.shown_as)))
         facts.append(("there if", metric.only))
         entries.append(
             ReferenceEntry(
@@ -262,7 +357,7 @@ def metric_entries() -> list[ReferenceEntry]:
                 metric.name,
                 metric.meaning,
                 tuple(fact for fact in facts if fact[1]),
-                also=tuple(metric.written()),
+                also=(*metric.written(), *metric.shown_as),
             )
         )
     return entries

@@ -12,6 +12,7 @@ from rmx.reference.entries import ReferenceEntry
 from rmx.reference.kept_files import file_entries
 from rmx.reference.metric_names import metric_entries
 from rmx.reference.python_names import python_entries
+from rmx.reference.shown_numbers import shown_number_entries
 from rmx.reference.verbs import verb_entries
 
 __all__ = ["pages"]
@@ -26,6 +27,7 @@ several evaluation sets. The result files (`train_results.json`, ...) have the l
 r⁺ and r⁻ are the rewards of the chosen and the rejected response, w is the weight of a pair, σ the logistic function.
 Means are weighted by w and exact over all pairs, never means of batches. A number that is not defined is absent.
 """
+_SHOWN = "What report pages, `audit.json`, `rmx bench`, `rmx score` and `rmx verify` have beside those."
 _KEYS = """\
 A key is set as `key=value` on the command line, or in a YAML file. What is not taken is refused with the reason before
 anything is loaded; nothing is accepted and ignored.
@@ -37,7 +39,13 @@ def pages() -> dict[str, str]:
     keys = key_entries()
     found = {f"keys-{prefix}.md": _key_page(prefix, keys) for prefix in ("run", *GROUPS, "hydra")}
     found |= {
-        "metrics.md": _page("Metrics", _METRICS, _table(metric_entries(), ("formula", "unit", "there if"))),
+        "metrics.md": _page(
+            "Metrics",
+            _METRICS,
+            _table(metric_entries(), ("formula", "unit", "there if")),
+            f"## Shown by pages and verbs\n\n{_SHOWN}",
+            _table(shown_number_entries(), ("formula", "unit", "shown by")),
+        ),
         "files.md": _page("Files", "", *_by_section(file_entries(), ("there",))),
         "errors.md": _page("Errors", _errors_text(), _table(error_entries(), ("what to do", "exit code", "is a"))),
         "exit-codes.md": _page("Exit codes", "", _table(exit_code_entries(), ("what to do",))),

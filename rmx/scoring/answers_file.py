@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from rmx.errors import OutputError
 from rmx.files import fsync_folder, write_bytes, write_json
 
-__all__ = ["AnswersFile", "AnswersSink", "StreamedAnswers"]
+__all__ = ["AnswersFile", "AnswersSink", "StreamedAnswers", "answer_columns"]
 
 KINDS = (".jsonl", ".jsonl.gz", ".ndjson", ".csv", ".parquet")
 STDOUT = "-"
@@ -41,8 +41,8 @@ class AnswersSink(Protocol):
     def append(self, answers: Sequence[Mapping[str, Any]], rows: int, digest: str) -> None:
         """Write the answers of a window, which ends after `rows` rows of the input."""
 
-    def finish(self) -> None:
-        """All rows are answered."""
+    def finish(self, columns: Sequence[str]) -> None:
+        """All rows are answered; `columns` are those that a table has."""
 
     def close(self) -> None:
         """No more is written by this process."""
@@ -58,7 +58,7 @@ class StreamedAnswers:
         sys.stdout.writelines(line_of(answer) for answer in answers)
         sys.stdout.flush()
 
-    def finish(self) -> None:
+    def finish(self, columns: Sequence[str]) -> None:
         """Nothing is left to do."""
 
     def close(self) -> None:
@@ -120,16 +120,20 @@ class AnswersFile:
                 self._progress, {"rows": rows, "digest": digest, "bytes": self._bytes, "settings": self.settings}
             )
 
-    def finish(self) -> None:
-        """Give the file its name and its kind, whole or not at all."""
+    def finish(self, columns: Sequence[str]) -> None:
+        """Give the file its name and its kind, whole or not at all.
+
+        Args:
+            columns: of a table, as `answer_columns` gives them; JSON lines have every key of their answers.
+        """
         name = self.final.name.lower()
         with self._writing():
             if name.endswith(".gz"):
                 write_bytes(self.final, packed(self._partial))
             elif name.endswith(".csv"):
-                write_bytes(self.final, as_csv(self._lines()))
+                write_bytes(self.final, as_csv(self._lines(), columns))
             elif name.endswith(".parquet"):
-                write_parquet(self.final, self._lines)
+                write_parquet(self.final, self._lines, columns)
             else:
                 os.replace(self._partial, self.final)
             fsync_folder(self.final.parent)
@@ -194,13 +198,13 @@ def packed(path: Path) -> Iterator[bytes]:
             yield gzip.compress(piece, 6, mtime=0)
 
 
-def as_csv(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[bytes]:
     """A table of text: lists and messages are JSON in their cells, what is not given is empty."""
     buffer = io.StringIO()
-    table = csv.DictWriter(buffer, COLUMNS, extrasaction="raise")
+    table = csv.DictWriter(buffer, columns)
     table.writeheader()
     for row in rows:
-        table.writerow({name: cell(value) for name, value in row.items()})
+        table.writerow({name: cell(row.get(name)) for name in columns})
         if buffer.tell() > 1 << 20:
             yield buffer.getvalue().encode("utf-8")
             buffer.seek(0)
@@ -213,13 +217,31 @@ def cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-COLUMNS = (
-    *("id", "where", "reward", "rewards", "ranks", "best", "margin", "tokens", "truncated", "members", "stds"),
-    *("disagreement", "prompt", "response", "candidates", "error"),
-)
+def answer_columns(*, one_response: bool, several_models: bool, winners: bool, errors: bool) -> tuple[str, ...]:
+    """The columns of a table of answers: those that its rows can fill, known before the first one is answered.
+
+    So files of one kind of rows and one set of options have the same columns, whatever their rows say.
+
+    Args:
+        one_response: rows of the shape `single`; rewards, ranks, best and margin would say nothing beside the reward.
+        several_models: an ensemble.
+        winners: best_of_n writes the winner's text.
+        errors: on_bad_row=skip.
+
+    >>> answer_columns(one_response=True, several_models=False, winners=False, errors=False)
+    ('id', 'where', 'reward', 'tokens', 'truncated')
+    """
+    found = ["id", "where"]
+    if winners:
+        found += ["prompt", "response", "reward", "margin", "best", "truncated"]
+        found += [*(["disagreement"] if several_models else []), "candidates"]
+    else:
+        found += ["reward", *([] if one_response else ["rewards", "ranks", "best", "margin"]), "tokens", "truncated"]
+        found += ["members", "stds", "disagreement"] if several_models else []
+    return (*found, "error") if errors else tuple(found)
 
 
-def write_parquet(final: Path, rows: Any) -> None:
+def write_parquet(final: Path, rows: Any, columns: Sequence[str]) -> None:
     """Write answers as parquet, in bounded memory; messages are JSON text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -228,12 +250,13 @@ def write_parquet(final: Path, rows: Any) -> None:
     kinds = dict.fromkeys(("reward", "margin", "disagreement"), pa.float64())
     kinds |= dict.fromkeys(("rewards", "stds"), doubles) | dict.fromkeys(("ranks", "tokens"), pa.list_(pa.int64()))
     kinds |= {"members": pa.list_(doubles), "truncated": pa.bool_(), "best": pa.int64(), "candidates": pa.int64()}
-    found = {name for row in rows() for name in row}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS if name in found])
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
     texts = ("prompt", "response")
 
     def batch(held: list[dict[str, Any]]) -> pa.RecordBatch:
-        flat = [{name: cell(row[name]) if name in texts else row[name] for name in row} for row in held]
+        flat = [
+            {name: cell(row[name]) if name in texts else row[name] for name in columns if name in row} for row in held
+        ]
         return pa.RecordBatch.from_pylist(flat, schema=schema)
 
     unfinished = final.with_name(f".{final.name}.parquet")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
 from rmx.data import PreferenceData
+from rmx.data.accounting import Accounting
+from rmx.data.assemble import assemble
+from rmx.data.collect import collect
 from rmx.errors import DataError
 from rmx.losses import bradley_terry
 from rmx.metrics import calibration, pair_metrics
@@ -16,13 +21,36 @@ from rmx.scoring.evaluation import Evaluation, evaluate_set
 from rmx.scoring.scorer import Scorer
 from rmx.tokens import encode
 
-__all__ = ["fit_scale", "score_heldout"]
+__all__ = ["fit_scale", "heldout_rows", "score_heldout"]
 
 log = logging.getLogger(__name__)
 
 
-def score_heldout(scorer: Scorer, path: str) -> Evaluation:
-    """Score every pair of a file, in any row shape that training reads, with the scorer's template and limit.
+FLAGS = "--"  # rmx export takes flags: --columns, --ignore
+
+
+def heldout_rows(
+    path: str, *, columns: Mapping[str, str] = MappingProxyType({}), ignore: Sequence[str] = ()
+) -> PreferenceData:
+    """Held-out pairs of a file, in any row shape that training reads; bad rows are left out, up to a twentieth.
+
+    Args:
+        path: a file, or what else data.path takes.
+        columns: rmx's column name → the file's.
+        ignore: columns of text that are left out on purpose.
+    """
+    return PreferenceData(
+        path=path,
+        columns=dict(columns),
+        ignore=list(ignore),
+        allow_empty_prompt=True,
+        validation_fraction=0.0,
+        on_bad_row="skip",
+    )
+
+
+def score_heldout(scorer: Scorer, rows: PreferenceData) -> Evaluation:
+    """Score every pair with the scorer's template and limit.
 
     Rows that cannot be used are left out, each named in the log.
 
@@ -30,7 +58,8 @@ def score_heldout(scorer: Scorer, path: str) -> Evaluation:
         DataError: the file holds no pairs, or more than a twentieth of its rows cannot be used.
         NonFiniteError: a reward is NaN or infinite.
     """
-    read = PreferenceData(path=path, max_tokens=scorer.max_tokens, validation_fraction=0.0, on_bad_row="skip").read()
+    accounting = Accounting()
+    read = assemble(collect(rows, accounting, key=FLAGS), accounting, rows, {}, None, key=FLAGS)
     for reject in read.accounting.rejects:
         log.warning("left out: %s", reject)
     encoded, _ = encode(read.train, scorer.tokenizer, scorer.template, max_tokens=scorer.max_tokens, on_bad_row="skip")

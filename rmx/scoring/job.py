@@ -41,7 +41,10 @@ class ScoreJob(PanelKeys):
     Args:
         model: a run folder, a model folder or a hub id; several are an ensemble.
         input: a file, a glob, a folder, a dataset of the hub, a list of them, or - for JSON lines on standard input.
-        output: .jsonl, .jsonl.gz, .csv or .parquet, or - for JSON lines on standard output.
+        output: .jsonl, .jsonl.gz, .csv or .parquet, or - for JSON lines on standard output. A table has
+            the columns that the shape of the rows and the options can fill: id, where, reward, tokens, truncated; with
+            several responses a row rewards, ranks, best, margin; with several models members, stds, disagreement; with
+            on_bad_row=skip error; with best_of_n prompt, response, reward, margin, best, truncated, candidates.
         best_of_n: write the winners only: the best of the first n candidates of each row, with its text.
         combine: several models: `mean`, `min`, or `lower` = mean - k * std.
         k: standard deviations, of `lower`.
@@ -128,10 +131,21 @@ class ScoreJob(PanelKeys):
         try:
             panel = self._panel()
             answered = _Answering(self, rows, sink, panel, progress).run()
-            sink.finish()
+            sink.finish(self._columns(one_response=rows.account.format == "single"))
         finally:
             sink.close()
         return answered
+
+    def _columns(self, *, one_response: bool) -> tuple[str, ...]:
+        """The columns of a .csv or .parquet output."""
+        from rmx.scoring.answers_file import answer_columns
+
+        return answer_columns(
+            one_response=one_response,
+            several_models=len(self.models) > 1,
+            winners=self.best_of_n is not None,
+            errors=self.on_bad_row == "skip",
+        )
 
     def _settings(self) -> dict[str, Any]:
         """What answers depend on, for those who continue."""

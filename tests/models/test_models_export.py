@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from transformers import (
 
 import rmx
 from rmx.cli import main
-from rmx.errors import ConfigError, ModelError, OutputError
+from rmx.errors import ConfigError, ModelError, NonFiniteError, OutputError
 from rmx.models import (
     Adapter,
     LoadedModel,
@@ -34,7 +37,7 @@ from rmx.models import (
 )
 from rmx.models.artefact.calibrated import Calibration, store_calibration
 from rmx.models.quiet import quiet
-from rmx.scoring.heldout import score_heldout
+from rmx.scoring.heldout import heldout_rows, score_heldout
 
 ROWS = [[5, 6, 7, 8, 99], [9, 10, 11, 12, 13, 14, 15, 99], [20, 99]]
 
@@ -256,7 +259,7 @@ def test_a_scale_from_a_file_of_pairs(tmp_path: Path, template: Any, capsys: pyt
     rows, out = write_pairs(tmp_path / "rows.jsonl"), tmp_path / "out"
     assert main(["export", str(folder), "--format", "calibrated", str(out), "--rows", str(rows)]) == 0
     assert "std, from 30 pairs of rows.jsonl" in capsys.readouterr().out
-    found = score_heldout(rmx.load(out, calibrated=True), str(rows))
+    found = score_heldout(rmx.load(out, calibrated=True), heldout_rows(str(rows)))
     both = np.concatenate((found.chosen_M, found.rejected_M))
     assert [both.mean(), both.std()] == pytest.approx([0, 1], abs=1e-5)
 
@@ -282,6 +285,78 @@ def test_int8_says_what_it_costs(tmp_path: Path, template: Any, capsys: pytest.C
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
 
 
+def other_names(file: Path) -> Path:
+    rows = [{"question": f"{n}+1?", "good_answer": f"{n + 1}", "bad_answer": "I do not know"} for n in range(30)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_held_out_rows_with_columns_of_other_names(
+    tmp_path: Path, template: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the columns found and proposes a flag that can be pasted, and works."""
+    loaded = shaken(RewardModelSource(name="tiny").load(seed=1))
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract={"max_tokens": 64})
+    rows, out = other_names(tmp_path / "rows.jsonl"), tmp_path / "out"
+    words = ["export", str(folder), "--format", "calibrated", str(out), "--rows", str(rows)]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "columns found: bad_answer, good_answer, question" in said
+    (flag,) = re.findall(r"give ('--columns=.*')", said)
+    assert shlex.split(flag) == ["--columns={prompt: question, chosen: good_answer, rejected: bad_answer}"]
+    assert main([*words, "--columns", "{prompt: question, chosen: better, rejected: bad_answer}"]) == 2
+    assert "has a column better; Columns found: question, good_answer, bad_answer" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words, *shlex.split(flag)]) == 0
+    assert "from 30 pairs of rows.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("where", ["save_pretrained", "measured"])
+def test_an_export_that_fails_midway_leaves_nothing(
+    where: str, tmp_path: Path, template: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk is full once weights are written, or the model in 8 bits cannot be scored: no half-made folder."""
+    loaded = shaken(RewardModelSource(name="tiny").load(seed=1))
+    folder = save_artefact(loaded, tmp_path / "model", template=template, contract={"max_tokens": 64})
+    rows, out = write_pairs(tmp_path / "rows.jsonl"), tmp_path / "exports" / "out"
+    seen: list[list[str]] = []
+
+    def full(self: Any, place: Path, *rest: Any, **keys: Any) -> None:
+        seen.append(sorted(path.name for path in Path(place).iterdir()))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def not_finite(scorer: Any, rows: Any) -> Any:
+        seen.append(sorted(path.name for folder in out.parent.iterdir() for path in folder.iterdir()))
+        if len(seen) == 1:
+            return score_heldout(scorer, rows)
+        raise NonFiniteError("a reward is not finite")
+
+    out.parent.mkdir()
+    if where == "measured":
+        monkeypatch.setattr("rmx.scoring.heldout.score_heldout", not_finite)
+    else:
+        monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full)
+    assert main(["export", str(folder), "--format", "int8", str(out), "--rows", str(rows)]) in (1, 2)
+    said = capsys.readouterr().err
+    assert ("not finite" if where == "measured" else "No space left on device") in said
+    assert "model.safetensors" in seen[-1], "the failure came before anything was written"
+    assert list(out.parent.iterdir()) == []
+    monkeypatch.undo()
+    if where == "save_pretrained":
+        for form in ("merged", "llamafactory", "openrlhf"):
+            monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full)
+            assert main(["export", str(folder), "--format", form, str(out)]) == 2
+            assert list(out.parent.iterdir()) == [] and len(seen[-1]) > 1, form
+
+
+def test_help_names_what_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    page = capsys.readouterr().out
+    assert re.search(r"not written, and why:\n  gguf +llama\.cpp", page) and re.search(r"\n  onnx +optimum-onnx", page)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -290,6 +365,8 @@ def test_int8_says_what_it_costs(tmp_path: Path, template: Any, capsys: pytest.C
         (["--format", "merged", "--scale", "std"], "--scale is for --format calibrated, not for merged"),
         (["--format", "merged", "--rows", "x"], "--rows is for --format calibrated and int8"),
         (["--format", "llamafactory", "--value-head-prefix", "x"], "is for --format openrlhf"),
+        (["--format", "merged", "--columns", "{a: b}"], "--columns is for --format calibrated and int8"),
+        (["--format", "calibrated", "--ignore", "a"], "--ignore is for the columns of --rows; give --rows"),
         (["--format", "calibrated"], "is no run with predictions"),
     ],
 )

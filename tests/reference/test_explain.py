@@ -33,6 +33,18 @@ from rmx.reference.look_up import everything, look_up, near
         ("rmx.load", ["Python"]),
         ("load", ["Python"]),
         ("report", ["verb"]),
+        ("dataerror", ["error"]),
+        ("MFU", ["metric"]),
+        ("ECE", ["metric"]),
+        ("Calibration Error", ["metric"]),
+        ("best_possible_accuracy", ["metric"]),
+        ("truncated", ["metric"]),
+        ("TFLOP/s", ["metric"]),
+        ("unique tokens", ["metric"]),
+        ("95% interval", ["metric", "metric"]),  # its lower and upper end
+        ("half_moves_scores", ["trap"]),
+        ("consumers_differ", ["trap"]),
+        ("no_such_trap", []),
     ],
 )
 def test_what_a_name_means(name: str, kinds: list[str]) -> None:
@@ -61,7 +73,7 @@ def test_every_verb_is_there() -> None:
         ("trainer.lerning_rate", "trainer.learning_rate"),
         ("lerning_rate", "trainer.learning_rate"),
         ("eval_acuracy", "eval_accuracy"),
-        ("dataerror", "DataError"),
+        ("dataeror", "DataError"),
         ("metric.jsonl", "metrics.jsonl"),
         ("peft=lroa", "peft=lora"),
         ("data.max_token", "data.max_tokens"),
@@ -79,7 +91,7 @@ def test_it_prints_and_ends_with_2_for_an_unknown_name(capsys: pytest.CaptureFix
     assert shown.out.splitlines()[:2] == ["peft.r   (key)", "  rank of the update; 8 to 64, higher for large datasets"]
     assert shown.err.splitlines() == [
         "rmx: lerning_rate: nothing of rmx has this name; did you mean trainer.learning_rate or train/learning_rate?",
-        "rmx: xyzzy: nothing of rmx has this name; see rmx explain --help",
+        "rmx: xyzzy: nothing of rmx has this name; rmx explain '' lists the names",
     ]
 
 
@@ -88,6 +100,21 @@ def test_without_a_name_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str
     page = capsys.readouterr().out
     assert main(["explain", "--help"]) == 0
     assert capsys.readouterr().out == page and page.startswith("rmx explain NAME")
+
+
+def test_of_an_empty_name_it_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each name that it lists, options after their group, is one that it explains."""
+    assert main(["explain", ""]) == 0
+    page = capsys.readouterr().out
+    parts = dict(part.split(":\n", 1) for part in page.strip().split("\n\n") if ":\n" in part)
+    assert list(parts)[:3] == ["verbs", "groups of options (GROUP=OPTION)", "keys"]
+    for heading, names in parts.items():
+        listed = [name.strip() for name in names.replace("\n", " ").split(", ")]
+        if heading.startswith("groups"):
+            listed = [line.split("=")[0].strip() for line in names.splitlines() if "=" in line]
+            assert "lora" in names
+        assert listed and [name for name in listed if not look_up(name)] == []
+    assert "trainer.learning_rate" in parts["keys"] and "trainer.fp16" not in parts["keys"]
 
 
 def test_the_examples_of_its_help_page_work(capsys: pytest.CaptureFixture[str]) -> None:

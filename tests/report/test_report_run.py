@@ -13,7 +13,7 @@ from run_folders import metric_rows, prediction_rows, write_jsonl, write_run
 
 from rmx import metrics
 from rmx.cli.report import main
-from rmx.errors import DataError, OutputError
+from rmx.errors import ConfigError, DataError, OutputError
 from rmx.report import write_run_report
 from rmx.report.facts import set_facts, worst_mistakes
 from rmx.report.texts import read_texts
@@ -139,6 +139,25 @@ def test_texts_without_id_are_found_by_line(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "generated_predictions.jsonl", [{"id": "hh:2", "chosen": 0.0, "rejected": 1.0}])
     html = write_run_report(tmp_path, texts=read_texts(tmp_path / "rows.jsonl")).read_text()
     assert "2nd text" in html and "1st text" not in html
+
+
+def test_texts_with_columns_of_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message lists the columns and proposes a flag, which works."""
+    folder, rows = write_run(tmp_path / "run", pairs=40, steps=2), tmp_path / "rows.jsonl"
+    worst = worst_mistakes(read_run(folder).predictions["eval"], {})[0].id
+    write_jsonl(rows, [{"id": worst, "question": "a secret question", "better": "c", "worse": "r"}])
+    with pytest.raises(DataError, match="columns found: better, id, question, worse") as caught:
+        main([str(folder), "--texts", str(rows)])
+    flag = "--columns={prompt: question, chosen: better, rejected: worse}"
+    assert f"give '{flag}'" in str(caught.value)
+    assert main([str(folder), "--texts", str(rows), flag]) == 0
+    assert "a secret question" in (folder / "report.html").read_text()
+    with pytest.raises(
+        DataError, match=r"none of the first 1 rows of rows.jsonl has a column beter; did you mean better"
+    ):
+        main([str(folder), "--texts", str(rows), "--columns={chosen: beter, rejected: worse}"])
+    with pytest.raises(ConfigError, match="--columns is for the rows of --texts"):
+        main([str(folder), "--columns={chosen: better}"])
 
 
 @pytest.mark.parametrize("line", ["not json", '{"id": 1, "chosen": "x"}', "[1]"])

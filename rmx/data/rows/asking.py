@@ -34,11 +34,16 @@ _WORDS: dict[str, tuple[str, ...]] = {
 
 
 class Keys:
-    """How a user says what a column is: the names of the keys, for one source; `prefix` "" where they have none."""
+    """How a user says what a column is: the names of the keys, for one source; `prefix` is what stands before them:
+    `data`, "" for nothing, or `--` where they are flags.
+
+    >>> print(Keys("--").ignore(["notes"]))
+    '--ignore=[notes]'
+    """
 
     def __init__(self, prefix: str, mapping: Callable[[Mapping[str, str]], str] | None = None) -> None:
         self.prefix = prefix
-        self._dotted = f"{prefix}." if prefix else ""
+        self._dotted = f"{prefix}." if prefix.isidentifier() or "." in prefix else prefix
         self._mapping = mapping
 
     def columns(self, mapping: Mapping[str, str]) -> str:

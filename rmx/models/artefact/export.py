@@ -7,6 +7,8 @@ merged         <Arch>ForSequenceClassification with the adapter merged in: TRL, 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from rmx.errors import ModelError, OutputError
+from rmx.files import new_folder, writing
 from rmx.models.artefact.save import CONTRACT, Artefact, head_hash, read_artefact
 from rmx.models.head import head_of, linear_of, unwrap
 from rmx.models.quiet import quiet
@@ -22,7 +25,7 @@ from rmx.models.source import RewardModelSource
 from rmx.models.stored import BASE
 from rmx.models.tensor_files import VALUE_HEAD, json_object
 
-__all__ = ["export_merged", "export_value_head", "merge", "new_folder_for"]
+__all__ = ["export_merged", "export_value_head", "merge", "new_export"]
 
 
 def export_value_head(folder: str | Path, out: str | Path) -> Path:
@@ -40,20 +43,19 @@ def export_value_head(folder: str | Path, out: str | Path) -> Path:
     artefact = read_artefact(folder)
     if artefact.loaded.is_encoder:
         raise ModelError(f"{folder} is an encoder: LLaMA-Factory's value head needs a causal language model")
-    new_folder_for(out)
     adapter_stands_alone = (artefact.folder / "adapter_config.json").exists() and not (artefact.folder / BASE).exists()
-    with quiet():
+    with new_export(out) as made, quiet():
         if adapter_stands_alone:
-            _write_adapter(artefact.folder, out)
+            _write_adapter(artefact.folder, made)
         else:
-            _write_causal(artefact, out)
-        artefact.tokenizer.save_pretrained(out)
-    weight = linear_of(head_of(artefact.model).module).weight.detach().float().cpu().contiguous()
-    save_file(
-        {"v_head.summary.weight": weight, "v_head.summary.bias": torch.zeros(1)},
-        out / VALUE_HEAD,
-        metadata={"format": "pt"},
-    )
+            _write_causal(artefact, made)
+        artefact.tokenizer.save_pretrained(made)
+        weight = linear_of(head_of(artefact.model).module).weight.detach().float().cpu().contiguous()
+        save_file(
+            {"v_head.summary.weight": weight, "v_head.summary.bias": torch.zeros(1)},
+            made / VALUE_HEAD,
+            metadata={"format": "pt"},
+        )
     return out
 
 
@@ -66,7 +68,24 @@ def export_merged(folder: str | Path, out: str | Path) -> Path:
     """
     folder, out = Path(folder), free_folder(out)
     artefact = read_artefact(folder)
-    new_folder_for(out)
+    model = _merged_as_stored(artefact)
+    with new_export(out) as made:
+        with quiet():
+            model.save_pretrained(made)
+            artefact.tokenizer.save_pretrained(made)
+        if artefact.contract:
+            text = json.dumps(_merged_contract(artefact, model), indent=2, ensure_ascii=False, allow_nan=False)
+            (made / CONTRACT).write_text(text + "\n", encoding="utf-8")
+        card = artefact.folder / "README.md"
+        if card.exists():
+            text = card.read_text(encoding="utf-8")
+            text = text.replace("\nlibrary_name: peft\n", "\nlibrary_name: transformers\n", 1)
+            (made / "README.md").write_text(text, encoding="utf-8")
+    return out
+
+
+def _merged_as_stored(artefact: Artefact) -> PreTrainedModel:
+    """The model with its adapter merged, its backbone in the precision that the base is stored in."""
     half = artefact.loaded.dtype
     quantized = artefact.loaded.quantization is not None
     if (quantized or half != "float32") and (artefact.folder / "adapter_config.json").exists():
@@ -78,25 +97,16 @@ def export_merged(folder: str | Path, out: str | Path) -> Path:
         parts = [child for name, child in model.named_children() if name == model.base_model_prefix]
         parts[0].to(getattr(torch, half))
         model.config.dtype = getattr(torch, half)
-    with quiet():
-        model.save_pretrained(out)
-        artefact.tokenizer.save_pretrained(out)
+    return model
+
+
+def _merged_contract(artefact: Artefact, model: PreTrainedModel) -> dict[str, Any]:
+    """The contract of the merged model: another head file, no adapter."""
     contract = dict(artefact.contract)
-    if contract:
-        contract["head"] = {**contract.get("head", {}), "sha256": head_hash(model)}
-        contract["model"] = {
-            **contract.get("model", {}),
-            "adapter": None,
-            "quantization": None,
-            "merged_from": str(artefact.folder),
-        }
-        text = json.dumps(contract, indent=2, ensure_ascii=False, allow_nan=False)
-        (out / CONTRACT).write_text(text + "\n", encoding="utf-8")
-    card = artefact.folder / "README.md"
-    if card.exists():
-        text = card.read_text(encoding="utf-8").replace("\nlibrary_name: peft\n", "\nlibrary_name: transformers\n", 1)
-        (out / "README.md").write_text(text, encoding="utf-8")
-    return out
+    contract["head"] = {**contract.get("head", {}), "sha256": head_hash(model)}
+    changed = {"adapter": None, "quantization": None, "merged_from": str(artefact.folder)}
+    contract["model"] = {**contract.get("model", {}), **changed}
+    return contract
 
 
 def merge(model: Any) -> PreTrainedModel:
@@ -161,15 +171,20 @@ def free_folder(out: str | Path) -> Path:
     return out
 
 
-def new_folder_for(out: str | Path) -> Path:
-    """Make the folder that an export is written to.
+@contextmanager
+def new_export(out: str | Path) -> Iterator[Path]:
+    """Yield a folder to write an export into; it becomes `out` when the block ends without an error.
+
+    A failure, also of what the block measures after writing, leaves nothing at `out` and nothing beside it.
 
     Raises:
-        OutputError: it is not empty, or cannot be written.
+        OutputError: `out` is not empty, or cannot be written.
     """
     out = free_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(writing(out))
+            yield stack.enter_context(new_folder(out))
+    except PermissionError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
-    return out

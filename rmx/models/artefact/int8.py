@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rmx.errors import ModelError
 from rmx.files import write_text
-from rmx.models.artefact.export import export_merged, new_folder_for
+from rmx.models.artefact.export import export_merged, new_export
 from rmx.models.artefact.save import CONTRACT
 from rmx.models.quantization import Quantization
 from rmx.models.quiet import quiet
@@ -38,8 +38,8 @@ def export_int8(folder: str | Path, out: str | Path, *, device: str | None = Non
     """
     if find_spec("bitsandbytes") is None:
         raise ModelError("--format int8 needs bitsandbytes; pip install 'rmx[quantization]'")
-    out = new_folder_for(out)
-    with TemporaryDirectory(dir=out.parent) as staging, quiet():
+    out = Path(out)
+    with new_export(out) as made, TemporaryDirectory(dir=out.parent) as staging, quiet():
         merged = export_merged(folder, Path(staging) / "merged")
         model: Any = AutoModelForSequenceClassification.from_pretrained(
             merged,
@@ -48,12 +48,12 @@ def export_int8(folder: str | Path, out: str | Path, *, device: str | None = Non
             quantization_config=Quantization("8bit").config(),
             device_map={"": device or "cpu"},
         )
-        model.save_pretrained(out)
-        AutoTokenizer.from_pretrained(merged).save_pretrained(out)
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(merged).save_pretrained(made)
         contract = json_object(merged / CONTRACT) if (merged / CONTRACT).exists() else {}
         if contract:
             contract["model"] = {**contract.get("model", {}), "dtype": "int8"}
-            write_text(out / CONTRACT, json.dumps(contract, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            write_text(made / CONTRACT, json.dumps(contract, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         if (merged / "README.md").exists():
-            write_text(out / "README.md", (merged / "README.md").read_text(encoding="utf-8"))
+            write_text(made / "README.md", (merged / "README.md").read_text(encoding="utf-8"))
     return out

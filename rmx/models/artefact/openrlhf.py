@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from rmx.errors import ConfigError, ModelError
 from rmx.files import write_text
 from rmx.models.artefact.calibrated import CALIBRATION
-from rmx.models.artefact.export import export_merged
+from rmx.models.artefact.export import export_merged, new_export
 from rmx.models.artefact.save import read_artefact
 from rmx.models.tensor_files import json_object, tensors
 
@@ -44,12 +44,13 @@ def export_openrlhf(folder: str | Path, out: str | Path, *, value_head_prefix: s
     if artefact.loaded.is_encoder:
         raise ModelError(f"{folder} is an encoder: OpenRLHF reads the reward at the last token of a decoder")
     scale = _scale(artefact.folder)
-    out = export_merged(folder, out)
-    if value_head_prefix != HEAD:
-        _rename_head(out, value_head_prefix)
-    config = json_object(out / "config.json") | scale | {"value_head_prefix": value_head_prefix}
-    write_text(out / "config.json", json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    return out
+    with new_export(out) as made:
+        export_merged(folder, made)
+        if value_head_prefix != HEAD:
+            _rename_head(made, value_head_prefix)
+        config = json_object(made / "config.json") | scale | {"value_head_prefix": value_head_prefix}
+        write_text(made / "config.json", json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return Path(out)
 
 
 def _scale(folder: Path) -> dict[str, float]:

@@ -13,7 +13,7 @@ from rmx.scoring.examine.opened import Opened, open_folder_as_it_is
 from rmx.scoring.examine.traps import HEAD_TRAPS, TRAPS, Trap
 from rmx.scoring.examine.weight_traps import HALF_TOLERANCE, Found, alone, clean, trap, unknown
 
-__all__ = ["Answer", "Examination", "examine"]
+__all__ = ["Answer", "Examination", "examine", "trap_texts"]
 
 CONSUMERS_DIFFER = "consumers_differ"
 _MEANING = "the score of a text depends on who loads the folder"
@@ -96,6 +96,15 @@ def examine(path: str) -> Examination:
         found = unknown(f"{', '.join(differ)}: as the traps above explain")
     answers.append(Answer(CONSUMERS_DIFFER, found.trapped, found.detail, _MEANING, _REMEDY))
     return Examination(path, answers, consumers)
+
+
+def trap_texts() -> dict[str, tuple[str, str]]:
+    """Every trap's name → what it does to scores, and what to do about it.
+
+    >>> trap_texts()["consumers_differ"][0]
+    'the score of a text depends on who loads the folder'
+    """
+    return {each.name: (each.meaning, each.remedy) for each in TRAPS} | {CONSUMERS_DIFFER: (_MEANING, _REMEDY)}
 
 
 def _answer(each: Trap, found: Found) -> Answer:
