@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -67,23 +67,34 @@ class Board:
         self.store, self.rank, self.ranks, self.is_host, self.where = store, rank, ranks, is_host, where
         self.host = socket.gethostname()
         self.own: dict[str, str | int | float] | None = None  # this rank's last note, also when the store is gone
-        self.silent = False  # once the store has not answered in time
+        self.gone = False  # once the store has not answered in time, or the connection to it has broken
 
     def ask(self, question: Callable[[], _T], otherwise: _T) -> _T:
         """Return the store's answer, or `otherwise` where there is none: torch would wait for it without limit."""
         found: list[_T] = []
 
         def work() -> None:
-            with contextlib.suppress(RuntimeError):
+            with self._notices_end():
                 found.append(question())
 
-        if self.silent:
+        if self.gone:
             return otherwise
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         thread.join(_ANSWER_SECONDS)
-        self.silent = thread.is_alive()
+        self.gone = self.gone or thread.is_alive()
         return found[0] if found else otherwise
+
+    @contextlib.contextmanager
+    def _notices_end(self) -> Iterator[None]:
+        """Let an error of the store be none, and remember a broken connection.
+
+        torch does not connect again, and prints a C++ stack at each further question, above what a person should read.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            self.gone = self.gone or isinstance(error, dist.DistNetworkError)
 
     @classmethod
     def open(cls, origin: Origin, seconds: float, environ: Mapping[str, str] = os.environ) -> Board:
@@ -118,8 +129,9 @@ class Board:
     def note(self, doing: str) -> None:
         """Write down what this rank does from now on."""
         self.own = {"doing": doing, "host": self.host, "pid": os.getpid(), "since": time.time()}
-        with contextlib.suppress(RuntimeError):
-            self.store.set(f"rank-{self.rank}", json.dumps(self.own))
+        if not self.gone:
+            with self._notices_end():
+                self.store.set(f"rank-{self.rank}", json.dumps(self.own))
 
     def failed(self, failure: Failure) -> None:
         """Write down how this rank ended."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -121,3 +123,33 @@ def test_only_accidents_start_the_ranks_again(
     with pytest.raises(RanksEnded):
         LocalRanks(max_restarts=restarts).start([], 2)
     assert tried == [2] * starts
+
+
+STORE_OF_ITS_OWN = """
+import sys, torch.distributed as dist
+store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+print(store.port, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_store_that_is_gone_is_asked_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its process is killed, as that of rank 0 may be. For each question torch would print a C++ stack of 20 lines."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", STORE_OF_ITS_OWN], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        board = Board(dist.TCPStore("127.0.0.1", port, None, False), 1, 2)
+        board.note("at step 1")
+        assert board.answers()
+        process.kill()
+        process.wait()
+    assert not board.answers()
+    assert board.gone
+    said = capfd.readouterr().err
+    for step in range(2, 5):
+        board.note(f"at step {step}")
+    assert board.failures() == []
+    assert board.doing(0) is None
+    assert capfd.readouterr().err == "", said
+    assert board.described(1).endswith("last seen at step 4")
