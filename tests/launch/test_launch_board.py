@@ -119,5 +119,5 @@ def test_only_accidents_start_the_ranks_again(
 
     monkeypatch.setattr(LocalRanks, "_run_once", once)
     with pytest.raises(RanksEnded):
-        LocalRanks(max_restarts=restarts).start([], 2)
+        LocalRanks(max_restarts=restarts).start([], 2, Path())
     assert tried == [2] * starts
