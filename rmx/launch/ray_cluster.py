@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rmx.errors import ConfigError, Interrupted, RmxError, first_line
 from rmx.launch.began import BEGAN_VARIABLE
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RayRanks"]
 
 _FOLDER = ".ray"  # in the run folder: where Ray Train marks its storage
+_LOG = "ray.log"  # in there: what Ray itself prints here, such as pages of state when a machine is lost
 _LISTEN_SECONDS = 1.0
 _SECONDS_FOR_LAST_NEWS = 0.2
 _SECONDS_TO_SHUT_DOWN = 30.0  # of the workers, after their ranks have ended
@@ -100,7 +101,10 @@ class RayRanks:
         ray = self._connected()
         try:
             self._refuse_too_many(ray, processes)
-            _Job(self, ray, words, processes, folder.absolute(), began).run()
+            own = folder.absolute() / _FOLDER
+            own.mkdir(exist_ok=True)
+            with (own / _LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+                _Job(self, ray, words, processes, own, began).run()
         finally:
             ray.shutdown()
 
@@ -146,8 +150,8 @@ class RayRanks:
     def no_room(self, ray: Any, processes: int) -> str:
         """Say that so many processes do not fit."""
         return (
-            f"launch=ray: {processes} processes of {self.room} find no room; the cluster has {self.has(ray)} in all; give fewer "
-            "parallel.processes, other launch.gpus_per_process or launch.cpus_per_process"
+            f"launch=ray: {_processes(processes)} of {self.room} each find no room; the cluster has {self.has(ray)} in "
+            "all; give fewer parallel.processes, other launch.gpus_per_process or launch.cpus_per_process"
             + (f", or a larger launch.wait_minutes (now {self.wait_minutes:g})" if self.address else "")
         )
 
@@ -160,7 +164,7 @@ class _Job:
     ray: Any
     words: Sequence[str]
     processes: int
-    folder: Path
+    folder: Path  # Ray's, in the run folder
     began: float  # seconds since 1970
     ranks: int = 0  # at work now
     starts: int = 0
@@ -170,6 +174,7 @@ class _Job:
     signals: list[int] = field(default_factory=list)
     error: BaseException | None = None  # of Ray Train
     has_said_waiting: bool = False
+    stdout: TextIO = sys.__stdout__ or sys.stdout  # Ray prints to sys.stdout, and that is its log by now
 
     def run(self) -> None:
         """Run it to its end."""
@@ -195,26 +200,27 @@ class _Job:
         self._raise_end()
 
     def _trainer(self) -> Any:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        import ray.train
         from ray.train.torch import TorchTrainer
 
         from rmx.launch.ray_worker import Losses, NoGroup, run_rank
 
+        train: Any = ray.train  # its annotations are those of Ray Train's first version
         settings, least = self.settings, self.settings.min_processes
         return TorchTrainer(
             run_rank,
             train_loop_config={"task": self._task()},
             torch_config=NoGroup(backend="gloo", grace_seconds=settings.grace_seconds),
-            scaling_config=ScalingConfig(
+            scaling_config=train.ScalingConfig(
                 num_workers=self.processes if least is None else (least, self.processes),
                 use_gpu=bool(settings.gpus_per_process),
                 resources_per_worker=settings.room,
                 elastic_resize_monitor_interval_s=settings.resize_every_seconds,
             ),
-            run_config=RunConfig(
-                name=_FOLDER,
-                storage_path=str(self.folder),
-                failure_config=FailureConfig(max_failures=settings.max_restarts),
+            run_config=train.RunConfig(
+                name=self.folder.name,
+                storage_path=str(self.folder.parent),
+                failure_config=train.FailureConfig(max_failures=settings.max_restarts),
                 callbacks=[Losses(self.desk)],
             ),
         )
@@ -225,7 +231,7 @@ class _Job:
         return RankTask(
             words=[*self.words, "parallel.processes=null"] if self.settings.min_processes else list(self.words),
             folder=os.getcwd(),
-            shared=str(self.folder / _FOLDER),
+            shared=str(self.folder),
             variables={BEGAN_VARIABLE: str(self.began)},
             on_cpu=not self.settings.gpus_per_process,
             grace_seconds=self.settings.grace_seconds,
@@ -269,8 +275,8 @@ class _Job:
             message = self.settings.no_room(self.ray, least)
             raise RanksEnded(f"{self.lost}; {message}", 1, by_accident=True) if self.lost else ConfigError(message)
         if waited > _SAY_WAITING_AFTER_SECONDS and not self.has_said_waiting:
-            has = self.settings.has(self.ray)
-            sys.stderr.write(f"rmx: waiting for Ray to start {least} processes of {self.settings.room}; it has {has}\n")
+            has, room = self.settings.has(self.ray), self.settings.room
+            sys.stderr.write(f"rmx: waiting for Ray to start {_processes(least)} of {room} each; it has {has} in all\n")
             self.has_said_waiting = True
 
     def _hear(self, seconds: float) -> None:
@@ -289,14 +295,14 @@ class _Job:
                 self.end = self.end or news
 
     def _print(self, said: Any) -> None:
-        stream = sys.stderr if said.is_error else sys.stdout
+        stream = sys.stderr if said.is_error else self.stdout
         stream.write(f"[rank {said.rank}] {said.text}" if said.rank else said.text)
         stream.flush()
 
     def _at_work(self, ranks: int) -> None:
         """The ranks have been started: what is known of an earlier start is over."""
         again = " again" if self.starts else ""
-        sys.stderr.write(f"rmx: Ray has started {ranks} process{'es' if ranks > 1 else ''}{again}\n")
+        sys.stderr.write(f"rmx: Ray has started {_processes(ranks)}{again}\n")
         self.ranks, self.end, self.has_said_waiting = ranks, None, False
         self.starts += 1
 
@@ -306,13 +312,24 @@ class _Job:
 
         if isinstance(self.error, WorkerGroupError):
             raise RanksEnded(
-                f"{self.lost or first_line(self.error)} (launch.max_restarts={self.settings.max_restarts})",
+                f"{self.lost or first_line(self.error)} (after launch.max_restarts={self.settings.max_restarts}; what "
+                f"Ray says of it: {self.folder / _LOG})",
                 1,
                 by_accident=True,
             ) from self.error
         if self.error is not None:
             raise RmxError(
-                f"launch=ray: Ray Train has failed: {first_line(self.error)}; its log is below /tmp/ray/session_latest/logs"
+                f"launch=ray: Ray Train has failed: {first_line(self.error)}; on this machine its logs are in "
+                "/tmp/ray/session_latest/logs/train"
             ) from self.error
         if self.end is not None:
             raise RanksEnded(self.end.message, self.end.exit_code)
+
+
+def _processes(number: int) -> str:
+    """Count processes.
+
+    >>> _processes(1), _processes(2)
+    ('1 process', '2 processes')
+    """
+    return f"{number} process{'' if number == 1 else 'es'}"

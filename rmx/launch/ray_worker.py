@@ -33,12 +33,12 @@ from ray.train.backend import Backend
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig
 
-from rmx.errors import ConfigError, RmxError
+from rmx.errors import ConfigError, Interrupted, RmxError
 from rmx.launch.board import Board, Failure
 from rmx.launch.local import ended
 from rmx.launch.origin import PARENT_VARIABLE, RANK_VARIABLE, STORE_VARIABLE
 
-__all__ = ["Began", "Desk", "Ended", "Lost", "Losses", "NoGroup", "RankLost", "Said", "run_rank"]
+__all__ = ["Began", "Desk", "Ended", "Losses", "Lost", "NoGroup", "RankLost", "Said", "run_rank"]
 
 _LOOK_EVERY_SECONDS = 0.5
 _SECONDS_TO_HEAR = 3.0  # for another rank's reason to arrive
@@ -241,22 +241,23 @@ def run_rank(config: Mapping[str, Any]) -> None:
     board = Board(dist.PrefixStore("rmx-0", store), None, ranks, where=f"{host}:{port}")
     if rank == 0:
         ray.get(task.desk.tell.remote(Began(ranks)))
-    variables = {
+    asked = task.desk.until_stop.remote()
+    place = {
         "RANK": rank,
         "WORLD_SIZE": ranks,
         "LOCAL_RANK": context.get_local_rank(),
         "LOCAL_WORLD_SIZE": context.get_local_world_size(),
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
-        STORE_VARIABLE: f"{host}:{port}",
     }
+    variables = {STORE_VARIABLE: f"{host}:{port}", **(place if ranks > 1 else {})}  # one that is alone meets nobody
     if missing := _missing_folder(task):
         board.failed(Failure(rank, ConfigError.__name__, missing, ConfigError.exit_code, board.host, time.time()))
         exit_ = _Exit(ConfigError.exit_code, time.time())
     else:
-        exit_ = _run(task, rank, board, {name: str(value) for name, value in variables.items()})
+        exit_ = _run(task, rank, board, asked, {name: str(value) for name, value in variables.items()})
     if exit_.exitcode != 0:
-        ray.get(task.desk.tell.remote(_judged(board, rank, exit_)))
+        ray.get(task.desk.tell.remote(_judged(board, rank, exit_, asked=_asked(asked))))
 
 
 def _meeting_point(rank: int) -> tuple[dist.TCPStore, str, int]:
@@ -280,13 +281,17 @@ def _missing_folder(task: RankTask) -> str:
     return ""
 
 
-def _run(task: RankTask, rank: int, board: Board, variables: Mapping[str, str]) -> _Exit:
+def _run(task: RankTask, rank: int, board: Board, asked: Any, variables: Mapping[str, str]) -> _Exit:
     """Run `python -m rmx WORDS`, hand on what it prints, and pass on signals."""
-    own = {PARENT_VARIABLE: str(os.getpid()), RANK_VARIABLE: "1", **({"CUDA_VISIBLE_DEVICES": ""} if task.on_cpu else {})}
+    own = {
+        PARENT_VARIABLE: str(os.getpid()),
+        RANK_VARIABLE: "1",
+        **({"CUDA_VISIBLE_DEVICES": ""} if task.on_cpu else {}),
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "rmx", *task.words],
         cwd=task.folder,
-        env={**os.environ, **task.variables, **variables, **own},
+        env={**quiet, **os.environ, **task.variables, **variables, **own},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -295,8 +300,11 @@ def _run(task: RankTask, rank: int, board: Board, variables: Mapping[str, str]) 
     )
     _here.idle.clear()
     try:
-        readers = [_handed_on(task.desk, rank, process.stdout, False), _handed_on(task.desk, rank, process.stderr, True)]
-        _wait(process, task, board)
+        readers = [
+            _handed_on(task.desk, rank, process.stdout, False),
+            _handed_on(task.desk, rank, process.stderr, True),
+        ]
+        _wait(process, task, board, asked)
         exit_ = _Exit(process.returncode, time.time())
         for reader in readers:
             reader.join(_SECONDS_FOR_LAST_LINES)
@@ -317,9 +325,9 @@ def _handed_on(desk: Any, rank: int, stream: IO[str] | None, is_error: bool) -> 
     return thread
 
 
-def _wait(process: subprocess.Popen[str], task: RankTask, board: Board) -> None:
+def _wait(process: subprocess.Popen[str], task: RankTask, board: Board, asked: Any) -> None:
     """Wait for the rank's end; pass a signal on to it, once, and kill it when its grace is over."""
-    asked, kill_at = task.desk.until_stop.remote(), float("inf")
+    kill_at = float("inf")
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_LOOK_EVERY_SECONDS)
@@ -333,14 +341,17 @@ def _wait(process: subprocess.Popen[str], task: RankTask, board: Board) -> None:
 
 def _signal_for(asked: Any, board: Board) -> int:
     """Return the signal that the rank has to get: from the user, or because it is not wanted any more; else 0."""
-    if ray.wait([asked], timeout=0)[0]:
-        return int(ray.get(asked))
     ends_job = _here.stop.is_set() or any(not failure.is_consequence for failure in board.failures())
-    return signal.SIGTERM if ends_job else 0
+    return _asked(asked) or (signal.SIGTERM if ends_job else 0)
 
 
-def _judged(board: Board, rank: int, exit_: _Exit) -> Ended:
-    """Return what to tell the user of this end.
+def _asked(asked: Any) -> int:
+    """Return the signal that the user has sent to the command that waits for the job, or 0."""
+    return int(ray.get(asked)) if ray.wait([asked], timeout=0)[0] else 0
+
+
+def _judged(board: Board, rank: int, exit_: _Exit, *, asked: int) -> Ended:
+    """Return what to tell the user of this end; one by the signal that the user has sent is none by accident.
 
     Raises:
         RankLost: it was an accident.
@@ -348,9 +359,14 @@ def _judged(board: Board, rank: int, exit_: _Exit) -> Ended:
     end = ended(board, {rank: exit_})
     said = {failure.rank for failure in board.failures()}
     until = time.monotonic() + _SECONDS_TO_HEAR
-    while end.by_accident and rank in said and time.monotonic() < until:  # another rank's end is the reason
+    while (
+        end.by_accident and not asked and rank in said and time.monotonic() < until
+    ):  # another rank's end is the reason
         time.sleep(_LOOK_EVERY_SECONDS)
         end = ended(board, {rank: exit_})
+    if end.by_accident and asked:
+        stopped = Interrupted(asked)
+        return Ended(str(stopped), stopped.exit_code)
     if end.by_accident:
         raise RankLost(str(end))
     return Ended(str(end), end.exit_code)
