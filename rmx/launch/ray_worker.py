@@ -194,6 +194,7 @@ class _Here:
 
 
 _here = _Here()
+_here.idle.set()
 
 
 def _stop_here(seconds: float) -> None:
@@ -256,7 +257,7 @@ def run_rank(config: Mapping[str, Any]) -> None:
         exit_ = _Exit(ConfigError.exit_code, time.time())
     else:
         exit_ = _run(task, rank, board, asked, {name: str(value) for name, value in variables.items()})
-    if exit_.exitcode != 0:
+    if exit_.exitcode != 0 and not _here.stop.is_set():  # Ray Train ends it, and knows why
         ray.get(task.desk.tell.remote(_judged(board, rank, exit_, asked=_asked(asked))))
 
 
@@ -283,11 +284,10 @@ def _missing_folder(task: RankTask) -> str:
 
 def _run(task: RankTask, rank: int, board: Board, asked: Any, variables: Mapping[str, str]) -> _Exit:
     """Run `python -m rmx WORDS`, hand on what it prints, and pass on signals."""
-    own = {
-        PARENT_VARIABLE: str(os.getpid()),
-        RANK_VARIABLE: "1",
-        **({"CUDA_VISIBLE_DEVICES": ""} if task.on_cpu else {}),
-    }
+    own = {PARENT_VARIABLE: str(os.getpid()), RANK_VARIABLE: "1"}
+    if task.on_cpu:
+        own["CUDA_VISIBLE_DEVICES"] = ""
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # else pages of stack frames when the machine with the notes is lost
     process = subprocess.Popen(
         [sys.executable, "-m", "rmx", *task.words],
         cwd=task.folder,
@@ -300,10 +300,8 @@ def _run(task: RankTask, rank: int, board: Board, asked: Any, variables: Mapping
     )
     _here.idle.clear()
     try:
-        readers = [
-            _handed_on(task.desk, rank, process.stdout, False),
-            _handed_on(task.desk, rank, process.stderr, True),
-        ]
+        streams = ((process.stdout, False), (process.stderr, True))
+        readers = [_handed_on(task.desk, rank, stream, is_error) for stream, is_error in streams]
         _wait(process, task, board, asked)
         exit_ = _Exit(process.returncode, time.time())
         for reader in readers:
@@ -359,9 +357,8 @@ def _judged(board: Board, rank: int, exit_: _Exit, *, asked: int) -> Ended:
     end = ended(board, {rank: exit_})
     said = {failure.rank for failure in board.failures()}
     until = time.monotonic() + _SECONDS_TO_HEAR
-    while (
-        end.by_accident and not asked and rank in said and time.monotonic() < until
-    ):  # another rank's end is the reason
+    follows = rank in said and not asked  # another rank's end is the reason, and may not be known yet
+    while end.by_accident and follows and time.monotonic() < until:
         time.sleep(_LOOK_EVERY_SECONDS)
         end = ended(board, {rank: exit_})
     if end.by_accident and asked:
