@@ -141,7 +141,8 @@ class Workflow:
             )
         for number in range(least, processes + 1):
             try:
-                self.parallel.sizes(number)
+                for per_node in range(1, number + 1):  # whichever machines are left
+                    self.parallel.sizes(number, per_node)
             except ConfigError as error:
                 raise ConfigError(f"launch.min_processes={least}: the run may go on with {number}: {error}") from error
 

@@ -120,6 +120,12 @@ def test_a_run_that_may_shrink_has_steps_of_one_size(tmp_path: Path) -> None:
     object.__setattr__(flow, "parallel", Sharded(shard="auto", replicate=2))
     with pytest.raises(ConfigError, match=r"the run may go on with 1: parallel"):
         flow.refuse_fixed_ranks(2)
+    object.__setattr__(flow, "launch", RayRanks(min_processes=2))
+    object.__setattr__(flow, "parallel", Sharded(shard="auto"))
+    flow.refuse_fixed_ranks(4)
+    object.__setattr__(flow, "parallel", Sharded(shard="auto", replicate="auto"))  # hsdp on machines of 2 and 1
+    with pytest.raises(ConfigError, match=r"the run may go on with 3: parallel: .* are 2 processes, and there are 3"):
+        flow.refuse_fixed_ranks(4)
 
 
 # --- Real clusters ----------------------------------------------------------------------------------------------------
