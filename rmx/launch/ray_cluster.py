@@ -30,6 +30,7 @@ __all__ = ["RayRanks"]
 
 _FOLDER = ".ray"  # in the run folder: where Ray Train marks its storage
 _LOG = "ray.log"  # in there: what Ray itself prints here, such as pages of state when a machine is lost
+_LOGS = "/tmp/ray/session_latest/logs/train on this machine"  # of Ray Train's controller
 _LISTEN_SECONDS = 1.0
 _SECONDS_FOR_LAST_NEWS = 0.2
 _SECONDS_TO_SHUT_DOWN = 30.0  # of the workers, after their ranks have ended
@@ -105,6 +106,11 @@ class RayRanks:
             own.mkdir(exist_ok=True)
             with (own / _LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
                 _Job(self, ray, words, processes, own, began).run()
+        except ray.exceptions.RayError as error:
+            raise RmxError(
+                f"launch=ray: Ray was lost here ({type(error).__name__}): {first_line(error)}; the same command in this "
+                "folder continues from the last checkpoint"
+            ) from error
         finally:
             ray.shutdown()
 
@@ -262,7 +268,7 @@ class _Job:
                 if not self.ranks:
                     raise Interrupted(self.signals[0])
                 sys.stderr.write("rmx: stopping the ranks after their checkpoint\n")
-                self.ray.get(self.desk.stop.remote(self.signals[0]))
+                self.ray.get(self.desk.stop.remote())
                 give_up_at = time.monotonic() + self.settings.grace_seconds + _SECONDS_TO_SHUT_DOWN
             if len(self.signals) > 1 or time.monotonic() > give_up_at:
                 raise Interrupted(self.signals[0])
@@ -272,7 +278,7 @@ class _Job:
     def _refuse_endless_wait(self) -> None:
         waited, least = time.monotonic() - self.idle_since, self.settings.min_processes or self.processes
         if waited > max(60 * self.settings.wait_minutes, _SAY_WAITING_AFTER_SECONDS):
-            message = self.settings.no_room(self.ray, least)
+            message = f"{self.settings.no_room(self.ray, least)}. If it has room, {_LOGS} says why they do not start"
             raise RanksEnded(f"{self.lost}; {message}", 1, by_accident=True) if self.lost else ConfigError(message)
         if waited > _SAY_WAITING_AFTER_SECONDS and not self.has_said_waiting:
             has, room = self.settings.has(self.ray), self.settings.room
@@ -319,11 +325,14 @@ class _Job:
             ) from self.error
         if self.error is not None:
             raise RmxError(
-                f"launch=ray: Ray Train has failed: {first_line(self.error)}; on this machine its logs are in "
-                "/tmp/ray/session_latest/logs/train"
+                f"launch=ray: Ray Train has failed: {first_line(self.error)}; {_LOGS} says more"
             ) from self.error
-        if self.end is not None:
-            raise RanksEnded(self.end.message, self.end.exit_code)
+        if self.end is None:
+            return
+        code = self.end.exit_code
+        if self.signals and code == Interrupted(signal.SIGTERM).exit_code:  # which the ranks get for any of them
+            code = Interrupted(self.signals[0]).exit_code
+        raise RanksEnded(self.end.message, code)
 
 
 def _processes(number: int) -> str:

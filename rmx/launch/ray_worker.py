@@ -87,30 +87,30 @@ class Desk:
     """An actor: workers tell it what happens, the command that started them listens, and says when to stop."""
 
     def __init__(self) -> None:
-        self.news: asyncio.Queue[Any] = asyncio.Queue()
-        self.stopping: asyncio.Future[int] = asyncio.get_event_loop().create_future()
+        self.news: list[Any] = []
+        self.arrived = asyncio.Event()
+        self.stopping = asyncio.Event()
 
     async def tell(self, what: Any) -> None:
         """Leave news."""
-        await self.news.put(what)
+        self.news.append(what)
+        self.arrived.set()
 
     async def told(self, seconds: float) -> list[Any]:
         """Return all news, waiting so long for the first."""
         with contextlib.suppress(TimeoutError):
-            found = [await asyncio.wait_for(self.news.get(), seconds)]
-            while not self.news.empty():
-                found.append(self.news.get_nowait())
-            return found
-        return []
+            await asyncio.wait_for(self.arrived.wait(), seconds)
+        found, self.news = self.news, []
+        self.arrived.clear()
+        return found
 
-    async def stop(self, number: int) -> None:
-        """Have every rank get this signal."""
-        if not self.stopping.done():
-            self.stopping.set_result(number)
+    async def stop(self) -> None:
+        """Have every rank stop after its checkpoint."""
+        self.stopping.set()
 
-    async def until_stop(self) -> int:
-        """Return the signal once there is one."""
-        return await asyncio.shield(self.stopping)
+    async def until_stop(self) -> None:
+        """Return once they have to."""
+        await self.stopping.wait()
 
 
 # --- For Ray Train ----------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def run_rank(config: Mapping[str, Any]) -> None:
     else:
         exit_ = _run(task, rank, board, asked, {name: str(value) for name, value in variables.items()})
     if exit_.exitcode != 0 and not _here.stop.is_set():  # Ray Train ends it, and knows why
-        ray.get(task.desk.tell.remote(_judged(board, rank, exit_, asked=_asked(asked))))
+        ray.get(task.desk.tell.remote(_judged(board, rank, exit_, asked=_is_ready(asked))))
 
 
 def _meeting_point(rank: int) -> tuple[dist.TCPStore, str, int]:
@@ -324,7 +324,10 @@ def _handed_on(desk: Any, rank: int, stream: IO[str] | None, is_error: bool) -> 
 
 
 def _wait(process: subprocess.Popen[str], task: RankTask, board: Board, asked: Any) -> None:
-    """Wait for the rank's end; pass a signal on to it, once, and kill it when its grace is over."""
+    """Wait for the rank's end; where it is to stop, tell it so, and kill it when its grace is over.
+
+    It is told by SIGTERM, also where the user has pressed Ctrl-C: what Ray starts has SIGINT blocked.
+    """
     kill_at = float("inf")
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -332,24 +335,22 @@ def _wait(process: subprocess.Popen[str], task: RankTask, board: Board, asked: A
             return
         if time.monotonic() > kill_at:
             process.kill()
-        elif kill_at == float("inf") and (number := _signal_for(asked, board)):
-            process.send_signal(number)
+        elif kill_at == float("inf") and _has_to_stop(asked, board):
+            process.terminate()
             kill_at = time.monotonic() + task.grace_seconds
 
 
-def _signal_for(asked: Any, board: Board) -> int:
-    """Return the signal that the rank has to get: from the user, or because it is not wanted any more; else 0."""
-    ends_job = _here.stop.is_set() or any(not failure.is_consequence for failure in board.failures())
-    return _asked(asked) or (signal.SIGTERM if ends_job else 0)
+def _has_to_stop(asked: Any, board: Board) -> bool:
+    """Whether the user, Ray Train, or the end of another rank wants this one to stop."""
+    return _is_ready(asked) or _here.stop.is_set() or any(not failure.is_consequence for failure in board.failures())
 
 
-def _asked(asked: Any) -> int:
-    """Return the signal that the user has sent to the command that waits for the job, or 0."""
-    return int(ray.get(asked)) if ray.wait([asked], timeout=0)[0] else 0
+def _is_ready(answer: Any) -> bool:
+    return bool(ray.wait([answer], timeout=0)[0])
 
 
-def _judged(board: Board, rank: int, exit_: _Exit, *, asked: int) -> Ended:
-    """Return what to tell the user of this end; one by the signal that the user has sent is none by accident.
+def _judged(board: Board, rank: int, exit_: _Exit, *, asked: bool) -> Ended:
+    """Return what to tell the user of this end; where the user has asked for it, it is no accident.
 
     Raises:
         RankLost: it was an accident.
@@ -362,7 +363,7 @@ def _judged(board: Board, rank: int, exit_: _Exit, *, asked: int) -> Ended:
         time.sleep(_LOOK_EVERY_SECONDS)
         end = ended(board, {rank: exit_})
     if end.by_accident and asked:
-        stopped = Interrupted(asked)
+        stopped = Interrupted(signal.SIGTERM)
         return Ended(str(stopped), stopped.exit_code)
     if end.by_accident:
         raise RankLost(str(end))

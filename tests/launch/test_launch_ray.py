@@ -62,33 +62,33 @@ def test_a_mistake_ends_the_job_whoever_found_it() -> None:
     follows = Failure(0, "RankError", "lost its connection", 1, "a", time.time())
     board = a_board(mistake, follows)
     for rank, code in ((0, 1), (1, 2)):
-        end = ray_worker._judged(board, rank, exit_of(code), asked=0)
+        end = ray_worker._judged(board, rank, exit_of(code), asked=False)
         assert (end.message, end.exit_code) == ("rank 1 on b: data: no such file", 2)
 
 
 def test_the_end_of_the_time_is_no_accident() -> None:
     board = a_board(*(Failure(rank, "TimeUp", "its time is up", 75, "a", time.time()) for rank in (0, 1)))
-    assert ray_worker._judged(board, 0, exit_of(75), asked=0) == ray_worker.Ended("its time is up", 75)
+    assert ray_worker._judged(board, 0, exit_of(75), asked=False) == ray_worker.Ended("its time is up", 75)
 
 
 @pytest.mark.usefixtures("at_once")
 def test_a_killed_rank_and_one_that_lost_it_raise() -> None:
     board = a_board(Failure(0, "RankError", "rank 0 lost its connection", 1, "a", time.time()))
     with pytest.raises(ray_worker.RankLost, match=r"^rank 1, which has not started, was killed by SIGKILL"):
-        ray_worker._judged(board, 1, exit_of(-9), asked=0)
+        ray_worker._judged(board, 1, exit_of(-9), asked=False)
     with pytest.raises(ray_worker.RankLost, match=r"^rank 0 lost its connection$"):
-        ray_worker._judged(board, 0, exit_of(1), asked=0)
+        ray_worker._judged(board, 0, exit_of(1), asked=False)
 
 
 def test_a_rank_that_is_alone_is_not_called_one_that_has_not_started() -> None:
     with pytest.raises(ray_worker.RankLost, match=r"^the process on \S+, was killed by SIGKILL"):
-        ray_worker._judged(a_board(ranks=1), 0, exit_of(-9), asked=0)
+        ray_worker._judged(a_board(ranks=1), 0, exit_of(-9), asked=False)
 
 
 def test_a_signal_of_the_user_is_no_accident() -> None:
     """Rank 0 was importing and died of it: Python ends with -15."""
-    end = ray_worker._judged(a_board(), 0, exit_of(-15), asked=signal.SIGINT)
-    assert end.exit_code == 130 and end.message.startswith("stopped by signal 2")
+    end = ray_worker._judged(a_board(), 0, exit_of(-15), asked=True)
+    assert end.exit_code == 143 and end.message.startswith("stopped by signal 15")
 
 
 def test_a_folder_that_a_machine_lacks_is_named(tmp_path: Path) -> None:
@@ -219,6 +219,7 @@ def test_a_killed_rank_starts_again_and_ends_as_if_nothing_had_been(
     run = job()
     run.wait_for_checkpoint(10)
     victim = ranks_of(run.folder)[1]
+    assert victim.environ()["CUDA_VISIBLE_DEVICES"] == ""  # launch.gpus_per_process=0
     victim.kill()
     assert run.end() == 0, run.text[-4000:]
     assert f"process {victim.pid}), last seen" in run.text and "was killed by SIGKILL" in run.text
@@ -249,7 +250,7 @@ def test_a_signal_saves_and_the_same_command_continues(
     run.wait_for_checkpoint(5)
     run.process.send_signal(number)
     assert run.end() == code, run.text[-4000:]
-    assert run.said()[-1].startswith(f"rmx: stopped by signal {int(number)}; saved ")
+    assert run.said()[-1].startswith("rmx: stopped by signal 15; saved ")
     assert of_ray() <= run.before
     again = job()
     assert again.end() == 0
@@ -299,6 +300,24 @@ def test_a_lost_machine_leaves_a_run_of_one_process(
     assert "ranks was 2 and is 1" in run.log
     assert losses(run.folder) == pytest.approx(undisturbed, abs=1e-5)
     assert "state-dump" not in run.text and "state-dump" in (run.folder / ".ray" / "ray.log").read_text()
+
+
+@pytest.mark.slow
+def test_each_process_gets_a_gpu_of_ray_and_sees_those_of_its_machine(job: Callable[..., Job]) -> None:
+    """Ray believes in two GPUs here; the ranks train on the CPU, with the variables that they would have there."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2, "include_dashboard": False})
+    try:
+        words = [f"launch.address={cluster.address}", "launch.gpus_per_process=1", "parallel.processes=auto"]
+        run = job(*words, "launch.wait_minutes=5")
+        run.wait_for_checkpoint(5)
+        variables = {rank: process.environ() for rank, process in ranks_of(run.folder).items()}
+        assert {rank: of["LOCAL_RANK"] for rank, of in variables.items()} == {0: "0", 1: "1"}
+        assert {of["CUDA_VISIBLE_DEVICES"] for of in variables.values()} == {"0,1"}
+        assert run.end() == 0, run.text[-4000:]
+    finally:
+        cluster.shutdown()
 
 
 @pytest.mark.slow
