@@ -108,8 +108,8 @@ class RayRanks:
                 _Job(self, ray, words, processes, own, began).run()
         except ray.exceptions.RayError as error:
             raise RmxError(
-                f"launch=ray: Ray was lost here ({type(error).__name__}): {first_line(error)}; the same command in this "
-                "folder continues from the last checkpoint"
+                f"launch=ray: Ray was lost here ({type(error).__name__}): {first_line(error)}; the same command in "
+                "this folder continues from the last checkpoint"
             ) from error
         finally:
             ray.shutdown()
