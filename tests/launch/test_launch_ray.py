@@ -23,6 +23,7 @@ from rmx.errors import ConfigError
 from rmx.launch.board import Board, Failure
 from rmx.launch.ray_cluster import RayRanks
 from rmx.parallel import Replicated, Sharded
+from rmx.reference.kept_files import file_of
 
 ray_worker = pytest.importorskip("rmx.launch.ray_worker")
 
@@ -229,6 +230,8 @@ def test_a_killed_rank_starts_again_and_ends_as_if_nothing_had_been(
     assert len(undisturbed) == STEPS
     assert losses(run.folder) == pytest.approx(undisturbed, abs=1e-5)
     assert of_ray() <= run.before  # nothing is left running
+    left = [path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()]
+    assert ".ray/ray.log" in left and [name for name in left if file_of(name) is None] == []
 
 
 @pytest.mark.slow
