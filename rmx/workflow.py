@@ -125,6 +125,27 @@ class Workflow:
         if self.resume != "auto":
             raise ConfigError(f"{start} resume={self.resume} takes it back each time; use resume=auto")
 
+    def refuse_fixed_ranks(self, processes: int) -> None:
+        """Refuse `launch.min_processes` where not every number of processes from there on makes the same steps.
+
+        Raises:
+            ConfigError: a step depends on the number of processes, or the strategy does not take some of them.
+        """
+        least = self.launch.min_processes if isinstance(self.launch, RayRanks) else None
+        if least is None:
+            return
+        if self.trainer.comparisons_per_step is None:
+            raise ConfigError(
+                f"launch.min_processes={least}: a step of fewer processes would have fewer comparisons; give "
+                "trainer.comparisons_per_step, which is of all processes together"
+            )
+        for number in range(least, processes + 1):
+            try:
+                for per_node in range(1, number + 1):  # whichever machines are left
+                    self.parallel.sizes(number, per_node)
+            except ConfigError as error:
+                raise ConfigError(f"launch.min_processes={least}: the run may go on with {number}: {error}") from error
+
     def run(self) -> dict[str, Any]:
         """Do all phases in the order given, then draw plots and the report.
 

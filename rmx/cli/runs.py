@@ -53,10 +53,11 @@ def start(workflow: Any, words: list[str]) -> Any:
         sys.stderr.write("rmx: parallel.processes=auto: no GPU here, so one process; give a number for more\n")
     if not launch.starts(processes):
         return workflow.run()
+    workflow.refuse_fixed_ranks(processes)
+    folder = open_folder(workflow.output_dir, workflow.model.name, workflow.data.source)
     if workflow.output_dir is None:  # so that ranks which start again go on where they were
-        folder = open_folder(None, workflow.model.name, workflow.data.source)
         words = [*words, f"output_dir={override_value(str(folder))}"]
-    return launch.start(words, processes)
+    return launch.start(words, processes, folder)
 
 
 def print_config(arguments: Arguments) -> int:

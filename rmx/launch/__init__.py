@@ -3,7 +3,8 @@
     origin     the variables of torchrun, accelerate, srun and mpirun → rank, ranks, meeting point
     local      launch=local: this machine, through torch's elastic launcher
     slurm      launch=slurm: a Slurm job, through submitit
-    ray_cluster  launch=ray: actors of a Ray cluster
+    ray_cluster  launch=ray: the workers of Ray Train's TorchTrainer
+    ray_worker   what runs on the machines of a Ray cluster
     rank_command  one rank as a cluster runs it: a process of its own
     began      when the job began that this process works for
     board      what every rank is doing and how it ended, in a store that all can read

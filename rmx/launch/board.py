@@ -185,6 +185,8 @@ class Board:
     def described(self, rank: int) -> str:
         """Say where a rank is and what it was last seen doing."""
         note = self.doing(rank)
+        if note is None and self.ranks == 1:  # it meets nobody, and leaves no notes
+            return f"the process on {self.host}"
         if note is None:
             return f"rank {rank}, which has not started"
         return f"rank {rank} ({note['host']}, process {note['pid']}), last seen {note['doing']}"

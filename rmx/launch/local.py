@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from rmx.errors import Interrupted, RmxError
 from rmx.launch.origin import PARENT_VARIABLE, STORE_VARIABLE
@@ -18,16 +19,26 @@ from rmx.launch.rank_command import RanksEnded
 from rmx.values import AtLeastZero, Whole, refuse_wrong_fields
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
     from rmx.launch.board import Board
 
-__all__ = ["LocalRanks", "RanksEnded"]
+__all__ = ["LocalRanks", "ProcessEnd", "RanksEnded", "ended"]
 
 log = logging.getLogger(__name__)
 
 _SECONDS_TO_NOTICE = 3.0  # between the end of a process and the launcher's look at it
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1"  # handed on to the ranks, which save and end
+
+
+class ProcessEnd(Protocol):
+    """How a process ended, as torch's elastic launcher has it in ProcessFailure."""
+
+    @property
+    def exitcode(self) -> int:
+        """Negative: by this signal."""
+
+    @property
+    def timestamp(self) -> float:
+        """Seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class LocalRanks:
         """Whether so many ranks are started as processes of their own: a single one is the process that is here."""
         return processes > 1
 
-    def start(self, words: Sequence[str], processes: int) -> None:
+    def start(self, words: Sequence[str], processes: int, folder: Path) -> None:
         """Run `python -m rmx WORDS` in so many ranks and wait for their end.
 
         Raises:
@@ -124,7 +135,7 @@ def _stopped(board: Board, number: int) -> RmxError:
     return RanksEnded(said[0].message, 130 if number == signal.SIGINT else 143)
 
 
-def ended(board: Board, killed: dict[int, ProcessFailure]) -> RanksEnded:
+def ended(board: Board, killed: Mapping[int, ProcessEnd]) -> RanksEnded:
     """Find the rank that ended first and for a reason of its own, and say what happened to it.
 
     A rank that gave its reason comes first; then one that could not, because it was killed; then one that got a

@@ -1,7 +1,7 @@
 """One rank as a cluster runs it: `python -m rmx WORDS` in a process of its own, with the variables of its place.
 
-Slurm (through submitit) and Ray run Python functions on their nodes; this is that function. The rank is a process, so
-that its exit code is its own and what it imports meets nothing of the cluster's.
+Slurm (through submitit) runs Python functions on its nodes; this is that function. The rank is a process, so that its
+exit code is its own and what it imports meets nothing of the cluster's.
 """
 
 from __future__ import annotations

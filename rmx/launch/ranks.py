@@ -171,7 +171,8 @@ def end_with(message: str, error: BaseException, exit_code: int) -> None:
 
 
 def _is_rank() -> bool:
-    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
+    """Whether there are others, or a process that started this one says how it ended."""
+    return STORE_VARIABLE in os.environ or os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
 
 
 def _late_board() -> Board | None:

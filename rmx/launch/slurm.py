@@ -110,7 +110,7 @@ class SlurmRanks:
         """Whether ranks are started elsewhere: always."""
         return True
 
-    def start(self, words: Sequence[str], processes: int) -> None:
+    def start(self, words: Sequence[str], processes: int, folder: Path) -> None:
         """Submit `python -m rmx WORDS` as so many tasks, and again when its time is up; wait for the end.
 
         Raises:

@@ -146,6 +146,12 @@ _RUN = (
     KeptFile("tensorboard/**", "event files", "", "with trackers=[tensorboard]"),
     KeptFile(".lock", "held while the run goes on: one process at a time"),
     KeptFile(
+        ".ray/**",
+        "Ray Train's mark on the shared storage, and ray.log: what Ray says of lost machines",
+        "",
+        "launch=ray",
+    ),
+    KeptFile(
         "PRUNE", "asks the run to stop early; the sweep writes it", "step, metric and value", "in a sweep with a pruner"
     ),
     # --- The model ---

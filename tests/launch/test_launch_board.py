@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -121,7 +122,7 @@ def test_only_accidents_start_the_ranks_again(
 
     monkeypatch.setattr(LocalRanks, "_run_once", once)
     with pytest.raises(RanksEnded):
-        LocalRanks(max_restarts=restarts).start([], 2)
+        LocalRanks(max_restarts=restarts).start([], 2, Path())
     assert tried == [2] * starts
 
 

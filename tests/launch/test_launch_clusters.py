@@ -71,7 +71,7 @@ def test_a_slurm_job_whose_time_is_up_is_submitted_again(
     monkeypatch.setattr("rmx.launch.slurm._state", lambda job_id: "COMPLETED")
     monkeypatch.setattr(SlurmRanks, "_executor", lambda self, processes: SimpleNamespace(submit=submit))
     pytest.importorskip("submitit")
-    SlurmRanks().start([], 1)
+    SlurmRanks().start([], 1, Path())
     said = capsys.readouterr().err
     assert said.count("submitting it again") == 2 and "at step 9" in said
     assert next(ends, None) is None
@@ -92,7 +92,7 @@ def test_processes_are_divided_among_nodes() -> None:
 def test_a_missing_package_is_named(package: str, launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=r"pip install 'rmx\[(slurm|ray)\]'"):
-        launch.start([], 1)
+        launch.start([], 1, Path())
 
 
 # --- Slurm ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 # What neither of the two runs has: large or sharded models, trackers, a sweep's request, a plan.
 NOT_IN_THESE = {
     "plan.json", "wandb_run.json", "wandb/**", "tensorboard/**", "PRUNE", "model/model.safetensors.index.json",
-    "model/special_tokens_map.json", "checkpoints/checkpoint-*/shards/**", "run.yaml",
+    "model/special_tokens_map.json", "checkpoints/checkpoint-*/shards/**", "run.yaml", ".ray/**",
 }  # fmt: skip
 
 
