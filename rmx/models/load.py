@@ -36,6 +36,7 @@ def load_model(
     seed: int,
     device: str | None,
     divided: bool = False,
+    parts_only: bool = False,
 ) -> LoadedModel:
     """See `RewardModelSource.load`; `place` is where its path was found, None for the embedded model."""
     if adapter is not None and trainable and source.freeze_layers:
@@ -44,7 +45,9 @@ def load_model(
     if device is not None:
         _check_device(device)
     with _seeded(seed):
-        base, model, initial = _weights(source, place, adapter, trainable, seed, device, divided)
+        base, model, initial = _weights(
+            source, place, adapter, trainable, seed, device, divided=divided, parts_only=parts_only
+        )
     if device is not None and base.quantization is None and not divided:  # which is where it belongs since it was read
         model = model.to(device)
     if adapter is None and isinstance(model, PeftModel) and base.folder is not None:
@@ -84,7 +87,9 @@ def _weights(
     trainable: bool,
     seed: int,
     device: str | None,
+    *,
     divided: bool,
+    parts_only: bool,
 ) -> tuple[Base, Any, dict[str, torch.Tensor] | None]:
     adapted = place is not None and (place.folder / "adapter_config.json").exists()
     stored = adapted and place is not None and is_reward_adapter(place.folder)  # else of a language model: merged
@@ -98,7 +103,8 @@ def _weights(
         seed=seed,
         device=device,
         divided=divided,
-        whole=_why_whole(adapted, adapter),
+        whole=_why_whole(adapted and not stored, adapter),
+        parts_only=parts_only,
     )
     if place is None:
         base = build_tiny(wish)
@@ -121,10 +127,10 @@ def _weights(
     return base, base.model, None
 
 
-def _why_whole(adapted: bool, adapter: Adapter | None) -> str | None:
+def _why_whole(merged: bool, adapter: Adapter | None) -> str | None:
     """Half a sentence on why a base's weights have to be there before an adapter is; None if they do not."""
-    if adapted:
-        return "it lies below a stored adapter"
+    if merged:
+        return "a language model's adapter is merged into it"
     if adapter is not None and not adapter.drawn:
         return f"its adapter ({adapter.kind}) starts from its weights"
     return None

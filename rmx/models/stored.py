@@ -84,7 +84,13 @@ def open_adapter(base: Base, place: Resolved, wish: Wish, trainable: bool) -> An
             )
     try:
         with quiet():
-            model = PeftModel.from_pretrained(base.model, str(place.folder), is_trainable=trainable)
+            model = PeftModel.from_pretrained(
+                base.model,
+                str(place.folder),
+                is_trainable=trainable,
+                low_cpu_mem_usage=bool(base.unread),  # else PEFT would put it on the meta device, as the base is
+                torch_device="cpu",
+            )
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         detail = first_line(error)
         raise ModelError(f"model.path: the adapter {place.path} does not fit {base.path}: {detail}") from None

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rmx.checkpoints import CheckpointFolder
-from rmx.models import check_trainable, save_artefact, verify_artefact
+from rmx.models import check_trainable, save_artefact
 from rmx.redact import redact
 from rmx.run.folder import write_setup
 from rmx.run.progress import EvaluationProgress, ShowProgress
 from rmx.training.drift import environment_facts, plain_values
 from rmx.training.loop import Loop
+from rmx.training.proof import prove
 from rmx.training.pruning import PruneOnRequest
 from rmx.training.resuming import choose, rewind
 from rmx.training.strategies import OneProcess
@@ -101,7 +102,7 @@ def manifest_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
 def save(w: Workflow, run: OpenRun, inputs: Inputs, model: Model, strategy: OneProcess) -> None:
     """Save the artefact, load it afresh, and compare the scores of some rows.
 
-    Every process gives its part of the weights; the first one writes, and checks. All come to the same end.
+    Every process gives its part of the weights, which the first one writes, and takes part in the check.
 
     Raises:
         ArtefactError: the loaded artefact gives other scores.
@@ -120,15 +121,14 @@ def save(w: Workflow, run: OpenRun, inputs: Inputs, model: Model, strategy: OneP
         return save_artefact(loaded, run.folder / "model", template=inputs.template, contract=contract, fetch=fetch)
 
     folder = strategy.with_weights(model.loaded.model, write)
-    checked = strategy.first(
-        lambda: verify_artefact(
-            folder,
-            sequences,
-            expected,
-            device=str(inputs.device),
-            max_tokens_per_batch=model.scorer.max_tokens_per_micro_batch,
-            beside=None if strategy.divided else model.loaded.model,
-        )
+    checked = prove(
+        strategy,
+        folder,
+        model.loaded,
+        sequences,
+        expected,
+        device=inputs.device,
+        max_tokens_per_batch=model.scorer.max_tokens_per_micro_batch,
     )
     log.info(
         "Saved %s; loaded afresh it scores %d texts as before (largest difference %.1e)",

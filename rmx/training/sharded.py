@@ -38,7 +38,7 @@ from rmx.checkpoints.shards import (
     structure_of,
 )
 from rmx.checkpoints.tensors import load_state, state_bytes
-from rmx.errors import CheckpointError, ConfigError, ModelError, RmxError
+from rmx.errors import CheckpointError, ConfigError, ModelError
 from rmx.models.layers import layers_of
 from rmx.models.streaming import Fetch
 from rmx.models.unread import Unread, stored_tensors
@@ -97,13 +97,19 @@ class ShardedWeights(DataParallel):
             raise ModelError("parallel: the model was not divided among the processes before training")
         return model
 
-    def divide(self, model: Any, unread: Mapping[str, Unread]) -> None:
+    def divide(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
         """Divide the weights in place: a unit per layer, and one for the rest; then read what is still in its files.
 
         Raises:
             ModelError: a weight is not divided although it should be.
         """
         self.skeleton = without_weights(model)
+        self.divide_again(model, unread)
+
+    divides_again = True
+
+    def divide_again(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
+        """Divide the weights in place, and leave alone what is known of the trained model."""
         if not unread and not self.cpu_offload:
             model.to(self.args.device)
         here = {
@@ -188,8 +194,6 @@ class ShardedWeights(DataParallel):
 
     def _gathered(self, tensor: Tensor) -> Tensor | None:
         """Make a divided tensor whole; the first process gets it, in the host's memory."""
-        if isinstance(tensor, DTensor) and self.cpu_offload:
-            tensor = tensor.to(self.args.device)  # whose processes' messages go from device to device
         complete = whole(tensor.detach())
         return complete.cpu() if self.process == 0 else None
 
@@ -224,14 +228,7 @@ class ShardedWeights(DataParallel):
 
     def finish_saving(self) -> None:
         """Wait for every process's parts, and for the first one's seal."""
-        mine: RmxError | None = None
-        try:
-            self.saving.wait()
-        except RmxError as error:
-            mine = error
-        for failure in self._all(mine):
-            if failure is not None:
-                raise failure
+        self.everywhere(self.saving.wait)
 
     def _second_group(self) -> dist.ProcessGroup:
         """Return a group for what goes on beside training, whose messages must not mix with training's."""
@@ -331,7 +328,10 @@ def check_arguments(args: TrainingArguments) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a divided tensor as a whole one; collective."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    parts: Any = tensor.to(tensor.device_mesh.device_type)  # some wait in the host's memory
+    return parts.full_tensor()
 
 
 def part_of(tensor: Tensor, like: Tensor) -> Any:

@@ -108,6 +108,11 @@ class OneProcess:
             unread: where its weights lie that are on the meta device (`LoadedModel.unread`).
         """
 
+    divides_again = False  # a second model can be divided beside the trained one, to score with it
+
+    def divide_again(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
+        """Divide a model that is only scored, as `divide` did the trained one; see there."""
+
     def to_device(self, model: nn.Module) -> None:
         """Move the model to this process's device; quantised ones are there since they were loaded."""
         if getattr(model, "quantization_method", None) is None:
@@ -157,6 +162,10 @@ class OneProcess:
 
     def first(self, work: Callable[[], T]) -> T:
         """Let the first process do something for all; what it returns or raises, every process returns or raises."""
+        return work()
+
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """Let every process do something by itself; an error of one of them is an error of all."""
         return work()
 
     def interruptible(self, signals: StopSignals) -> AbstractContextManager[None]:
@@ -318,6 +327,21 @@ class DataParallel(OneProcess):
         if isinstance(answer[0], RmxError):
             raise answer[0]
         return answer[0]
+
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """The errors are gathered; the one of the lowest rank is raised."""
+        mine: T | None = None
+        failed: RmxError | None = None
+        try:
+            mine = work()
+        except RmxError as error:
+            failed = error
+        failures: list[RmxError | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, failed)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        return cast(T, mine)
 
     def interruptible(self, signals: StopSignals) -> AbstractContextManager[None]:
         """Others wait for this rank: the signal is seen at the end of the step."""
