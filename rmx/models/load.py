@@ -16,7 +16,14 @@ from rmx.models.head import backbone_of, head_of, head_parts, in_float32, linear
 from rmx.models.loaded import LoadedModel
 from rmx.models.quantization import wanted_quantization
 from rmx.models.resolve import Resolved
-from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
+from rmx.models.stored import (
+    base_of_adapter,
+    describe_adapter,
+    is_reward_adapter,
+    merge_foreign,
+    open_adapter,
+    why_base_is_read,
+)
 from rmx.models.unread import in_model
 
 if TYPE_CHECKING:
@@ -103,7 +110,7 @@ def _weights(
         seed=seed,
         device=device,
         divided=divided,
-        whole=_why_whole(adapted and not stored, adapter),
+        whole=why_base_is_read(place.folder) if adapted and place is not None else _why_whole(adapter),
         parts_only=parts_only,
     )
     if place is None:
@@ -127,10 +134,8 @@ def _weights(
     return base, base.model, None
 
 
-def _why_whole(merged: bool, adapter: Adapter | None) -> str | None:
-    """Half a sentence on why a base's weights have to be there before an adapter is; None if they do not."""
-    if merged:
-        return "a language model's adapter is merged into it"
+def _why_whole(adapter: Adapter | None) -> str | None:
+    """Half a sentence on why a base's weights have to be there before a new adapter is; None if they do not."""
     if adapter is not None and not adapter.drawn:
         return f"its adapter ({adapter.kind}) starts from its weights"
     return None

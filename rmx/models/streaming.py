@@ -25,7 +25,7 @@ from transformers.utils.logging import tqdm
 from rmx.errors import ModelError
 from rmx.models.quiet import quiet
 
-__all__ = ["Fetch", "fetched", "save_pretrained"]
+__all__ = ["Fetch", "renamed", "save_pretrained"]
 
 log = logging.getLogger(__name__)
 
@@ -104,23 +104,27 @@ def stand_ins(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: StandIn.of(tensor, number) for number, (name, tensor) in enumerate(state.items())}
 
 
-def fetched(state: Mapping[str, Tensor], chosen: Callable[[dict[str, Tensor]], dict[str, Tensor]], fetch: Fetch) -> Any:
-    """Fetch those weights that a function chooses and names, and no others.
+def renamed(state: Mapping[str, Tensor], chosen: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]) -> dict[str, str]:
+    """Return which weights a function chooses, and what it calls them: its names, and those in the model.
 
     Args:
         state: all weights of a model, perhaps without memory.
-        chosen: name in the model → tensor, to name as saved → tensor.
-        fetch: returns a weight of `state`.
+        chosen: name in the model → tensor, to new name → tensor.
+
+    Raises:
+        ModelError: it does not choose, but computes.
 
     >>> state = {"a": torch.zeros(2, device="meta"), "b": torch.zeros(2, device="meta")}
-    >>> fetched(state, lambda tensors: {"renamed": tensors["b"]}, {"b": torch.ones(2)}.__getitem__)
-    {'renamed': tensor([1., 1.])}
+    >>> renamed(state, lambda tensors: {"new": tensors["b"]})
+    {'new': 'b'}
     """
-    names = list(state)
-    numbers = {name: getattr(tensor, "number", None) for name, tensor in chosen(stand_ins(state)).items()}
-    if computed := [name for name, number in numbers.items() if number is None]:
-        raise ModelError(f"{computed[0]} is computed while it is saved, and cannot be fetched by its name")
-    return {name: fetch(names[number]) for name, number in numbers.items() if number is not None}
+    names, found = list(state), {}
+    for name, tensor in chosen(stand_ins(state)).items():
+        number = getattr(tensor, "number", None)
+        if number is None:
+            raise ModelError(f"{name} is computed while it is saved, and no weight of the model")
+        found[name] = names[number]
+    return found
 
 
 def _all_weights(model: nn.Module, fetch: Fetch) -> dict[str, Tensor]:

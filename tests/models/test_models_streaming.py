@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BartConfig, Gemma3Config, MixtralConfig, PreTrainedConfig
 
 from rmx.errors import ModelError
-from rmx.models.streaming import fetched, save_pretrained
+from rmx.models.streaming import renamed, save_pretrained
 from rmx.training.sharded import without_weights
 
 TIED = BartConfig(  # one embedding under three names
@@ -113,7 +113,7 @@ def test_another_weight_than_was_planned_is_refused(tmp_path: Path) -> None:
         save_pretrained(without_weights(model), tmp_path, lambda name: model.state_dict()[name].double())
 
 
-def test_what_is_computed_cannot_be_fetched() -> None:
+def test_what_is_computed_has_no_name() -> None:
     state = {"a": torch.zeros(2), "b": torch.ones(2)}
     with pytest.raises(ModelError, match=r"^sum is computed while it is saved"):
-        fetched(state, lambda given: {"sum": given["a"] + given["b"]}, state.__getitem__)
+        renamed(state, lambda given: {"sum": given["a"] + given["b"]})

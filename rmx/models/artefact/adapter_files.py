@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from rmx.errors import ModelError
 from rmx.models.head import unwrap
 from rmx.models.loaded import LoadedModel
-from rmx.models.stored import BASE
-from rmx.models.streaming import Fetch, fetched, save_pretrained
+from rmx.models.stored import BASE, adapter_names
+from rmx.models.streaming import Fetch, save_pretrained
 from rmx.models.tiny import TINY
 
 __all__ = ["base_state", "write_adapter"]
@@ -58,11 +58,7 @@ def adapter_state(model: Any, fetch: Fetch | None) -> dict[str, torch.Tensor]:
     """Return what is saved of an adapter, the head with it, by the names that PEFT saves it under."""
     if fetch is None:
         return get_peft_model_state_dict(model, save_embedding_layers=False)
-    return fetched(
-        model.state_dict(),
-        lambda state: get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False),
-        fetch,
-    )
+    return {name: fetch(inside) for name, inside in adapter_names(model).items()}
 
 
 def _readable(name: str) -> str:
