@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rmx.errors import ModelError, OutputError
-from rmx.files import new_folder
+from rmx.files import new_folder, writing
 from rmx.models.artefact.adapter_files import write_adapter
 from rmx.models.head import head_of, linear_of, unwrap
 from rmx.models.loaded import LoadedModel
@@ -110,7 +110,8 @@ def save_artefact(
     final = Path(folder).absolute()
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(final) as staging, quiet(sum(p.numel() * p.element_size() for p in loaded.model.parameters())):
+        size = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+        with writing(final), new_folder(final) as staging, quiet(size):
             _write(loaded, staging, final, template, contract, card, fetch)
     except OSError as error:
         raise OutputError(f"output_dir: {final} cannot be written: {error.strerror or error}") from None
