@@ -13,6 +13,7 @@ from workflows import make_workflow
 from rmx.data import SyntheticData
 from rmx.models import Adapter, RewardModelSource
 from rmx.parallel import NoParallel, Replicated, Sharded
+from rmx.templates import Template
 
 STRATEGIES: dict[str, NoParallel] = {
     "none": NoParallel(),
@@ -31,6 +32,8 @@ def main(folder: Path, strategy: str, changes: dict[str, Any]) -> None:
         changes["peft"] = Adapter(kind=changes.pop("kind", "lora"), r=4, alpha=8)
     if "path" in changes:
         changes["model"] = RewardModelSource(name="m", path=changes.pop("path"))
+    if "template" in changes:
+        changes["template"] = Template(changes.pop("template"))
     if "responses" in changes:
         changes["data"] = SyntheticData(size=40, responses=changes.pop("responses"))
     settings: dict[str, Any] = {

@@ -26,7 +26,7 @@ from rmx.models.resolve import Resolved, resolve, trust_remote_code
 from rmx.models.tensor_files import VALUE_HEAD, StoredTensor, half_precision, tensors
 from rmx.models.tiny import TINY, tiny_config, tiny_tokenizer
 from rmx.models.tokenizer import check_vocabulary, choose_padding, load_tokenizer
-from rmx.models.unread import Unread, build_unread
+from rmx.models.unread import ReadWholeError, Unread, build_unread
 
 if TYPE_CHECKING:
     from rmx.models.source import RewardModelSource
@@ -45,6 +45,7 @@ class Wish:
     device: str | None
     divided: bool = False  # processes hold a part of every weight each
     whole: str | None = None  # why each of them has to read all of it nevertheless
+    parts_only: bool = False  # and then none of them is to
 
 
 @dataclass
@@ -98,6 +99,8 @@ def build_checkpoint(place: Resolved, wish: Wish) -> Base:
     dtype = _dtype(wish, half_precision(stored))
     built = _unread(wish, config, stored, dtype, padding.id) if wish.divided else "it is not divided"
     if isinstance(built, str):
+        if wish.parts_only:
+            raise ReadWholeError(built)
         model, loaded = _from_pretrained(place, config, wish, dtype, strict=head is not None)
         _check_weights(model, loaded, place.path, head)
         unread: list[tuple[nn.Parameter, Unread]] = []

@@ -16,7 +16,14 @@ from rmx.models.head import backbone_of, head_of, head_parts, in_float32, linear
 from rmx.models.loaded import LoadedModel
 from rmx.models.quantization import wanted_quantization
 from rmx.models.resolve import Resolved
-from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
+from rmx.models.stored import (
+    base_of_adapter,
+    describe_adapter,
+    is_reward_adapter,
+    merge_foreign,
+    open_adapter,
+    why_base_is_read,
+)
 from rmx.models.unread import in_model
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ def load_model(
     seed: int,
     device: str | None,
     divided: bool = False,
+    parts_only: bool = False,
 ) -> LoadedModel:
     """See `RewardModelSource.load`; `place` is where its path was found, None for the embedded model."""
     if adapter is not None and trainable and source.freeze_layers:
@@ -44,7 +52,9 @@ def load_model(
     if device is not None:
         _check_device(device)
     with _seeded(seed):
-        base, model, initial = _weights(source, place, adapter, trainable, seed, device, divided)
+        base, model, initial = _weights(
+            source, place, adapter, trainable, seed, device, divided=divided, parts_only=parts_only
+        )
     if device is not None and base.quantization is None and not divided:  # which is where it belongs since it was read
         model = model.to(device)
     if adapter is None and isinstance(model, PeftModel) and base.folder is not None:
@@ -84,7 +94,9 @@ def _weights(
     trainable: bool,
     seed: int,
     device: str | None,
+    *,
     divided: bool,
+    parts_only: bool,
 ) -> tuple[Base, Any, dict[str, torch.Tensor] | None]:
     adapted = place is not None and (place.folder / "adapter_config.json").exists()
     stored = adapted and place is not None and is_reward_adapter(place.folder)  # else of a language model: merged
@@ -98,7 +110,8 @@ def _weights(
         seed=seed,
         device=device,
         divided=divided,
-        whole=_why_whole(adapted, adapter),
+        whole=why_base_is_read(place.folder) if adapted and place is not None else _why_whole(adapter),
+        parts_only=parts_only,
     )
     if place is None:
         base = build_tiny(wish)
@@ -121,10 +134,8 @@ def _weights(
     return base, base.model, None
 
 
-def _why_whole(adapted: bool, adapter: Adapter | None) -> str | None:
-    """Half a sentence on why a base's weights have to be there before an adapter is; None if they do not."""
-    if adapted:
-        return "it lies below a stored adapter"
+def _why_whole(adapter: Adapter | None) -> str | None:
+    """Half a sentence on why a base's weights have to be there before a new adapter is; None if they do not."""
     if adapter is not None and not adapter.drawn:
         return f"its adapter ({adapter.kind}) starts from its weights"
     return None

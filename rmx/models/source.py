@@ -95,6 +95,7 @@ class RewardModelSource:
         seed: int = 0,
         device: str | None = None,
         divided: bool = False,
+        parts_only: bool = False,
     ) -> LoadedModel:
         """Load weights and tokenizer, and put the scalar head (and the adapter) in place.
 
@@ -105,14 +106,25 @@ class RewardModelSource:
             device: Where to, e.g. "cuda:0"; None leaves the model on the CPU (the trainer moves it).
             divided: Leave the weights in their files where each process can read its part of them later
                 (`LoadedModel.unread`); nothing is moved to `device`.
+            parts_only: With `divided`, refuse a model that every process would have to read whole.
 
         Raises:
+            ReadWholeError: It cannot be read in parts.
             ModelError: It cannot be found, reached or used; the message says which and what to do.
         """
         place = self.locate()  # first, because it may fail: the imports of the next line take seconds
         from rmx.models.load import load_model
 
-        return load_model(self, place, adapter=adapter, trainable=trainable, seed=seed, device=device, divided=divided)
+        return load_model(
+            self,
+            place,
+            adapter=adapter,
+            trainable=trainable,
+            seed=seed,
+            device=device,
+            divided=divided,
+            parts_only=parts_only,
+        )
 
 
 def _name_of(path: str | None) -> str:

@@ -5,16 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from rmx.errors import ModelError, first_line
 from rmx.models.adapters import Adapter
 from rmx.models.build import Base, Wish, build_checkpoint, reward_config
 from rmx.models.head import find_head, head_parts, init_head, restore_head
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve
-from rmx.models.tensor_files import VALUE_HEAD, json_object, tensors
+from rmx.models.streaming import renamed
+from rmx.models.tensor_files import VALUE_HEAD, StoredTensor, json_object, tensors
 from rmx.models.tokenizer import choose_padding, load_tokenizer
+from rmx.models.unread import Unread
 
-__all__ = ["base_of_adapter", "describe_adapter", "is_reward_adapter", "merge_foreign", "open_adapter"]
+__all__ = [
+    "adapter_names",
+    "base_of_adapter",
+    "describe_adapter",
+    "is_reward_adapter",
+    "merge_foreign",
+    "open_adapter",
+    "why_base_is_read",
+]
 
 BASE = "base"  # folder inside an artefact for a base that is nowhere else
 
@@ -22,6 +34,17 @@ BASE = "base"  # folder inside an artefact for a base that is nowhere else
 def is_reward_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter that carries a trained head."""
     return json_object(folder / "adapter_config.json").get("task_type") == "SEQ_CLS"
+
+
+def why_base_is_read(folder: Path) -> str | None:
+    """Half a sentence on why the weights below a stored adapter have to be there before it is; None if they do not."""
+    settings = json_object(folder / "adapter_config.json")
+    if not is_reward_adapter(folder):
+        return "a language model's adapter is merged into it"
+    if settings.get("peft_type") != "LORA":
+        return f"its adapter is of another kind than LoRA ({settings.get('peft_type')})"
+    start = settings.get("init_lora_weights", True)
+    return None if isinstance(start, bool) else f"its adapter (init_lora_weights={start}) starts from its weights"
 
 
 def describe_adapter(folder: Path) -> Adapter | None:
@@ -84,16 +107,51 @@ def open_adapter(base: Base, place: Resolved, wish: Wish, trainable: bool) -> An
             )
     try:
         with quiet():
-            model = PeftModel.from_pretrained(base.model, str(place.folder), is_trainable=trainable)
+            model = PeftModel.from_pretrained(
+                base.model,
+                str(place.folder),
+                is_trainable=trainable,
+                low_cpu_mem_usage=bool(base.unread),  # without a word about the meta device, where the base is
+                torch_device="cpu",
+            )
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         detail = first_line(error)
         raise ModelError(f"model.path: the adapter {place.path} does not fit {base.path}: {detail}") from None
+    if base.unread:
+        base.unread += _unread_adapter(model, stored)
     base.head_was_kept = keep
     if not keep:
         init_head(model, "zero" if wish.source.head_init == "zero" else "normal", wish.seed)
     head = "its head" if keep else f"a new head (model.head_init={wish.source.head_init})"
     base.notes = [f"adapter {place.path} on {base.path}, with {head}"]  # what was said of the base's own head is void
     return model
+
+
+def adapter_names(model: Any) -> dict[str, str]:
+    """Return the names under which PEFT saves an adapter and its head, each with the weight's name in the model."""
+    from peft import get_peft_model_state_dict
+
+    return renamed(
+        model.state_dict(),
+        lambda state: get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False),
+    )
+
+
+def _unread_adapter(model: Any, stored: dict[str, StoredTensor]) -> list[tuple[nn.Parameter, Unread]]:
+    """Return where those weights of an adapter lie that PEFT has put on the meta device, as their base is.
+
+    Raises:
+        ModelError: one of them is in no file.
+    """
+    weights, found = dict(model.named_parameters()), []
+    for name, inside in adapter_names(model).items():
+        if inside not in weights or not weights[inside].is_meta:
+            continue
+        there = next((there for there in (name, f"{name}.weight") if there in stored), None)  # a magnitude of DoRA's
+        if there is None:
+            raise ModelError(f"model.path: the adapter has no {name} in its files; save it again")
+        found.append((weights[inside], Unread(stored[there].file, there)))
+    return found
 
 
 def merge_foreign(base: Base, place: Resolved, wish: Wish) -> None:

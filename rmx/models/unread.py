@@ -20,10 +20,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from rmx.errors import ModelError
 from rmx.models.head import head_parts
 from rmx.models.tensor_files import StoredTensor
 
-__all__ = ["Unread", "build_unread", "in_model", "stored_tensors"]
+__all__ = ["ReadWholeError", "Unread", "build_unread", "in_model", "stored_tensors"]
+
+
+class ReadWholeError(ModelError):
+    """A model's weights would have to be read whole where that was not wanted; half a sentence on why."""
 
 
 class Unread(NamedTuple):

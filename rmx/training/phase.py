@@ -5,24 +5,26 @@ from __future__ import annotations
 import gc
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rmx.checkpoints import CheckpointFolder
-from rmx.models import check_trainable, save_artefact, verify_artefact
+from rmx.models import check_trainable, save_artefact
 from rmx.redact import redact
 from rmx.run.folder import write_setup
 from rmx.run.progress import EvaluationProgress, ShowProgress
 from rmx.training.drift import environment_facts, plain_values
 from rmx.training.loop import Loop
+from rmx.training.proof import prove
 from rmx.training.pruning import PruneOnRequest
 from rmx.training.resuming import choose, rewind
 from rmx.training.strategies import OneProcess
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from pathlib import Path
 
+    from rmx.models.streaming import Fetch
     from rmx.run.inputs import Inputs, Model
     from rmx.run.open_run import OpenRun
     from rmx.workflow import Workflow
@@ -100,32 +102,33 @@ def manifest_facts(w: Workflow, run: OpenRun, inputs: Inputs) -> dict[str, Any]:
 def save(w: Workflow, run: OpenRun, inputs: Inputs, model: Model, strategy: OneProcess) -> None:
     """Save the artefact, load it afresh, and compare the scores of some rows.
 
-    Every process takes part in what needs its part of the weights; the first one writes, and checks.
+    Every process gives its part of the weights, which the first one writes, and takes part in the check.
 
     Raises:
         ArtefactError: the loaded artefact gives other scores.
     """
     rows = next(iter(inputs.evals.values()), inputs.train)[:VERIFIED_ROWS]
     expected = [float(reward) for rewards in model.scorer.rewards(rows) for reward in rewards]
-    state = strategy.model_state(model.loaded.model)
-    if not run.is_main:
-        return
     sequences = [[*row.prefix_ids, *suffix] for row in rows for suffix in row.suffix_ids]
     contract = {
         "max_tokens": inputs.max_tokens,
         "truncation": w.data.truncation,
         "precision": model.scorer.engine.precision,
     }
-    with strategy.whole_model(model.loaded.model, state) as whole:
-        loaded = replace(model.loaded, model=cast("PreTrainedModel", whole))
-        folder = save_artefact(loaded, run.folder / "model", template=inputs.template, contract=contract)
-    checked = verify_artefact(
+
+    def write(whole: Any, fetch: Fetch | None) -> Path:
+        loaded = replace(model.loaded, model=whole)
+        return save_artefact(loaded, run.folder / "model", template=inputs.template, contract=contract, fetch=fetch)
+
+    folder = strategy.with_weights(model.loaded.model, write)
+    checked = prove(
+        strategy,
         folder,
+        model.loaded,
         sequences,
         expected,
-        device=str(inputs.device),
+        device=inputs.device,
         max_tokens_per_batch=model.scorer.max_tokens_per_micro_batch,
-        beside=model.loaded.model if state is None else None,
     )
     log.info(
         "Saved %s; loaded afresh it scores %d texts as before (largest difference %.1e)",

@@ -17,7 +17,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -38,15 +38,19 @@ from rmx.checkpoints.shards import (
     structure_of,
 )
 from rmx.checkpoints.tensors import load_state, state_bytes
-from rmx.errors import CheckpointError, ConfigError, ModelError, RmxError
+from rmx.errors import CheckpointError, ConfigError, ModelError
 from rmx.models.layers import layers_of
+from rmx.models.streaming import Fetch
 from rmx.models.unread import Unread, stored_tensors
 from rmx.parallel import MeshSizes
+from rmx.training.lending import lend
 from rmx.training.strategies import DataParallel
 from rmx.training.tensor_parallel import divide_layers
-from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, saved_bytes
+from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, save_weights, saved_bytes
 
 __all__ = ["ShardedWeights", "part_of", "whole"]
+
+T = TypeVar("T")
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # element by element: a part is enough
 
@@ -93,13 +97,19 @@ class ShardedWeights(DataParallel):
             raise ModelError("parallel: the model was not divided among the processes before training")
         return model
 
-    def divide(self, model: Any, unread: Mapping[str, Unread]) -> None:
+    def divide(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
         """Divide the weights in place: a unit per layer, and one for the rest; then read what is still in its files.
 
         Raises:
             ModelError: a weight is not divided although it should be.
         """
         self.skeleton = without_weights(model)
+        self.divide_again(model, unread)
+
+    divides_again = True
+
+    def divide_again(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
+        """Divide the weights in place, and leave alone what is known of the trained model."""
         if not unread and not self.cpu_offload:
             model.to(self.args.device)
         here = {
@@ -176,34 +186,16 @@ class ShardedWeights(DataParallel):
 
     # --- State --------------------------------------------------------------------------------------------------------
 
-    def model_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Gather the whole weights, one tensor after the other; the first process keeps them, in the host's memory."""
+    def with_weights(self, model: nn.Module, work: Callable[[nn.Module, Fetch | None], T]) -> T:
+        """Lend the first process the model without its weights, and gather each of them when it asks for it."""
         reshard(model)
-        return self._kept(model.state_dict())
+        state = model.state_dict()
+        return lend(self.process, lambda fetch: work(self.skeleton, fetch), lambda name: self._gathered(state[name]))
 
-    def _kept(self, value: Any) -> Any:
-        """Make every divided tensor whole; in the other processes nothing is left of it."""
-        if isinstance(value, dict):
-            return {key: self._kept(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self._kept(item) for item in value)
-        if isinstance(value, DTensor):
-            complete = value.full_tensor()
-            return complete.cpu() if self.process == 0 else torch.empty(0, dtype=value.dtype)
-        return value
-
-    @contextlib.contextmanager
-    def whole_model(self, model: nn.Module, state: dict[str, Tensor] | None) -> Iterator[nn.Module]:
-        """Lend the model with the gathered weights, on the CPU; in the first process."""
-        assert state is not None
-        self.skeleton.load_state_dict(state, assign=True, strict=False)
-        left = [name for name, parameter in self.skeleton.named_parameters() if parameter.is_meta]
-        if left:
-            raise ModelError(f"the weight {left[0]} was not gathered")
-        try:
-            yield self.skeleton
-        finally:
-            self.skeleton.to("meta")
+    def _gathered(self, tensor: Tensor) -> Tensor | None:
+        """Make a divided tensor whole; the first process gets it, in the host's memory."""
+        complete = whole(tensor.detach())
+        return complete.cpu() if self.process == 0 else None
 
     def write_checkpoint(
         self,
@@ -214,8 +206,8 @@ class ShardedWeights(DataParallel):
         background: bool = False,
     ) -> None:
         """Let every process write its own parts into the folder that the first one opens and seals."""
-        if optimizer is None:  # weights alone are for others to read: one file
-            super().write_checkpoint(staged, model, None, rest, background)
+        if optimizer is None:  # weights alone are for others to read, and no process has them to write them later
+            self.with_weights(model, lambda skeleton, fetch: write_alone(staged, skeleton, fetch, rest))
             return
         reshard(model)
         state = optimizer.state_dict()
@@ -236,14 +228,7 @@ class ShardedWeights(DataParallel):
 
     def finish_saving(self) -> None:
         """Wait for every process's parts, and for the first one's seal."""
-        mine: RmxError | None = None
-        try:
-            self.saving.wait()
-        except RmxError as error:
-            mine = error
-        for failure in self._all(mine):
-            if failure is not None:
-                raise failure
+        self.everywhere(self.saving.wait)
 
     def _second_group(self) -> dist.ProcessGroup:
         """Return a group for what goes on beside training, whose messages must not mix with training's."""
@@ -297,6 +282,18 @@ class ShardedWeights(DataParallel):
         self.tune(optimizer)
 
 
+def write_alone(
+    staged: Callable[[int], AbstractContextManager[Path]],
+    model: nn.Module,
+    fetch: Fetch | None,
+    rest: Callable[[Path], None],
+) -> None:
+    """Write a checkpoint of weights alone; see `OneProcess.write_checkpoint`."""
+    with staged(saved_bytes(model)) as stage:
+        rest(stage)
+        save_weights(model, stage, fetch=fetch)
+
+
 def closed_after(written: Callable[[], None], opened: contextlib.ExitStack) -> None:
     """Wait until all parts are written, then close what was opened for them; after a failure, as after an error."""
     with opened:
@@ -331,7 +328,10 @@ def check_arguments(args: TrainingArguments) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a divided tensor as a whole one; collective."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    parts: Any = tensor.to(tensor.device_mesh.device_type)  # some wait in the host's memory
+    return parts.full_tensor()
 
 
 def part_of(tensor: Tensor, like: Tensor) -> Any:

@@ -25,6 +25,7 @@ from rmx.checkpoints.shards import has_shards, load_sharded_state
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
 from rmx.errors import ModelError, RmxError
 from rmx.launch import meet, named_waits
+from rmx.models.streaming import Fetch
 from rmx.models.unread import Unread
 from rmx.run.signals import StopSignals
 from rmx.scoring.scorer import Turns
@@ -107,6 +108,11 @@ class OneProcess:
             unread: where its weights lie that are on the meta device (`LoadedModel.unread`).
         """
 
+    divides_again = False  # a second model can be divided beside the trained one, to score with it
+
+    def divide_again(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
+        """Divide a model that is only scored, as `divide` did the trained one; see there."""
+
     def to_device(self, model: nn.Module) -> None:
         """Move the model to this process's device; quantised ones are there since they were loaded."""
         if getattr(model, "quantization_method", None) is None:
@@ -158,6 +164,10 @@ class OneProcess:
         """Let the first process do something for all; what it returns or raises, every process returns or raises."""
         return work()
 
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """Let every process do something by itself; an error of one of them is an error of all."""
+        return work()
+
     def interruptible(self, signals: StopSignals) -> AbstractContextManager[None]:
         """A block that a signal may break off at once."""
         return signals.prompt()
@@ -168,18 +178,14 @@ class OneProcess:
 
     # --- State --------------------------------------------------------------------------------------------------------
 
-    def model_state(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """Return the weights of the whole model, for the first process to write; None where it has them anyway."""
-        return None
-
-    def whole_model(self, model: nn.Module, state: dict[str, Tensor] | None) -> AbstractContextManager[nn.Module]:
-        """Lend the model with all its weights; in the first process.
+    def with_weights(self, model: nn.Module, work: Callable[[nn.Module, Fetch | None], T]) -> T:
+        """Let the first process do something that needs whole weights; all return, or raise, what it does.
 
         Args:
             model: as it was placed.
-            state: what `model_state` returned.
+            work: gets the model, and what fetches a weight of its `state_dict()` by name; None where it has them all.
         """
-        return contextlib.nullcontext(model)
+        return self.first(lambda: work(model, None))
 
     def write_checkpoint(
         self,
@@ -198,21 +204,20 @@ class OneProcess:
             rest: writes everything else.
             background: return when the tensors are copied; `finish_saving` returns when the checkpoint is there.
         """
-        weights = self.model_state(model)
 
         def write() -> None:
             state = {} if optimizer is None else optimizer.state_dict()
             opened = contextlib.ExitStack()
             stage = opened.enter_context(staged(saved_bytes(model) + state_bytes(state)))
-            with opened, self.whole_model(model, weights) as whole:
+            with opened:
                 rest(stage)
-                copies = copied(saved_tensors(whole)) if background else None
+                copies = copied(saved_tensors(model)) if background else None
                 kept = copied(state) if background else state
                 later = opened.pop_all()
 
             def tensors() -> None:
-                with later, self.whole_model(model, weights) as whole:
-                    save_weights(whole, stage, copies)
+                with later:
+                    save_weights(model, stage, copies)
                     if optimizer is not None:
                         save_state(kept, stage, "optimizer")
 
@@ -322,6 +327,21 @@ class DataParallel(OneProcess):
         if isinstance(answer[0], RmxError):
             raise answer[0]
         return answer[0]
+
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """The errors are gathered; the one of the lowest rank is raised."""
+        mine: T | None = None
+        failed: RmxError | None = None
+        try:
+            mine = work()
+        except RmxError as error:
+            failed = error
+        failures: list[RmxError | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, failed)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        return cast(T, mine)
 
     def interruptible(self, signals: StopSignals) -> AbstractContextManager[None]:
         """Others wait for this rank: the signal is seen at the end of the step."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rmx.checkpoints.shards import has_shards, load_shards, shard_names
 from rmx.errors import CheckpointError
 from rmx.models.quiet import quiet
+from rmx.models.streaming import Fetch, save_pretrained
 
 __all__ = [
     "WEIGHTS",
@@ -30,18 +31,23 @@ WEIGHTS = "model."  # what the names of weights begin with where optimizer state
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def save_weights(model: Any, folder: Path, copies: dict[str, Tensor] | None = None) -> None:
+def save_weights(model: Any, folder: Path, copies: dict[str, Tensor] | None = None, fetch: Fetch | None = None) -> None:
     """Write a model, or the adapter alone of one that has an adapter, with its config.
 
     Args:
         model: the model, without any wrapper.
         folder: where to.
         copies: what is written in place of the model's own tensors: what `saved_tensors` named, as it was.
+        fetch: returns a weight that the model does not have itself, by its name.
     """
-    # The names that the model has in memory, where transformers would store others (experts, fused layers).
-    names = {} if isinstance(model, PeftModel) else {"save_original_format": False}
     with quiet():
-        model.save_pretrained(str(folder), state_dict=copies, **names)
+        if isinstance(model, PeftModel):
+            if fetch is not None:  # an adapter is small
+                copies = {name: fetch(name) for name in saved_tensors(model)}
+            model.save_pretrained(str(folder), state_dict=copies)
+        else:  # the names that the model has in memory, where transformers would store others (experts, fused layers)
+            options = {} if copies is None else {"state_dict": copies}
+            save_pretrained(model, folder, fetch, save_original_format=False, **options)
 
 
 def saved_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_harness import Child, InNthSave, final, free_port, needs_fork, staging, start, train, workflow
-from safetensors.torch import load_file
+from fault_harness import Child, InNthSave, die, final, free_port, needs_fork, staging, start, train, workflow
+from safetensors.torch import load_file, save_file
+from test_faults_disk import limit_file_size
 
+from rmx.errors import ArtefactError
 from rmx.parallel import Sharded
+from rmx.training import phase
+from rmx.training.sharded import ShardedWeights
 
 pytestmark = needs_fork
 
@@ -22,8 +26,10 @@ SETTINGS = {"num_train_epochs": 2, "save_steps": 1, "save_total_limit": 2, "eval
 PATIENCE = 90.0  # seconds for a process to notice that the other is gone; 30 if they have not met yet
 
 
-def pair(models: Path, folder: Path, **settings: Any) -> list[Child]:
-    """Start both processes of a run."""
+def pair(
+    models: Path, folder: Path, *, prepare: Callable[[int], None] = lambda rank: None, **settings: Any
+) -> list[Child]:
+    """Start both processes of a run; `prepare` is called in each of them before."""
     port = free_port()
 
     def work(rank: int) -> None:
@@ -34,6 +40,7 @@ def pair(models: Path, folder: Path, **settings: Any) -> list[Child]:
         }  # fmt: skip
         flow = workflow(folder / "run", models, **SETTINGS, **settings)
         flow.parallel = Sharded(timeout_minutes=0.5)
+        prepare(rank)
         train(flow)
 
     return [start(lambda rank=rank: work(rank), folder / f"log{rank}") for rank in (0, 1)]
@@ -122,6 +129,83 @@ def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(
     """The second process dies while parts are written; the first one ends, and both continue identically."""
     assert kill(pair(models, tmp_path), [1], InNthSave(tmp_path / "run", 2))
     assert_same(ended(pair(models, tmp_path), tmp_path), undisturbed)
+
+
+# --- The artefact -----------------------------------------------------------------------------------------------------
+
+
+def at_weight(number: int, act: Callable[[], None]) -> None:
+    """In a child: call `act` when the n-th weight of the artefact is gathered."""
+    gathered, seen = ShardedWeights._gathered, [0]
+
+    def patched(self: ShardedWeights, tensor: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == number:
+            act()
+        return gathered(self, tensor)
+
+    ShardedWeights._gathered = patched  # type: ignore[method-assign]
+
+
+def unfinished(folder: Path) -> list[Path]:
+    return list((folder / "run").glob(".model.*.unfinished"))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_an_artefact_that_is_cut_off_is_not_there(
+    victim: int, models: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """One of both dies at the tenth weight; the other ends by itself, and the next run starts the artefact anew."""
+    children = pair(models, tmp_path, prepare=lambda rank: at_weight(10, die) if rank == victim else None)
+    assert all_ended(children, PATIENCE), [child.text[-2000:] for child in children]
+    assert children[victim].code == -signal.SIGKILL
+    assert children[1 - victim].code == 1 and "Traceback" not in children[1 - victim].text
+    assert not (tmp_path / "run" / "model").exists()
+    assert len(unfinished(tmp_path)) == (victim == 0)  # who lives clears up
+    assert_same(ended(pair(models, tmp_path), tmp_path), undisturbed)
+    assert not unfinished(tmp_path)
+
+
+def test_a_full_disk_while_the_artefact_is_written(models: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """The first process may not write on: both end with its message and exit code 2, and nothing is left."""
+
+    def prepare(rank: int) -> None:
+        if rank == 0:
+            at_weight(10, lambda: limit_file_size(20_000))
+
+    children = [child.wait() for child in pair(models, tmp_path, prepare=prepare)]
+    assert [child.code for child in children] == [2, 2], [child.text[-2000:] for child in children]
+    for child in children:
+        assert "model: cannot be written (File too large)" in child.text and "Traceback" not in child.text
+    assert not (tmp_path / "run" / "model").exists() and not unfinished(tmp_path)
+    assert_same(ended(pair(models, tmp_path), tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("transformer.h.0.mlp.c_fc.weight", "the saved model is not the trained one, do not use it"),
+     ("score.weight", "the head on disk is not the trained one")],
+)  # fmt: skip
+def test_an_artefact_that_scores_otherwise_is_an_error_of_both(
+    name: str, text: str, models: Path, tmp_path: Path
+) -> None:
+    """A weight is another one on disk; both processes read their part of it, and both end with the message."""
+
+    def prepare(rank: int) -> None:
+        save = phase.save_artefact
+
+        def spoilt(*arguments: Any, **options: Any) -> Path:
+            folder = save(*arguments, **options)
+            weights = load_file(folder / "model.safetensors")
+            save_file(weights | {name: weights[name] + 1}, folder / "model.safetensors")
+            return folder
+
+        phase.save_artefact = spoilt
+
+    children = [child.wait() for child in pair(models, tmp_path, prepare=prepare)]
+    for child in children:
+        assert child.code == ArtefactError.exit_code and text in child.text, child.text[-2000:]
+        assert "Traceback" not in child.text
 
 
 @pytest.mark.slow

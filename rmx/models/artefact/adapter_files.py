@@ -13,23 +13,30 @@ from safetensors.torch import save_file
 from rmx.errors import ModelError
 from rmx.models.head import unwrap
 from rmx.models.loaded import LoadedModel
-from rmx.models.stored import BASE
+from rmx.models.stored import BASE, adapter_names
+from rmx.models.streaming import Fetch, save_pretrained
 from rmx.models.tiny import TINY
 
 __all__ = ["base_state", "write_adapter"]
 
 
-def write_adapter(loaded: LoadedModel, staging: Path, final: Path) -> None:
+def write_adapter(loaded: LoadedModel, staging: Path, final: Path, fetch: Fetch | None = None) -> None:
     """Write adapter_config.json and adapter_model.safetensors, the head among them.
 
     An adapter is worth what its base is. Where the base is the embedded model, or was changed when it was loaded
     (a merged language-model adapter, a grown embedding), it is written to base/ as well.
+
+    Args:
+        loaded: the model, its adapter around it.
+        staging: where to.
+        final: the name that the folder gets.
+        fetch: returns a weight that the model does not have itself, by its name.
     """
     model: Any = loaded.model
     if not isinstance(model, PeftModel):
         raise ModelError(f"{type(model).__name__} carries no adapter")
     settings: Any = copy.deepcopy(model.peft_config["default"])
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = adapter_state(model, fetch)
     keep_base = loaded.base_changed or loaded.base_path == TINY
     if loaded.initial_adapter is not None:
         if not keep_base:
@@ -44,7 +51,14 @@ def write_adapter(loaded: LoadedModel, staging: Path, final: Path) -> None:
     tensors = {_readable(name): value.detach().cpu().contiguous().clone() for name, value in state.items()}
     save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
     if keep_base:
-        _write_base(model, staging / BASE)
+        _write_base(model, staging / BASE, fetch)
+
+
+def adapter_state(model: Any, fetch: Fetch | None) -> dict[str, torch.Tensor]:
+    """Return what is saved of an adapter, the head with it, by the names that PEFT saves it under."""
+    if fetch is None:
+        return get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: fetch(inside) for name, inside in adapter_names(model).items()}
 
 
 def _readable(name: str) -> str:
@@ -58,20 +72,33 @@ def _readable(name: str) -> str:
 
 def base_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The weights below an adapter, under the names that they have without one."""
+    state = model.state_dict()
+    return {name: state[inside] for name, inside in base_names(model).items()}
+
+
+def base_names(model: torch.nn.Module) -> dict[str, str]:
+    """Where the weights below an adapter are: the names that they have without one, and with it."""
+    inner = unwrap(model)
+    prefix = next(f"{name}." if name else "" for name, module in model.named_modules() if module is inner)
     found = {}
-    for name, value in unwrap(model).state_dict().items():
+    for name in inner.state_dict():
         if ".lora_" in name or ".modules_to_save." in name:
             continue
-        found[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = value
+        found[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = prefix + name
     return found
 
 
-def _write_base(model: torch.nn.Module, folder: Path) -> None:
+def _write_base(model: torch.nn.Module, folder: Path, fetch: Fetch | None) -> None:
     inner = unwrap(model)
     with torch.device("meta"):
         plain = type(inner)(inner.config)
     plain.load_state_dict(base_state(model), assign=True)
-    plain.save_pretrained(folder)
+    if fetch is None:
+        plain.save_pretrained(folder)
+        return
+    plain.tie_weights()  # by the config: without memory, nothing else says which weights are one
+    names = base_names(model)
+    save_pretrained(plain, folder, lambda name: fetch(names[name]))
 
 
 def _without_initial(state: dict[str, torch.Tensor], initial: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

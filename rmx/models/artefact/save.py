@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rmx.errors import ModelError, OutputError
-from rmx.files import new_folder
+from rmx.files import new_folder, writing
 from rmx.models.artefact.adapter_files import write_adapter
 from rmx.models.head import head_of, linear_of, unwrap
 from rmx.models.loaded import LoadedModel
 from rmx.models.quiet import quiet
 from rmx.models.source import RewardModelSource
 from rmx.models.stored import BASE
+from rmx.models.streaming import Fetch, save_pretrained
 from rmx.models.tensor_files import json_object
 
 __all__ = ["CONTRACT", "Artefact", "head_hash", "read_artefact", "save_artefact"]
@@ -91,6 +93,7 @@ def save_artefact(
     template: SavedTemplate,
     contract: Mapping[str, Any],
     card: str | None = None,
+    fetch: Fetch | None = None,
 ) -> Path:
     """Write the artefact, complete or not at all; an earlier one is there until the new one takes its place.
 
@@ -98,6 +101,8 @@ def save_artefact(
         template: Becomes the tokenizer's chat template and part of the contract.
         contract: What only the run knows: max_tokens, truncation, precision, and whatever else it wants to say.
         card: Text of README.md.
+        fetch: Returns a weight of `loaded.model.state_dict()` by its name, where the model has none itself; one at a
+            time is asked for.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -105,8 +110,9 @@ def save_artefact(
     final = Path(folder).absolute()
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(final) as staging, quiet(sum(p.numel() * p.element_size() for p in loaded.model.parameters())):
-            _write(loaded, staging, final, template, contract, card)
+        size = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+        with writing(final), new_folder(final) as staging, quiet(size):
+            _write(loaded, staging, final, template, contract, card, fetch)
     except OSError as error:
         raise OutputError(f"output_dir: {final} cannot be written: {error.strerror or error}") from None
     return final
@@ -134,14 +140,23 @@ def read_artefact(path: str | Path, *, device: str | None = None) -> Artefact:
     return Artefact(local, loaded, contract)
 
 
-def head_hash(model: torch.nn.Module) -> str:
+def head_hash(model: torch.nn.Module, fetch: Fetch | None = None) -> str:
     """SHA-256 of the head's float32 weight: a name for what was trained.
+
+    Args:
+        model: The reward model; where it is divided, every process has to call this.
+        fetch: Returns a weight of `model.state_dict()` by its name, where the model has none itself.
 
     >>> head = torch.nn.Linear(2, 1, bias=False)
     >>> len(hashlib.sha256(head.weight.detach().numpy().tobytes()).hexdigest())
     64
     """
     weight = linear_of(head_of(model).module).weight
+    if fetch is not None:
+        weight = fetch(next(name for name, value in model.state_dict(keep_vars=True).items() if value is weight))
+    if isinstance(weight, DTensor):
+        parts: Any = weight.detach().to(weight.device_mesh.device_type)
+        weight = parts.full_tensor()
     return hashlib.sha256(weight.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
@@ -155,6 +170,7 @@ def _write(
     template: SavedTemplate,
     contract: Mapping[str, Any],
     card: str | None,
+    fetch: Fetch | None,
 ) -> None:
     model = unwrap(loaded.model)
     tokenizer = copy.deepcopy(loaded.tokenizer)
@@ -162,19 +178,21 @@ def _write(
     if type(model).__module__.startswith("transformers."):
         vars(model.config).pop("auto_map", None)  # names code of the base's repository, which nothing here needs
     if loaded.adapter is None and not _is_peft(loaded.model):
-        model.save_pretrained(staging)
+        save_pretrained(model, staging, fetch)
     else:
-        write_adapter(loaded, staging, final)
+        write_adapter(loaded, staging, final, fetch)
     for folder in [staging, *([staging / BASE] if (staging / BASE).is_dir() else [])]:
         tokenizer.save_pretrained(folder)
-    text = json.dumps(_contract(loaded, template, contract), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_contract(loaded, template, contract, fetch), indent=2, ensure_ascii=False, allow_nan=False)
     (staging / CONTRACT).write_text(text + "\n", encoding="utf-8")
     (staging / CARD).unlink(missing_ok=True)  # peft writes one that says nothing of rewards
     if card is not None:
         (staging / CARD).write_text(card, encoding="utf-8")
 
 
-def _contract(loaded: LoadedModel, template: SavedTemplate, contract: Mapping[str, Any]) -> dict[str, Any]:
+def _contract(
+    loaded: LoadedModel, template: SavedTemplate, contract: Mapping[str, Any], fetch: Fetch | None
+) -> dict[str, Any]:
     inner = unwrap(loaded.model)
     packages = ("rmx", "torch", "transformers", "tokenizers", "peft")
     return {
@@ -192,7 +210,7 @@ def _contract(loaded: LoadedModel, template: SavedTemplate, contract: Mapping[st
             "padding_token": loaded.tokenizer.pad_token,
             "padding_token_id": inner.config.get_text_config().pad_token_id,
         },
-        "head": {"name": loaded.head_name, "dtype": "float32", "sha256": head_hash(loaded.model)},
+        "head": {"name": loaded.head_name, "dtype": "float32", "sha256": head_hash(loaded.model, fetch)},
         "model": {
             "architecture": type(inner).__name__,
             "dtype": loaded.dtype,

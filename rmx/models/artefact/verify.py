@@ -18,7 +18,7 @@ from rmx.models.quantization import quantization_in
 from rmx.models.quiet import quiet
 from rmx.models.tensor_files import json_object
 
-__all__ = ["Verification", "verify_artefact"]
+__all__ = ["Verification", "room", "verify_artefact"]
 
 ACTIVATIONS = 2**30  # bytes left for a batch of the check
 FLOAT32_PARAMETERS = 2 * 10**9  # 8 GB; a larger model is proved in the precision it is stored in
@@ -44,6 +44,7 @@ def verify_artefact(
     device: str | None = None,
     max_tokens_per_batch: int = 4096,
     beside: torch.nn.Module | None = None,
+    loaded: torch.nn.Module | None = None,
 ) -> Verification:
     """Load the artefact with plain `AutoModelForSequenceClassification` and score rows as TRL and others do.
 
@@ -59,6 +60,8 @@ def verify_artefact(
         max_tokens_per_batch: Padded positions computed at once; a longer row stands alone.
         beside: The model in memory. Where `device` has no room for the saved one next to it, it waits in the host's
             memory for as long as the check takes.
+        loaded: The artefact, where it was loaded in another way: read in parts and divided among processes, each of
+            which calls this. Half precision has then rounded neither head nor adapter.
 
     Raises:
         ArtefactError: A reward differs by more, or the head on disk is not the one that was trained.
@@ -68,16 +71,18 @@ def verify_artefact(
     if not token_ids or len(token_ids) != len(expected):
         raise ValueError(f"{len(token_ids)} rows and {len(expected)} rewards: give at least one row, one reward each")
     contract = json_object(folder / CONTRACT) if (folder / CONTRACT).exists() else {}
-    with _room(contract, beside, torch.device(device or "cpu")):
-        model: Any = _load_plain(folder, contract, device or "cpu")
+    place = torch.device(device or "cpu")
+    needed = None if loaded is not None or quantization_in(contract) is not None else _plain_bytes(contract)
+    with room(needed, beside, place):  # quantised weights stay where they are
+        model: Any = _load_plain(folder, contract, device or "cpu") if loaded is None else loaded
         dtype = model.dtype
-        _check_head(folder, model, contract)
-        got = _score(model, token_ids, contract, max_tokens_per_batch)
+        _check_head(folder, model, contract, rounded=loaded is None and dtype != torch.float32)
+        got = _score(model, token_ids, contract, max_tokens_per_batch, place)
         del model
     stored_half = contract.get("model", {}).get("dtype", str(dtype)) not in ("float32", "torch.float32")
     if tolerance is None:
         half = stored_half or contract.get("precision") not in (None, "fp32")
-        tolerance = 0.25 if dtype != torch.float32 else 0.05 if half else 1e-4
+        tolerance = 0.25 if loaded is None and dtype != torch.float32 else 0.05 if half else 1e-4
     wanted = torch.tensor([*expected, expected[0]], dtype=torch.float32)
     difference = (torch.tensor(got) - wanted).abs()
     worst = int(torch.nan_to_num(difference / wanted.abs().clamp(min=1), nan=torch.inf).argmax())
@@ -111,19 +116,28 @@ def _load_plain(folder: Path, contract: dict[str, Any], device: str) -> PreTrain
     return model.eval() if base is not None else model.to(device).eval()
 
 
-def _check_head(folder: Path, model: PreTrainedModel, contract: dict[str, Any]) -> None:
+def _check_head(folder: Path, model: PreTrainedModel, contract: dict[str, Any], *, rounded: bool) -> None:
     expected = contract.get("head", {}).get("sha256")
-    if expected is not None and model.dtype == torch.float32 and head_hash(model) != expected:
+    if expected is not None and not rounded and head_hash(model) != expected:
         raise ArtefactError(f"{folder}: the head on disk is not the trained one (its hash differs from {CONTRACT})")
 
 
-@contextmanager
-def _room(contract: dict[str, Any], beside: torch.nn.Module | None, device: torch.device) -> Iterator[None]:
-    """Move the model in memory to the host while the device has no room for another one."""
+def _plain_bytes(contract: dict[str, Any]) -> int:
     parameters = contract.get("model", {}).get("parameters", 0)
-    needed = parameters * (2 if parameters > FLOAT32_PARAMETERS else 4) + ACTIVATIONS
-    fits = device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > needed
-    if fits or beside is None or quantization_in(contract) is not None:  # quantised weights stay where they are
+    return parameters * (2 if parameters > FLOAT32_PARAMETERS else 4)
+
+
+@contextmanager
+def room(needed: int | None, beside: torch.nn.Module | None, device: torch.device) -> Iterator[None]:
+    """Move the model in memory to the host while the device has no room for another one.
+
+    Args:
+        needed: Bytes of the other one's weights; None leaves the model where it is.
+        beside: The model in memory, or this process's parts of it.
+        device: Where it is, and where the other one goes.
+    """
+    fits = device.type != "cuda" or needed is None or torch.cuda.mem_get_info(device)[0] > needed + ACTIVATIONS
+    if fits or beside is None:
         yield
         return
     beside.to("cpu")
@@ -135,7 +149,9 @@ def _room(contract: dict[str, Any], beside: torch.nn.Module | None, device: torc
 
 
 @torch.no_grad()
-def _score(model: Any, rows: Sequence[Sequence[int]], contract: dict[str, Any], budget: int) -> list[float]:
+def _score(
+    model: Any, rows: Sequence[Sequence[int]], contract: dict[str, Any], budget: int, device: torch.device
+) -> list[float]:
     """Score all rows, longest first, and the first one once more, alone."""
     # An adapter's base knows no padding; TRL and others hand it over from the tokenizer, as here.
     config = model.config.get_text_config()
@@ -147,10 +163,10 @@ def _score(model: Any, rows: Sequence[Sequence[int]], contract: dict[str, Any], 
         )
         lengths = torch.tensor([len(rows[i]) for i in part])
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
         for i, reward in zip(part, logits[:, 0].float().tolist(), strict=True):
             rewards[i] = reward
-    alone = model(input_ids=torch.tensor([list(rows[0])], device=model.device)).logits
+    alone = model(input_ids=torch.tensor([list(rows[0])], device=device)).logits
     return [*rewards, float(alone[0, 0])]
 
 
