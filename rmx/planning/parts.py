@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -23,6 +22,7 @@ from rmx.models import unwrap
 from rmx.models.skeleton import Skeleton
 from rmx.parallel import MeshSizes
 from rmx.training.optimizer_use import held_after_step, step_bytes
+from rmx.training.tensor_parallel import layer_styles
 from rmx.training.token_budget import checkpointed_every
 
 __all__ = ["divide", "held_by_fullest", "parts_of"]
@@ -105,7 +105,7 @@ def divide(model: Any, sizes: MeshSizes | None) -> Any:
     rows (colwise) or columns (rowwise) of the layers of transformers' plan before.
 
     Raises:
-        ConfigError: transformers has no plan for the architecture.
+        ConfigError: the architecture or its adapter cannot be divided by layers.
     """
     part = copy.deepcopy(model)
     if sizes is None:
@@ -127,16 +127,11 @@ def _by_tensor(model: Any, size: int) -> dict[int, list[int]]:
     """The shapes that tensor parallelism leaves of the parameters it divides, by their ids."""
     if size == 1:
         return {}
-    inner = unwrap(model)
-    plan: dict[str, str] = getattr(inner.config.get_text_config(), "base_model_tp_plan", None) or {}
-    if not plan or inner is not model:
-        what = "transformers has no plan for it" if inner is model else "adapters are not divided by layers"
-        raise ConfigError(f"parallel.tensor={size}: the model cannot be divided by layers ({what})")
     shapes: dict[int, list[int]] = {}
-    for name, module in inner.base_model.named_modules():
-        kind = next((kind for pattern, kind in plan.items() if fnmatchcase(name, pattern)), None)
-        for part, parameter in module.named_parameters(recurse=False):
-            dimension = {"colwise": 0, "rowwise": 1}.get(str(kind))
+    body: nn.Module = unwrap(model).base_model
+    for name, kind in layer_styles(model, size).items():
+        for part, parameter in body.get_submodule(name).named_parameters(recurse=False):
+            dimension = {"colwise": 0, "rowwise": 1}.get(kind)
             if dimension is not None and dimension < parameter.dim() and not (kind == "rowwise" and part == "bias"):
                 shape = list(parameter.shape)
                 shape[dimension] = math.ceil(shape[dimension] / size)

@@ -96,8 +96,13 @@ def test_divided_shapes_by_hand() -> None:
     assert shapes["model.layers.0.self_attn.o_proj.weight"] == (64, 64)
     assert shapes["model.layers.0.input_layernorm.weight"] == (64,)
     assert shapes["score.weight"] == (1, 128)
-    with pytest.raises(ConfigError, match=r"parallel\.tensor=2: .*adapters are not divided"):
-        divide(bare(RewardModelSource(), Adapter(r=2)).model, MeshSizes(1, 1, 2))
+    adapted = divide(bare(RewardModelSource(), Adapter(r=2)).model, MeshSizes(1, 1, 2))
+    attention = "base_model.model.model.layers.0.self_attn."
+    parts = {name.removeprefix(attention): tuple(p.shape) for name, p in adapted.named_parameters()}
+    assert (parts["q_proj.lora_A.default.weight"], parts["q_proj.lora_B.default.weight"]) == ((2, 128), (64, 2))
+    assert (parts["o_proj.lora_A.default.weight"], parts["o_proj.lora_B.default.weight"]) == ((2, 64), (128, 2))
+    with pytest.raises(ConfigError, match=r"parallel\.tensor=2: DoRA norms whole columns"):
+        divide(bare(RewardModelSource(), Adapter(kind="dora", r=2)).model, MeshSizes(1, 1, 2))
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
@@ -170,6 +175,7 @@ def test_the_parts_that_come_and_go_by_hand(tmp_path: Path) -> None:
         pytest.param(Case("tiny", parallel="ddp", processes=2), marks=pytest.mark.slow),
         pytest.param(Case("tiny", parallel="tp", processes=2), marks=pytest.mark.slow),
         pytest.param(Case("tiny", lora=True, parallel="fsdp", processes=2), marks=pytest.mark.slow),
+        pytest.param(Case("tiny", lora=True, parallel="tp", processes=2), marks=pytest.mark.slow),
         pytest.param(Case("Qwen3 22M", parallel="fsdp", processes=2), marks=pytest.mark.slow),
         pytest.param(Case("Llama 98M"), marks=pytest.mark.slow),
     ],
