@@ -30,7 +30,8 @@ def main(folder: Path, strategy: str, changes: dict[str, Any]) -> None:
     if changes.pop("lora", False):
         changes["peft"] = Adapter(kind=changes.pop("kind", "lora"), r=4, alpha=8)
     if "path" in changes:
-        changes["model"] = RewardModelSource(name="m", path=changes.pop("path"))
+        source = {name: changes.pop(name) for name in ("path", "dtype", "quantization") if name in changes}
+        changes["model"] = RewardModelSource(name="m", **source)
     if "responses" in changes:
         changes["data"] = SyntheticData(size=40, responses=changes.pop("responses"))
     settings: dict[str, Any] = {

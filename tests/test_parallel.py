@@ -190,6 +190,73 @@ def test_each_process_reads_its_part_of_the_files(
     assert_same(one, several)
 
 
+# --- A base in 4 bits -------------------------------------------------------------------------------------------------
+
+QLORA = {"lora": True, "kind": "qlora", "dtype": "float32", "trainer_learning_rate": 0.3}
+
+
+@pytest.fixture(scope="module")
+def base_to_pack(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama whose layers bitsandbytes packs: in blocks of 64."""
+    folder = tmp_path_factory.mktemp("base")
+    return str(save_base("llama", folder, dtype=torch.bfloat16, hidden_size=128, intermediate_size=128, head_dim=32))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "processes", "changes"),
+    [("fsdp", 2, {}),
+     *(pytest.param(*cell, marks=pytest.mark.slow) for cell in (
+         ("ddp", 2, {}), ("fsdp", 4, {}), ("hsdp", 4, {}), ("offload", 2, {}),
+         ("fsdp", 2, {"trainer_gradient_checkpointing": True}), ("fsdp", 2, {"trainer_async_save": True}),
+         ("fsdp", 2, {"trainer_encoding": "separate"})))],
+    ids=str,
+)  # fmt: skip
+def test_a_base_in_4_bits_is_divided(
+    strategy: str, processes: int, changes: dict[str, Any], alone: Any, base_to_pack: str, tmp_path: Path
+) -> None:
+    """The run of one process on the same packed weights; of two, each holds half of their bytes, and all scales."""
+    settings = {**QLORA, **changes, "path": base_to_pack}
+    one = alone(**settings)
+    several = trained(tmp_path / "run", strategy, processes, **settings)
+    assert_same(one, several)
+    log = (several / "run.log").read_text()
+    if strategy != "ddp":
+        assert "every process reads its part of the weights only" in log
+        assert "the 4-bit weights are divided; each process holds their scales whole" in log
+    assert json.loads((several / "model" / "reward_contract.json").read_text())["model"]["quantization"] == {
+        "bits": "4bit", "compute_dtype": "float32",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_on_4_bits_continues_on_other_processes(alone: Any, base_to_pack: str, tmp_path: Path) -> None:
+    settings = {**QLORA, **ADAM, "path": base_to_pack}
+    chain = [("fsdp", 2, 3), ("hsdp", 4, 6), ("none", 1, 8), ("fsdp", 2, 10)]
+    for strategy, processes, steps in chain:
+        allowed = {"resume_allow": ["trainer.max_steps"], "max_steps": steps}
+        trained(tmp_path / "run", strategy, processes, **settings, **allowed)
+    assert (tmp_path / "run" / "run.log").read_text().count("Continuing from") == len(chain) - 1
+    losses = column(alone(**settings), "train/loss")
+    assert column(tmp_path / "run", "train/loss") == pytest.approx(losses, abs=2e-6)
+
+
+@pytest.mark.slow
+def test_a_finished_adapter_is_scored_on_its_divided_4_bits(alone: Any, base_to_pack: str, tmp_path: Path) -> None:
+    """Its base is packed whole by every process, and divided then."""
+    one = alone(**QLORA, path=base_to_pack)
+    scored = trained(tmp_path / "run", "fsdp", 2, path=str(one / "model"), phases=["eval", "predict"])
+    assert "it lies below a stored adapter" in (scored / "run.log").read_text()
+    there, here = lines(one, "generated_predictions.jsonl"), lines(scored, "generated_predictions.jsonl")
+    assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)
+
+
+def test_packed_weights_are_not_divided_by_columns(base_to_pack: str) -> None:
+    source = RewardModelSource(path=base_to_pack)
+    model = source.load(adapter=Adapter(kind="qlora"), divided=True).model
+    with pytest.raises(ConfigError, match=r"parallel\.tensor=2: packed weights are not divided by rows and columns"):
+        layer_styles(model, 2)
+
+
 @pytest.mark.slow
 def test_what_has_to_be_read_whole_is_said(tmp_path: Path) -> None:
     base = str(save_base("llama", tmp_path))

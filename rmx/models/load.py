@@ -100,6 +100,11 @@ def _weights(
         divided=divided,
         whole=_why_whole(adapted, adapter),
     )
+    if divided and wish.quantization is not None and wish.quantization.bits == "8bit":
+        raise ConfigError(
+            "model.quantization=8bit: bitsandbytes keeps 8-bit weights outside of the parameters, where they are not "
+            "divided; take 4bit (peft=qlora), or parallel=ddp"
+        )
     if place is None:
         base = build_tiny(wish)
     elif adapted:
