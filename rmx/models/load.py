@@ -14,7 +14,7 @@ from rmx.models.adapters import Adapter, attach
 from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
 from rmx.models.head import backbone_of, head_of, head_parts, in_float32, linear_of, text_backbone, unwrap
 from rmx.models.loaded import LoadedModel
-from rmx.models.quantization import wanted_quantization
+from rmx.models.quantization import refuse_divided, wanted_quantization
 from rmx.models.resolve import Resolved
 from rmx.models.stored import base_of_adapter, describe_adapter, is_reward_adapter, merge_foreign, open_adapter
 from rmx.models.unread import in_model
@@ -100,11 +100,8 @@ def _weights(
         divided=divided,
         whole=_why_whole(adapted, adapter),
     )
-    if divided and wish.quantization is not None and wish.quantization.bits == "8bit":
-        raise ConfigError(
-            "model.quantization=8bit: bitsandbytes keeps 8-bit weights outside of the parameters, where they are not "
-            "divided; take 4bit (peft=qlora), or parallel=ddp"
-        )
+    if divided and wish.quantization is not None:
+        refuse_divided(wish.quantization)
     if place is None:
         base = build_tiny(wish)
     elif adapted:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rmx.models.source import RewardModelSource
 
 __all__ = [
+    "BLOCK",
+    "Bits",
     "Quantization",
     "as_stored",
     "is_packed",
@@ -32,6 +34,7 @@ __all__ = [
     "packed_shape",
     "prepare_packed",
     "quantization_in",
+    "refuse_divided",
     "scales_of",
     "wanted_quantization",
 ]
@@ -136,6 +139,28 @@ def as_stored(model: nn.Module) -> None:
 def _remembered(folder: Path | None) -> Quantization | None:
     contract = None if folder is None else folder / "reward_contract.json"
     return quantization_in(json_object(contract)) if contract is not None and contract.exists() else None
+
+
+def refuse_divided(wanted: Quantization, tensor: int = 1) -> None:
+    """Stop where several processes would have to share weights that cannot be divided.
+
+    Args:
+        wanted: how the base is quantised.
+        tensor: processes that compute every layer together (parallel.tensor).
+
+    Raises:
+        ConfigError: they are in 8 bits, or would be divided by rows and columns.
+    """
+    if wanted.bits == "8bit":
+        raise ConfigError(
+            "model.quantization=8bit: bitsandbytes keeps 8-bit weights outside of the parameters, where they are not "
+            "divided; take 4bit (peft=qlora), or parallel=ddp"
+        )
+    if tensor > 1:
+        raise ConfigError(
+            f"parallel.tensor={tensor}: packed weights are not divided by rows and columns; take parallel=fsdp, hsdp "
+            "or ddp"
+        )
 
 
 # --- Weights that are quantised while they are read -------------------------------------------------------------------

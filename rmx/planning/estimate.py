@@ -222,7 +222,7 @@ class Planner:
     def held(self, sizes: MeshSizes | None) -> list[int]:
         """Return the bytes that stay in the fullest process, counted once for each division."""
         if sizes not in self._held:
-            self._held[sizes] = held_by_fullest(self.skeleton.model, self.args, sizes)
+            self._held[sizes] = held_by_fullest(self.skeleton.model, self.args, sizes, self.skeleton.packed)
         return self._held[sizes]
 
 

@@ -27,6 +27,7 @@ from torch.distributed.tensor.parallel import (
 
 from rmx.errors import ConfigError, ModelError
 from rmx.models import unwrap
+from rmx.models.quantization import Quantization, refuse_divided
 
 __all__ = ["divide_layers", "layer_styles"]
 
@@ -84,7 +85,7 @@ def refuse_adapters(model: PeftModel, size: int) -> None:
     """
     otherwise = "take parallel=fsdp, hsdp or ddp"
     if getattr(unwrap(model), "quantization_method", None) is not None:
-        raise ConfigError(f"parallel.tensor={size}: packed weights are not divided by rows and columns; {otherwise}")
+        refuse_divided(Quantization("4bit"), size)
     for config in model.peft_config.values():
         settings: Any = config
         kind = str(getattr(config.peft_type, "value", config.peft_type))
