@@ -31,7 +31,8 @@ def main(folder: Path, strategy: str, changes: dict[str, Any]) -> None:
     if changes.pop("lora", False):
         changes["peft"] = Adapter(kind=changes.pop("kind", "lora"), r=4, alpha=8)
     if "path" in changes:
-        changes["model"] = RewardModelSource(name="m", path=changes.pop("path"))
+        source = {name: changes.pop(name) for name in ("path", "dtype", "quantization") if name in changes}
+        changes["model"] = RewardModelSource(name="m", **source)
     if "template" in changes:
         changes["template"] = Template(changes.pop("template"))
     if "responses" in changes:

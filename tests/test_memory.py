@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from rmx.memory.peak import Parts
 from rmx.models import Adapter, RewardModelSource
 from rmx.models.adapters import attach
 from rmx.models.build import reward_config
+from rmx.models.quantization import scales_of
 from rmx.models.skeleton import blueprint, skeleton
 from rmx.parallel import MeshSizes
 from rmx.planning.gpus import DEVICES
 from rmx.planning.parts import held_by_fullest, parts_of
 from rmx.training.arguments import trainer_settings
+from rmx.training.memory_use import bytes_of
 from rmx.training.sharded import ShardedWeights
 from rmx.training.strategies import OneProcess
 from rmx.training.token_budget import (
@@ -181,20 +184,42 @@ def four_processes() -> Iterator[None]:
 
 @pytest.mark.usefixtures("four_processes")
 @pytest.mark.parametrize("sizes", [MeshSizes(1, 4, 1), MeshSizes(2, 2, 1), MeshSizes(1, 2, 2)], ids=str)
-def test_of_divided_weights_a_process_counts_its_part(sizes: MeshSizes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["all weights", "LoRA"])
+def test_of_divided_weights_a_process_counts_its_part(
+    adapter: Adapter | None, sizes: MeshSizes, tmp_path: Path
+) -> None:
     source, args = RewardModelSource(), arguments(tmp_path)
-    loaded, plan = source.load(), blueprint(source, None)
+    loaded, plan = source.load(adapter=adapter), blueprint(source, adapter)
     engine = Engine(loaded.model, precision="bf16")
     ShardedWeights(args, sizes).divide(loaded.model, {})
     found = token_bytes(engine, args)
-    assert found == ActivationCounter(plan.config, plan.dtype, None, "bf16").of(
+    assert found == ActivationCounter(plan.config, plan.dtype, adapter, "bf16").of(
         checkpointing=False, tensor=sizes.tensor
     )
-    bare = skeleton(plan, source, None)
+    bare = skeleton(plan, source, adapter)
     assert process_parts(engine, args, found) == parts_of(
         bare, args, found, held=held_by_fullest(bare.model, args, sizes), sizes=sizes, processes=4, precision="bf16",
         checkpointing=False,
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("four_processes")
+@pytest.mark.parametrize("sizes", [MeshSizes(1, 4, 1), MeshSizes(2, 2, 1)], ids=str)
+def test_of_a_divided_4_bit_base_a_process_counts_its_part(sizes: MeshSizes, tmp_path: Path) -> None:
+    """Packed weights in parts; scales are planned, and are no longer free when a process counts itself."""
+    pytest.importorskip("bitsandbytes")
+    folder = save_base("llama", tmp_path, dtype=torch.bfloat16, hidden_size=64, intermediate_size=192, head_dim=16)
+    source, args, adapter = RewardModelSource(path=str(folder)), arguments(tmp_path), Adapter(kind="qlora", r=4)
+    loaded, bare = source.load(adapter=adapter, divided=True), skeleton(blueprint(source, adapter), source, adapter)
+    engine = Engine(loaded.model, precision="bf16")
+    ShardedWeights(args, sizes).divide(loaded.model, loaded.unread)
+    planned = parts_of(
+        bare, args, "unknown", held=held_by_fullest(bare.model, args, sizes, bare.packed), sizes=sizes, processes=4,
+        precision="bf16", checkpointing=False,
+    )  # fmt: skip
+    assert planned.quantization == bytes_of(scales_of(loaded.model))
+    counted = process_parts(engine, args, "unknown")
+    assert replace(counted, per_token=None) == replace(planned, quantization=0)
 
 
 def test_several_processes_with_the_whole_model_copy_its_gradients(

@@ -20,9 +20,11 @@ from tiny_models import save_base
 from transformers import TrainingArguments
 
 from rmx.errors import ConfigError, ModelError
+from rmx.models import Adapter, RewardModelSource
 from rmx.models.layers import layers_of
 from rmx.parallel import MeshSizes, Replicated, Sharded
 from rmx.training.sharded import ShardedWeights, check_arguments, without_weights
+from rmx.training.tensor_parallel import layer_styles
 
 TESTS = Path(__file__).parent
 
@@ -78,6 +80,10 @@ def assert_same(one: Path, other: Path, *, rounding: float = 1e-6) -> None:
     assert column(other, "train/grad_norm") == pytest.approx(column(one, "train/grad_norm"), rel=5e-6)
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
+    moved = [name for name in a if "lora_B" in name]
+    assert all(
+        torch.isclose(a[name], b[name], rtol=1e-4, atol=1e-5 * float(a[name].abs().max())).all() for name in moved
+    )
     difference = sum(float((a[name] - b[name]).double().square().sum()) for name in a) ** 0.5
     assert difference <= rounding * sum(float(tensor.double().square().sum()) for tensor in a.values()) ** 0.5
     there, here = lines(one, "generated_predictions.jsonl"), lines(other, "generated_predictions.jsonl")
@@ -87,12 +93,16 @@ def assert_same(one: Path, other: Path, *, rounding: float = 1e-6) -> None:
     assert evaluations[0]["eval_accuracy"] == evaluations[1]["eval_accuracy"]
 
 
+LORA = {"lora": True, "trainer_learning_rate": 0.1}  # B starts at 0: it has to move for A to have a gradient
 FAST = [("fsdp", 2, {}), ("tp", 2, {}), ("fsdp", 2, {"lora": True})]
 TABLE = [
     *((strategy, processes, {"lora": lora} if lora else {})
       for strategy, processes in (("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("hsdp", 4), ("offload", 2))
       for lora in (False, True)),
     ("tp", 2, {}), ("tp", 4, {}), ("fsdp_tp", 4, {}),
+    ("tp", 2, LORA), ("tp", 4, LORA), ("fsdp_tp", 4, LORA), ("tp", 2, {**LORA, "kind": "rslora"}),
+    ("tp", 2, {**LORA, "kind": "pissa"}), ("tp", 2, {**LORA, "trainer_gradient_checkpointing": True}),
+    ("fsdp_tp", 4, {**LORA, "trainer_max_grad_norm": 0.05}), ("tp", 2, {**LORA, "responses": 4}),
     ("fsdp", 4, {"trainer_comparisons_per_step": 2}),  # processes without a row
     ("fsdp_tp", 4, {"trainer_comparisons_per_step": 1}),
     ("fsdp", 2, {"responses": 4}), ("hsdp", 4, {"responses": 4}), ("tp", 2, {"responses": 4}),
@@ -119,12 +129,16 @@ def test_the_table_of_strategies(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"lora": True, "trainer_learning_rate": 0.1}], ids=["all weights", "LoRA"])
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
-def test_norms_inside_attention_see_the_heads_of_their_process(family: str, tmp_path: Path) -> None:
-    """Every process norms its own heads; the gradient of the norm's weight, which all of them hold, is the sum."""
+def test_norms_inside_attention_see_the_heads_of_their_process(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Every process norms its own heads; the gradient of the norm's weight, which all of them hold, is the sum.
+    Below an adapter the norms stay as they are."""
     base = str(save_base(family, tmp_path))
-    one = trained(tmp_path / "one", "none", 1, path=base)
-    assert_same(one, trained(tmp_path / "run", "tp", 2, path=base))
+    one = trained(tmp_path / "one", "none", 1, path=base, **changes)
+    assert_same(one, trained(tmp_path / "run", "tp", 2, path=base, **changes))
 
 
 ADAM = {"trainer_optim": "adamw_torch", "trainer_learning_rate": 1e-3, "trainer_lr_scheduler_type": "constant",
@@ -138,9 +152,7 @@ def test_a_checkpoint_continues_on_other_processes_and_strategies(
 ) -> None:
     """2 to 4 to 1 to 2 processes; Adam turns the rounding of small gradients into 1e-5 of a weight."""
     settings = {**ADAM, **changes, "resume_allow": ["trainer.max_steps"]}
-    chain = [("fsdp", 2, 3), ("hsdp", 4, 6), ("none", 1, 8), ("ddp", 2, 9), ("fsdp", 2, 10)]
-    if "lora" not in changes:
-        chain.insert(2, ("tp", 2, 7))
+    chain = [("fsdp", 2, 3), ("hsdp", 4, 6), ("tp", 2, 7), ("none", 1, 8), ("ddp", 2, 9), ("fsdp_tp", 4, 10)]
     for strategy, processes, steps in chain:
         trained(tmp_path / "run", strategy, processes, **settings, max_steps=steps)
     assert (tmp_path / "run" / "run.log").read_text().count("Continuing from") == len(chain) - 1
@@ -162,8 +174,8 @@ def test_a_finished_model_is_scored_with_divided_weights(alone: Any, tmp_path: P
     ("strategy", "processes", "changes"),
     [("fsdp", 2, {}),
      *(pytest.param(*cell, marks=pytest.mark.slow) for cell in (
-         ("fsdp", 2, {"lora": True}), ("tp", 2, {}), ("hsdp", 4, {"lora": True}), ("offload", 2, {}),
-         ("fsdp_tp", 4, {})))],
+         ("fsdp", 2, {"lora": True}), ("tp", 2, {}), ("tp", 2, {"lora": True}), ("hsdp", 4, {"lora": True}),
+         ("offload", 2, {}), ("fsdp_tp", 4, {})))],
     ids=str,
 )  # fmt: skip
 def test_each_process_reads_its_part_of_the_files(
@@ -176,6 +188,73 @@ def test_each_process_reads_its_part_of_the_files(
     assert "every process reads its part of the weights only" in (several / "run.log").read_text()
     assert "every process reads" not in (one / "run.log").read_text()
     assert_same(one, several)
+
+
+# --- A base in 4 bits -------------------------------------------------------------------------------------------------
+
+QLORA = {"lora": True, "kind": "qlora", "dtype": "float32", "trainer_learning_rate": 0.3}
+
+
+@pytest.fixture(scope="module")
+def base_to_pack(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama whose layers bitsandbytes packs: in blocks of 64."""
+    folder = tmp_path_factory.mktemp("base")
+    return str(save_base("llama", folder, dtype=torch.bfloat16, hidden_size=128, intermediate_size=128, head_dim=32))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "processes", "changes"),
+    [("fsdp", 2, {}),
+     *(pytest.param(*cell, marks=pytest.mark.slow) for cell in (
+         ("ddp", 2, {}), ("fsdp", 4, {}), ("hsdp", 4, {}), ("offload", 2, {}),
+         ("fsdp", 2, {"trainer_gradient_checkpointing": True}), ("fsdp", 2, {"trainer_async_save": True}),
+         ("fsdp", 2, {"trainer_encoding": "separate"})))],
+    ids=str,
+)  # fmt: skip
+def test_a_base_in_4_bits_is_divided(
+    strategy: str, processes: int, changes: dict[str, Any], alone: Any, base_to_pack: str, tmp_path: Path
+) -> None:
+    """The run of one process on the same packed weights; of two, each holds half of their bytes, and all scales."""
+    settings = {**QLORA, **changes, "path": base_to_pack}
+    one = alone(**settings)
+    several = trained(tmp_path / "run", strategy, processes, **settings)
+    assert_same(one, several)
+    log = (several / "run.log").read_text()
+    if strategy != "ddp":
+        assert "every process reads its part of the weights only" in log
+        assert "the 4-bit weights are divided; each process holds their scales whole" in log
+    assert json.loads((several / "model" / "reward_contract.json").read_text())["model"]["quantization"] == {
+        "bits": "4bit", "compute_dtype": "float32",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_on_4_bits_continues_on_other_processes(alone: Any, base_to_pack: str, tmp_path: Path) -> None:
+    settings = {**QLORA, **ADAM, "path": base_to_pack}
+    chain = [("fsdp", 2, 3), ("hsdp", 4, 6), ("none", 1, 8), ("fsdp", 2, 10)]
+    for strategy, processes, steps in chain:
+        allowed = {"resume_allow": ["trainer.max_steps"], "max_steps": steps}
+        trained(tmp_path / "run", strategy, processes, **settings, **allowed)
+    assert (tmp_path / "run" / "run.log").read_text().count("Continuing from") == len(chain) - 1
+    losses = column(alone(**settings), "train/loss")
+    assert column(tmp_path / "run", "train/loss") == pytest.approx(losses, abs=2e-6)
+
+
+@pytest.mark.slow
+def test_a_finished_adapter_is_scored_on_its_divided_4_bits(alone: Any, base_to_pack: str, tmp_path: Path) -> None:
+    """Its base is packed whole by every process, and divided then."""
+    one = alone(**QLORA, path=base_to_pack)
+    scored = trained(tmp_path / "run", "fsdp", 2, path=str(one / "model"), phases=["eval", "predict"])
+    assert "it lies below a stored adapter" in (scored / "run.log").read_text()
+    there, here = lines(one, "generated_predictions.jsonl"), lines(scored, "generated_predictions.jsonl")
+    assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)
+
+
+def test_packed_weights_are_not_divided_by_columns(base_to_pack: str) -> None:
+    source = RewardModelSource(path=base_to_pack)
+    model = source.load(adapter=Adapter(kind="qlora"), divided=True).model
+    with pytest.raises(ConfigError, match=r"parallel\.tensor=2: packed weights are not divided by rows and columns"):
+        layer_styles(model, 2)
 
 
 @pytest.mark.slow
@@ -222,6 +301,29 @@ def test_auto_replicas_are_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_needs_whole_weights_is_refused(arguments: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
         check_arguments(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments))
+
+
+def test_of_an_adapter_the_side_that_its_layer_divides_is_divided() -> None:
+    """q takes whole rows and hands on a part, as B does; o takes a part, as A does. Norms and the head stay whole."""
+    model = RewardModelSource().load(adapter=Adapter(r=2, target_modules=["q_proj", "o_proj"])).model
+    block = "layers.0.self_attn."
+    assert {name: style for name, style in layer_styles(model, 2).items() if name.startswith(block)} == {
+        f"{block}q_proj.base_layer": "colwise", f"{block}q_proj.lora_B.default": "colwise",
+        f"{block}k_proj": "colwise", f"{block}v_proj": "colwise",
+        f"{block}o_proj.base_layer": "rowwise", f"{block}o_proj.lora_A.default": "rowwise",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("adapter", "text"),
+    [(Adapter(kind="dora"), "parallel.tensor=2: DoRA norms whole columns of a weight; take parallel=fsdp"),
+     (Adapter(dropout=0.1), "peft.dropout=0.1 would be drawn alike for different columns"),
+     (Adapter(extra={"bias": "lora_only"}), "peft.extra.bias=lora_only is not divided")],
+    ids=str,
+)  # fmt: skip
+def test_adapters_that_need_more_than_their_parts_are_refused(adapter: Adapter, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        layer_styles(RewardModelSource().load(adapter=adapter).model, 2)
 
 
 def test_a_division_that_did_not_take_effect_stops_the_run() -> None:

@@ -43,7 +43,7 @@ class Adapter:
     Attributes:
         kind: "lora" (Hu et al. 2021), "rslora" (scale alpha/sqrt(r), Kalajdzievski 2023), "dora" (direction and
             magnitude, Liu et al. 2024), "pissa" (starts from the principal singular vectors, Meng et al. 2024),
-            "qlora" (on a 4-bit base, Dettmers et al. 2023; needs CUDA).
+            "qlora" (on a 4-bit base, Dettmers et al. 2023).
         r: Rank of the update.
         alpha: The update is scaled by alpha / r.
         dropout: On the adapter's input, in training.
@@ -75,7 +75,7 @@ class Adapter:
     @property
     def drawn(self) -> bool:
         """Whether its start depends on the seed alone: no weight of the base has to be read for it."""
-        return self.kind in ("lora", "rslora") and self.extra.get("init_lora_weights", True) is True
+        return self.kind in ("lora", "rslora", "qlora") and self.extra.get("init_lora_weights", True) is True
 
     def lora_config(self, model: PreTrainedModel) -> LoraConfig:
         """The peft configuration for this model: SEQ_CLS, the head saved in full and never a target.
@@ -166,7 +166,7 @@ def attach(
 
 
 def _draw(model: PeftModel, seed: int) -> None:
-    """Draw an adapter's start anew, from the seed alone and not from what was drawn while the model was built."""
+    """Draw an adapter's start anew, on the CPU: from the seed alone, and not from what was drawn for the model."""
     import torch
     from peft.tuners.lora import LoraLayer
 
@@ -175,10 +175,14 @@ def _draw(model: PeftModel, seed: int) -> None:
         for layer in model.modules():
             if isinstance(layer, LoraLayer):
                 for name in layer.lora_A:
-                    for part in (layer.lora_A[name], layer.lora_B[name]):
-                        if part.weight.is_meta:  # as the base is, which PEFT follows
-                            part.to_empty(device="cpu")
+                    parts: tuple[Any, ...] = (layer.lora_A[name], layer.lora_B[name])
+                    devices = [part.weight.device for part in parts]  # the base's, which PEFT follows
+                    for part in parts:
+                        part.to_empty(device="cpu")
                     layer.reset_lora_parameters(name, True)
+                    for part, device in zip(parts, devices, strict=True):
+                        if device.type != "meta":
+                            part.to(device)
 
 
 def check_trainable(model: nn.Module) -> None:

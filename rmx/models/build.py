@@ -20,7 +20,7 @@ from transformers import (
 
 from rmx.errors import ModelError, first_line
 from rmx.models.head import HEADS, StoredHead, embedding_of, find_head, head_parts, init_head, restore_head
-from rmx.models.quantization import Quantization
+from rmx.models.quantization import Quantization, as_stored
 from rmx.models.quiet import quiet
 from rmx.models.resolve import Resolved, resolve, trust_remote_code
 from rmx.models.tensor_files import VALUE_HEAD, StoredTensor, half_precision, tensors
@@ -199,12 +199,15 @@ def _unread(
     """Build the model without reading it, where that is known to give the same; else say why not."""
     if wish.whole is not None:
         return wish.whole
-    if wish.quantization is not None:
-        return "it is quantised when it is read"
     if pad >= config.get_text_config().vocab_size:
         return "its embedding grows for a padding token"
     return build_unread(
-        config, stored, attention=attention_of(wish.source, config), dtype=dtype, remote=trust_remote_code()
+        config,
+        stored,
+        attention=attention_of(wish.source, config),
+        dtype=dtype,
+        remote=trust_remote_code(),
+        quantization=wish.quantization,
     )
 
 
@@ -232,7 +235,7 @@ def _from_pretrained(
         extra = {"quantization_config": wish.quantization.config(), "device_map": {"": here}}
     try:
         with quiet(sum(file.stat().st_size for file in place.folder.glob("*.safetensors"))):
-            return AutoModelForSequenceClassification.from_pretrained(
+            model, loaded = AutoModelForSequenceClassification.from_pretrained(
                 place.folder,
                 config=config,
                 dtype=dtype,
@@ -247,6 +250,8 @@ def _from_pretrained(
         raise ModelError(
             f"model.path: {place.path} cannot be loaded: {type(error).__name__}: {first_line(error)}"
         ) from None
+    as_stored(model)
+    return model, loaded
 
 
 def _check_weights(model: PreTrainedModel, loaded: dict[str, Any], path: str, head: StoredHead | None) -> None:

@@ -14,7 +14,7 @@ from rmx.models.adapters import Adapter, attach
 from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
 from rmx.models.head import backbone_of, head_of, head_parts, in_float32, linear_of, text_backbone, unwrap
 from rmx.models.loaded import LoadedModel
-from rmx.models.quantization import wanted_quantization
+from rmx.models.quantization import refuse_divided, wanted_quantization
 from rmx.models.resolve import Resolved
 from rmx.models.stored import (
     base_of_adapter,
@@ -113,6 +113,8 @@ def _weights(
         whole=why_base_is_read(place.folder) if adapted and place is not None else _why_whole(adapter),
         parts_only=parts_only,
     )
+    if divided and wish.quantization is not None:
+        refuse_divided(wish.quantization)
     if place is None:
         base = build_tiny(wish)
     elif adapted:

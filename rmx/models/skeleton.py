@@ -20,7 +20,7 @@ from rmx.models.adapters import attach
 from rmx.models.build import attention_of, config_of, reward_config
 from rmx.models.head import head_parts, in_float32, text_backbone, unwrap
 from rmx.models.load import set_trainable
-from rmx.models.quantization import Quantization
+from rmx.models.quantization import Bits, Quantization
 from rmx.models.resolve import Resolved, resolve, trust_remote_code
 from rmx.models.tensor_files import half_precision, tensors
 from rmx.models.tiny import tiny_config
@@ -59,6 +59,12 @@ class Skeleton:
     model: Any
     blueprint: Blueprint
     quantized: tuple[str, ...] = ()
+
+    @property
+    def packed(self) -> dict[str, Bits]:
+        """Name of a quantised layer → its bits."""
+        found = self.blueprint.quantization
+        return {} if found is None else dict.fromkeys(self.quantized, found.bits)
 
 
 @cache

@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from rmx.errors import ModelError
 from rmx.models.head import head_parts
+from rmx.models.quantization import Quantization, is_packed, prepare_packed
 from rmx.models.tensor_files import StoredTensor
 
 __all__ = ["ReadWholeError", "Unread", "build_unread", "in_model", "stored_tensors"]
@@ -36,10 +37,17 @@ class Unread(NamedTuple):
 
     file: Path
     name: str  # in the file
+    dtype: torch.dtype | None = None  # it is read in; a weight that is quantised then is unpacked to it
 
 
 def build_unread(
-    config: PreTrainedConfig, stored: Mapping[str, StoredTensor], *, attention: str, dtype: torch.dtype, remote: bool
+    config: PreTrainedConfig,
+    stored: Mapping[str, StoredTensor],
+    *,
+    attention: str,
+    dtype: torch.dtype,
+    remote: bool,
+    quantization: Quantization | None = None,
 ) -> tuple[PreTrainedModel, list[tuple[nn.Parameter, Unread]]] | str:
     """Build a `<Arch>ForSequenceClassification` without reading its weights.
 
@@ -49,6 +57,7 @@ def build_unread(
         attention: name of the attention implementation.
         dtype: of the weights once they are read.
         remote: whether code of the checkpoint may run.
+        quantization: of its linear layers, while they are read.
 
     Returns:
         the model, its head on the CPU and not drawn yet, and where each other weight is stored; or, as half a
@@ -61,6 +70,9 @@ def build_unread(
     if head_parts(model) != ["score"]:
         return "it is an encoder, whose pooling is drawn when it is read"
     model.score.to_empty(device="cpu")
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if quantization is not None and (why := prepare_packed(model, quantization)) is not None:
+        return why
     found = []
     for name, parameter in model.named_parameters():
         if not parameter.is_meta:
@@ -68,9 +80,9 @@ def build_unread(
         there = name if name in stored else name.removeprefix(f"{model.base_model_prefix}.")  # of a bare backbone
         if there not in stored:
             return f"its files do not have {name} under this name"
-        if stored[there].shape != tuple(parameter.shape):
+        if stored[there].shape != shapes[name]:
             return f"its files have {name} in another shape"
-        found.append((parameter, Unread(stored[there].file, there)))
+        found.append((parameter, Unread(stored[there].file, there, dtype if is_packed(parameter) else None)))
     if other := [name for name, buffer in model.named_buffers() if buffer.is_meta]:
         return f"it computes {other[0]} when it is read"
     return model, found
@@ -84,7 +96,8 @@ def stored_tensors(unread: Mapping[str, Unread]) -> Iterator[tuple[str, Tensor]]
     for file, names in by_file.items():
         with safe_open(file, framework="pt") as stored:
             for name in names:
-                yield name, stored.get_tensor(unread[name].name)
+                tensor = stored.get_tensor(unread[name].name)
+                yield name, tensor if unread[name].dtype is None else tensor.to(unread[name].dtype)
 
 
 def in_model(model: nn.Module, unread: Iterable[tuple[nn.Parameter, Unread]]) -> dict[str, Unread]:

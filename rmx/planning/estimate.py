@@ -122,7 +122,7 @@ class Planner:
         strategies = [
             self.fit(parallel, n, self.settings.device, again)
             for n in sorted({1, node, 2 * node, processes})
-            for parallel in _strategies(n, node, tensor=self.w.peft is None)
+            for parallel in _strategies(n, node)
             for again in dict.fromkeys((checkpointing, True))
         ]
         devices = [self.fit(self.w.parallel, processes, name, checkpointing) for name in DEVICES]
@@ -222,7 +222,7 @@ class Planner:
     def held(self, sizes: MeshSizes | None) -> list[int]:
         """Return the bytes that stay in the fullest process, counted once for each division."""
         if sizes not in self._held:
-            self._held[sizes] = held_by_fullest(self.skeleton.model, self.args, sizes)
+            self._held[sizes] = held_by_fullest(self.skeleton.model, self.args, sizes, self.skeleton.packed)
         return self._held[sizes]
 
 
@@ -246,14 +246,14 @@ def _words(sizes: Any, parallel: NoParallel) -> str:
     return f"{name} ({' x '.join(parts)}){offload}"
 
 
-def _strategies(processes: int, per_node: int, *, tensor: bool) -> list[NoParallel]:
+def _strategies(processes: int, per_node: int) -> list[NoParallel]:
     """The shipped ways to share a model among so many processes."""
     if processes == 1:
         return [NoParallel()]
     found: list[NoParallel] = [Replicated(), Sharded()]
     if processes > per_node and processes % per_node == 0:
         found.append(Sharded(shard=per_node, replicate="auto"))
-    if tensor and processes % 2 == 0:
+    if processes % 2 == 0:
         found.append(Sharded(tensor=2))
     return found
 

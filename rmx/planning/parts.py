@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import copy
 import math
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from rmx.errors import ConfigError
 from rmx.memory.activations import Activations
 from rmx.memory.peak import Parts, copied_bytes, gathered_bytes
 from rmx.models import unwrap
+from rmx.models.quantization import BLOCK, Bits, Quantization, packed_shape, refuse_divided
 from rmx.models.skeleton import Skeleton
 from rmx.parallel import MeshSizes
 from rmx.training.optimizer_use import held_after_step, step_bytes
+from rmx.training.tensor_parallel import layer_styles
 from rmx.training.token_budget import checkpointed_every
 
 __all__ = ["divide", "held_by_fullest", "parts_of"]
@@ -57,19 +58,16 @@ def parts_of(
         ConfigError: the division is not possible.
     """
     model, tensor = skeleton.model, 1 if sizes is None else sizes.tensor
-    if skeleton.quantized and sizes is not None:
-        raise ConfigError("parallel: quantised weights are not divided among processes; take parallel=ddp or peft=lora")
     weights, gradients, optimizer = held
-    packed, scales = _quantised(skeleton)
-    weights += packed
-    gathered = gathered_bytes(model, tensor) if sizes is not None and sizes.data > 1 else 0
+    gathers = sizes is not None and sizes.data > 1
+    gathered = gathered_bytes(divide(model, None, skeleton.packed), tensor) if gathers else 0
     one_layer = checkpointing and checkpointed_every(args) == 1  # else others keep their copies
     host = 0
     if cpu_offload:
         host, weights, gradients, optimizer = weights + gradients + optimizer, 0, 0, 0
     return Parts(
         weights=weights,
-        quantization=scales,
+        quantization=_scales(skeleton),
         gradients=gradients,
         optimizer=optimizer,
         buckets=gradients if sizes is None and processes > 1 else 0,
@@ -81,8 +79,16 @@ def parts_of(
     )
 
 
-def held_by_fullest(model: Any, args: TrainingArguments, sizes: MeshSizes | None) -> list[int]:
+def held_by_fullest(
+    model: Any, args: TrainingArguments, sizes: MeshSizes | None, packed: Mapping[str, Bits] | None = None
+) -> list[int]:
     """Return the bytes of weights, gradients and optimizer state of the process that holds most: the first.
+
+    Args:
+        model: on the meta device.
+        args: the arguments of transformers.
+        sizes: the mesh that weights are divided over; None where every process holds them whole.
+        packed: bits of its layers that are quantised (`Skeleton.packed`).
 
     Raises:
         ConfigError: the division is not possible, or the optimizer's state is not known without a device.
@@ -95,19 +101,26 @@ def held_by_fullest(model: Any, args: TrainingArguments, sizes: MeshSizes | None
     >>> held_by_fullest(layer, args, MeshSizes(replicate=1, shard=4, tensor=1))  # 3 of 10 rows, 3 of 10 biases
     [780, 780, 1568]
     """
-    return held_after_step(divide(model, sizes), args)
+    return held_after_step(divide(model, sizes, packed), args)
 
 
-def divide(model: Any, sizes: MeshSizes | None) -> Any:
-    """Copy a model on the meta device, with the shapes of the first process's parts.
+def divide(model: Any, sizes: MeshSizes | None, packed: Mapping[str, Bits] | None = None) -> Any:
+    """Copy a model on the meta device, with its layers packed, and with the shapes of the first process's parts.
 
     `fully_shard` cuts the first dimension into pieces of ceil(rows / processes); tensor parallelism has divided the
     rows (colwise) or columns (rowwise) of the layers of transformers' plan before.
 
     Raises:
-        ConfigError: transformers has no plan for the architecture.
+        ConfigError: the architecture or its adapter cannot be divided by layers, or its packed weights at all.
     """
     part = copy.deepcopy(model)
+    for name, bits in (packed or {}).items():
+        if sizes is not None:
+            refuse_divided(Quantization(bits), sizes.tensor)
+        layer = part.get_submodule(name)
+        kind = torch.uint8 if bits == "4bit" else torch.int8
+        bytes_ = torch.empty(packed_shape(layer.weight, bits), dtype=kind, device="meta")
+        layer.weight = nn.Parameter(bytes_, requires_grad=False)
     if sizes is None:
         return part
     divided = _by_tensor(part, sizes.tensor)
@@ -127,16 +140,11 @@ def _by_tensor(model: Any, size: int) -> dict[int, list[int]]:
     """The shapes that tensor parallelism leaves of the parameters it divides, by their ids."""
     if size == 1:
         return {}
-    inner = unwrap(model)
-    plan: dict[str, str] = getattr(inner.config.get_text_config(), "base_model_tp_plan", None) or {}
-    if not plan or inner is not model:
-        what = "transformers has no plan for it" if inner is model else "adapters are not divided by layers"
-        raise ConfigError(f"parallel.tensor={size}: the model cannot be divided by layers ({what})")
     shapes: dict[int, list[int]] = {}
-    for name, module in inner.base_model.named_modules():
-        kind = next((kind for pattern, kind in plan.items() if fnmatchcase(name, pattern)), None)
-        for part, parameter in module.named_parameters(recurse=False):
-            dimension = {"colwise": 0, "rowwise": 1}.get(str(kind))
+    body: nn.Module = unwrap(model).base_model
+    for name, kind in layer_styles(model, size).items():
+        for part, parameter in body.get_submodule(name).named_parameters(recurse=False):
+            dimension = {"colwise": 0, "rowwise": 1}.get(kind)
             if dimension is not None and dimension < parameter.dim() and not (kind == "rowwise" and part == "bias"):
                 shape = list(parameter.shape)
                 shape[dimension] = math.ceil(shape[dimension] / size)
@@ -144,25 +152,15 @@ def _by_tensor(model: Any, size: int) -> dict[int, list[int]]:
     return shapes
 
 
-def _quantised(skeleton: Skeleton) -> tuple[int, int]:
-    """(what packing takes from the weights' bytes, the bytes of the scales): as bitsandbytes packs them.
+def _scales(skeleton: Skeleton) -> int:
+    """The bytes of the scales of quantised weights, as bitsandbytes has them; every process holds them whole.
 
-    4 bits: two weights to a byte; for each 64 weights a scale in one byte, for each 256 scales one in four bytes, and
-    two tables and an offset per layer (NF4 with double quantisation). 8 bits: a scale in four bytes for each row.
+    4 bits: for each 64 weights a scale in one byte, for each 256 scales one in four bytes, and two tables and an offset
+    per layer (NF4 with double quantisation). 8 bits: a scale in four bytes for each row.
     """
-    modules = dict(skeleton.model.named_modules())
-    less = scales = 0
-    for name in skeleton.quantized:
+    modules, scales = dict(skeleton.model.named_modules()), 0
+    for name, bits in skeleton.packed.items():
         weight = modules[name].weight
-        if skeleton.blueprint.quantization is not None and skeleton.blueprint.quantization.bits == "4bit":
-            blocks = math.ceil(weight.numel() / 64)
-            less += math.ceil(weight.numel() / 2) - _size(weight)
-            scales += blocks + 4 * math.ceil(blocks / 256) + 4 * (16 + 256 + 1)
-        else:
-            less += weight.numel() - _size(weight)
-            scales += 4 * weight.shape[0]
-    return less, scales
-
-
-def _size(parameter: torch.Tensor) -> int:
-    return parameter.numel() * parameter.element_size()
+        blocks = math.ceil(weight.numel() / BLOCK)
+        scales += blocks + 4 * math.ceil(blocks / 256) + 4 * (16 + 256 + 1) if bits == "4bit" else 4 * weight.shape[0]
+    return scales

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -39,11 +41,14 @@ from rmx.checkpoints.shards import (
 )
 from rmx.checkpoints.tensors import load_state, state_bytes
 from rmx.errors import CheckpointError, ConfigError, ModelError
+from rmx.files import readable_bytes
 from rmx.models.layers import layers_of
+from rmx.models.quantization import is_packed, pack, scales_of
 from rmx.models.streaming import Fetch
 from rmx.models.unread import Unread, stored_tensors
 from rmx.parallel import MeshSizes
 from rmx.training.lending import lend
+from rmx.training.memory_use import bytes_of
 from rmx.training.strategies import DataParallel
 from rmx.training.tensor_parallel import divide_layers
 from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, save_weights, saved_bytes
@@ -51,6 +56,8 @@ from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, save_w
 __all__ = ["ShardedWeights", "part_of", "whole"]
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # element by element: a part is enough
 
@@ -111,7 +118,7 @@ class ShardedWeights(DataParallel):
     def divide_again(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
         """Divide the weights in place, and leave alone what is known of the trained model."""
         if not unread and not self.cpu_offload:
-            model.to(self.args.device)
+            self.to_device(model)
         here = {
             name: tensor.detach().clone()
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
@@ -120,7 +127,12 @@ class ShardedWeights(DataParallel):
         self._divide(model)
         if unread:
             model.to_empty(device="cpu" if self.cpu_offload else self.args.device)
-            fill(model, (*here.items(), *stored_tensors(unread)))
+            fill(model, itertools.chain(here.items(), packed(model, stored_tensors(unread), self.args.device)))
+        if scales := bytes_of(scales_of(model)):
+            log.info(
+                "parallel: the 4-bit weights are divided; each process holds their scales whole, %s",
+                readable_bytes(scales),
+            )
 
     def _divide(self, model: nn.Module) -> None:
         options: dict[str, Any] = {"mesh": self.data_mesh, "reshard_after_forward": True}
@@ -364,12 +376,22 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
         raise ModelError(f"parallel: the weight {next(iter(targets))} was not read")
 
 
+def packed(
+    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Quantise what the model holds in 4 bits: one weight after the other, and each of them whole."""
+    for name, tensor in tensors:
+        layer = model.get_submodule(name.rpartition(".")[0])
+        yield name, pack(layer, tensor, device) if is_packed(model.get_parameter(name)) else tensor
+
+
 def without_weights(model: nn.Module) -> nn.Module:
     """Copy a model but for its weights: they are on the meta device, and take no memory."""
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
         for p in model.parameters()
     }
+    memo |= {id(state): None for m in model.modules() if (state := getattr(m, "quant_state", None)) is not None}
     return copy.deepcopy(model, memo)
 
 

@@ -1,6 +1,10 @@
 """Tensor parallelism: the linear layers of every block divided by columns and rows (Shoeybi et al. 2019, Megatron-LM).
 
-transformers says for each architecture which layers go which way (`config.base_model_tp_plan`); torch does it.
+transformers says for each architecture which layers go which way (`config.base_model_tp_plan`); torch does it. Of a
+LoRA, the side that the layer divides is divided with it, and every process holds the other one whole:
+
+    by columns   y = W x + B A x     x is whole, y this process's part: so is B's output
+    by rows      y = W x + B A x     x is this process's part: A's products are summed, as W's are
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -22,8 +27,9 @@ from torch.distributed.tensor.parallel import (
 
 from rmx.errors import ConfigError, ModelError
 from rmx.models import unwrap
+from rmx.models.quantization import Quantization, refuse_divided
 
-__all__ = ["divide_layers"]
+__all__ = ["divide_layers", "layer_styles"]
 
 # A norm inside attention sees the heads of its process only: its gradient is the sum over all of them.
 STYLES: dict[str, type[ParallelStyle]] = {
@@ -31,6 +37,7 @@ STYLES: dict[str, type[ParallelStyle]] = {
     "rowwise": RowwiseParallel,
     "replicated_with_grad_allreduce": SequenceParallel,
 }
+LORA_SIDE = {"colwise": "lora_B", "rowwise": "lora_A"}  # is divided as its layer is; the other one is not
 
 
 def style_of(name: str) -> ParallelStyle:
@@ -39,16 +46,13 @@ def style_of(name: str) -> ParallelStyle:
     return style(use_local_output=True) if style is SequenceParallel else style()
 
 
-def divide_layers(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Divide the layers of a model among the processes of a one-dimensional mesh, in place.
+def layer_styles(model: nn.Module, size: int) -> dict[str, str]:
+    """Return which modules `size` processes divide, and how: name inside the body → a name of `STYLES`.
 
     Raises:
-        ConfigError: the architecture has no plan that is known here, its heads do not divide, or an adapter is on it.
-        ModelError: a layer of the plan was not divided.
+        ConfigError: the architecture has no plan that is known here, its heads do not divide, or an adapter is on it
+            that is not known to be right when it is divided.
     """
-    size = mesh.size()
-    if isinstance(model, PeftModel):
-        raise ConfigError(f"parallel.tensor={size}: adapters are trained with parallel=fsdp, hsdp or ddp only")
     inner: Any = unwrap(model)
     config = inner.config.get_text_config()
     plan: dict[str, str] = getattr(config, "base_model_tp_plan", None) or {}
@@ -59,10 +63,59 @@ def divide_layers(model: nn.Module, mesh: DeviceMesh) -> None:
         heads = getattr(config, name, None) or size
         if heads % size:
             raise ConfigError(f"parallel.tensor={size}: does not divide the model's {name}={heads}; take a divisor")
-    body = inner.base_model
-    parallelize_module(body, mesh, {pattern: style_of(style) for pattern, style in plan.items()})
-    for name, module in body.named_modules():
-        if any(fnmatchcase(name, pattern) for pattern in plan):
-            for part, parameter in module.named_parameters(recurse=False):
-                if not isinstance(parameter, DTensor):
-                    raise ModelError(f"parallel.tensor={size}: {name}.{part} was not divided")
+    if isinstance(model, PeftModel):
+        refuse_adapters(model, size)
+    styles: dict[str, str] = {}
+    for name, module in inner.base_model.named_modules():
+        style = next((style for pattern, style in plan.items() if fnmatchcase(name, pattern)), None)
+        if style is not None and isinstance(module, LoraLayer):
+            side = LORA_SIDE[style]
+            styles[f"{name}.base_layer"] = style
+            styles |= {f"{name}.{side}.{adapter}": style for adapter in getattr(module, side)}
+        elif style is not None:
+            styles[name] = style
+    return styles
+
+
+def refuse_adapters(model: PeftModel, size: int) -> None:
+    """Stop where an adapter needs more of a layer than its parts.
+
+    Raises:
+        ConfigError: it is none of LoRA's plain forms, draws dropout, or lies on quantised weights.
+    """
+    otherwise = "take parallel=fsdp, hsdp or ddp"
+    if getattr(unwrap(model), "quantization_method", None) is not None:
+        refuse_divided(Quantization("4bit"), size)
+    for config in model.peft_config.values():
+        settings: Any = config
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        if kind != "LORA" or settings.use_dora:
+            what = "DoRA norms whole columns of a weight" if kind == "LORA" else f"{kind} adapters are not divided"
+            raise ConfigError(f"parallel.tensor={size}: {what}; {otherwise}, or peft=lora")
+        if settings.lora_dropout:
+            raise ConfigError(
+                f"parallel.tensor={size}: peft.dropout={settings.lora_dropout} would be drawn alike for different "
+                f"columns; set peft.dropout=0, or {otherwise}"
+            )
+        if settings.bias != "none":
+            raise ConfigError(f"parallel.tensor={size}: peft.extra.bias={settings.bias} is not divided; {otherwise}")
+
+
+def divide_layers(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Divide the layers of a model among the processes of a one-dimensional mesh, in place.
+
+    Raises:
+        ConfigError: see `layer_styles`.
+        ModelError: a layer of the plan was not divided.
+    """
+    size = mesh.size()
+    styles = layer_styles(model, size)
+    body: nn.Module = unwrap(model).base_model
+    frozen = [name for name, parameter in body.named_parameters() if not parameter.requires_grad]
+    parallelize_module(body, mesh, {name: style_of(style) for name, style in styles.items()})
+    for name in frozen:  # torch makes the weights of a divided norm trainable
+        body.get_parameter(name).requires_grad_(False)
+    for name in styles:
+        for part, parameter in body.get_submodule(name).named_parameters(recurse=False):
+            if not isinstance(parameter, DTensor):
+                raise ModelError(f"parallel.tensor={size}: {name}.{part} was not divided")

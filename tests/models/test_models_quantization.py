@@ -13,14 +13,11 @@ from tiny_models import save_base
 
 from rmx.errors import ArtefactError, ConfigError, ModelError
 from rmx.models import Adapter, RewardModelSource, export_merged, read_artefact, save_artefact, verify_artefact
+from rmx.models.quantization import is_packed, pack, scales_of
+from rmx.models.unread import stored_tensors
 
 SIZE = {"hidden_size": 128, "intermediate_size": 128, "head_dim": 32}  # bitsandbytes packs blocks of 64
 QLORA = Adapter(kind="qlora", r=4, alpha=8)
-
-
-def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train without CUDA: right until the first evaluation on this device, which no test here trains after."""
-    monkeypatch.setattr("rmx.models.quantization._passes_gradients", lambda: True)
 
 
 def source(folder: Path, **changes: Any) -> RewardModelSource:
@@ -31,9 +28,7 @@ def source(folder: Path, **changes: Any) -> RewardModelSource:
 def trained(tmp_path: Path, template: Any) -> tuple[Path, list[float]]:
     """A QLoRA run's artefact on a tiny Llama, and its rewards in memory."""
     folder = save_base("llama", tmp_path, **SIZE)
-    with pytest.MonkeyPatch.context() as patch:
-        on_this_machine(patch)
-        loaded = source(folder).load(adapter=QLORA, seed=1, device="cpu")
+    loaded = source(folder).load(adapter=QLORA, seed=1, device="cpu")
     kinds = {type(module).__name__ for module in loaded.model.modules()}
     assert "Linear4bit" in kinds  # it really is in 4 bits
     train(loaded)
@@ -57,10 +52,7 @@ def test_the_check_still_finds_a_wrong_head(trained: tuple[Path, list[float]]) -
         verify_artefact(folder, ROWS, [reward + 1 for reward in expected])
 
 
-def test_training_goes_on_with_the_same_base(
-    trained: tuple[Path, list[float]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on_this_machine(monkeypatch)
+def test_training_goes_on_with_the_same_base(trained: tuple[Path, list[float]]) -> None:
     loaded = source(trained[0]).load(seed=2, device="cpu")
     assert loaded.quantization is not None and loaded.quantization.bits == "4bit"
     loaded.model(input_ids=torch.tensor([ROWS[0]])).logits.sum().backward()
@@ -74,6 +66,50 @@ def test_merging_takes_the_base_as_it_is_stored(trained: tuple[Path, list[float]
     assert rewards(read_artefact(out).model) == pytest.approx(plain, abs=1e-5)
 
 
+def test_an_evaluation_changes_nothing(tmp_path: Path) -> None:
+    """Rewards and gradients are those of the weights as they are stored, on a CPU that would round them as well."""
+    model = source(save_base("llama", tmp_path, **SIZE)).load(adapter=QLORA, seed=1, device="cpu").model
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        model.train()
+        model(input_ids=torch.tensor([ROWS[0]])).logits.sum().backward()
+        found = [p.grad for name, p in model.named_parameters() if "layers.0.mlp.down_proj.lora_B" in name]
+        assert len(found) == 1 and found[0] is not None and found[0].norm() > 0
+        return found[0].clone()
+
+    before, training = gradient(), float(model(input_ids=torch.tensor([ROWS[0]])).logits.detach())
+    assert rewards(model.eval())[0] == pytest.approx(training, abs=1e-6)
+    assert torch.equal(gradient(), before)
+
+
+def test_weights_are_packed_one_by_one_as_they_are_when_the_model_is_read(tmp_path: Path) -> None:
+    """The same bytes, scales, types and adapter, with and without reading the model whole."""
+    folder = save_base("qwen2", tmp_path, dtype=torch.bfloat16, hidden_size=128, intermediate_size=128)
+    there = RewardModelSource(path=str(folder)).load(adapter=QLORA, seed=1, device="cpu").model
+    unread = RewardModelSource(path=str(folder)).load(adapter=QLORA, seed=1, divided=True)
+    here = dict(unread.model.named_parameters())
+    real = {name: (tuple(p.shape), p.dtype, p.requires_grad) for name, p in there.named_parameters()}
+    assert {name: (tuple(p.shape), p.dtype, p.requires_grad) for name, p in here.items()} == real
+    assert {name for name, p in here.items() if p.is_meta} == set(unread.unread)
+    count = 0
+    for name, tensor in stored_tensors(unread.unread):
+        weight, layer = there.get_parameter(name), unread.model.get_submodule(name.rpartition(".")[0])
+        if is_packed(weight):
+            assert torch.equal(pack(layer, tensor, torch.device("cpu")), weight)
+            count += 1
+    assert count == 14 and all(map(torch.equal, scales_of(unread.model), scales_of(there)))
+    for name, p in here.items():
+        assert p.is_meta or torch.equal(p, there.get_parameter(name))
+
+
+def test_what_is_stored_transposed_is_read_whole(tmp_path: Path) -> None:
+    """GPT-2 keeps its weights as [in, out]; transformers turns them before they are quantised."""
+    loaded = source(save_base("gpt2", tmp_path, n_embd=128)).load(adapter=QLORA, divided=True, device="cpu")
+    assert not loaded.unread
+    assert any("before it is divided: its layer" in note and "is stored transposed" in note for note in loaded.notes)
+
+
 def test_eight_bits(tmp_path: Path) -> None:
     loaded = source(save_base("llama", tmp_path, **SIZE), quantization="8bit").load(trainable=False)
     assert "Linear8bitLt" in {type(module).__name__ for module in loaded.model.modules()}
@@ -84,9 +120,11 @@ def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     folder = save_base("llama", tmp_path, **SIZE)
     with pytest.raises(ConfigError, match="cannot be trained themselves"):
         source(folder, quantization="4bit").load()
-    with pytest.raises(ModelError, match="training on 4bit weights needs a CUDA device"):
-        source(folder).load(adapter=QLORA)
-    on_this_machine(monkeypatch)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ModelError, match="training on 8bit weights needs a CUDA device"):
+        source(folder, quantization="8bit").load(adapter=Adapter())
+    with pytest.raises(ConfigError, match=r"model\.quantization=8bit: bitsandbytes keeps 8-bit weights outside"):
+        source(folder, quantization="8bit").load(trainable=False, divided=True)
     with pytest.raises(ModelError, match="peft=qlora: the embedded tiny model has no stored weights"):
         RewardModelSource(name="tiny").load(adapter=QLORA)
     monkeypatch.setattr("rmx.models.quantization.find_spec", lambda name: None)

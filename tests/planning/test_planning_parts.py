@@ -96,8 +96,13 @@ def test_divided_shapes_by_hand() -> None:
     assert shapes["model.layers.0.self_attn.o_proj.weight"] == (64, 64)
     assert shapes["model.layers.0.input_layernorm.weight"] == (64,)
     assert shapes["score.weight"] == (1, 128)
-    with pytest.raises(ConfigError, match=r"parallel\.tensor=2: .*adapters are not divided"):
-        divide(bare(RewardModelSource(), Adapter(r=2)).model, MeshSizes(1, 1, 2))
+    adapted = divide(bare(RewardModelSource(), Adapter(r=2)).model, MeshSizes(1, 1, 2))
+    attention = "base_model.model.model.layers.0.self_attn."
+    parts = {name.removeprefix(attention): tuple(p.shape) for name, p in adapted.named_parameters()}
+    assert (parts["q_proj.lora_A.default.weight"], parts["q_proj.lora_B.default.weight"]) == ((2, 128), (64, 2))
+    assert (parts["o_proj.lora_A.default.weight"], parts["o_proj.lora_B.default.weight"]) == ((2, 64), (128, 2))
+    with pytest.raises(ConfigError, match=r"parallel\.tensor=2: DoRA norms whole columns"):
+        divide(bare(RewardModelSource(), Adapter(kind="dora", r=2)).model, MeshSizes(1, 1, 2))
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
@@ -113,10 +118,11 @@ def test_quantised_layers_are_packed_as_bitsandbytes_packs_them(bits: Any, tmp_p
         planned, arguments(tmp_path), "unknown", held=[0, 0, 0], sizes=None, processes=1, precision="bf16",
         checkpointing=False,
     )  # fmt: skip
+    plain, held = (held_by_fullest(planned.model, arguments(tmp_path), None, how)[0] for how in ({}, planned.packed))
     before = sum(p.numel() * 2 for n in planned.quantized for p in [dict(planned.model.named_modules())[n].weight])
     packed = bytes_of(layer.weight for layer in layers)
     assert len(planned.quantized) == len(layers) == 14
-    assert before + parts.weights == packed
+    assert before + held - plain == packed
     if bits == "8bit":
         assert parts.quantization == bytes_of(layer.weight.SCB for layer in layers)
     else:
@@ -130,11 +136,11 @@ def test_quantised_weights_that_cannot_be_trained_or_divided_are_refused(tmp_pat
     with pytest.raises(ModelError, match="4bit weights cannot be trained themselves"):
         blueprint(dataclasses.replace(source, quantization="4bit"), None)
     planned = bare(source, Adapter(kind="qlora"))
-    with pytest.raises(ConfigError, match="quantised weights are not divided among processes"):
-        parts_of(
-            planned, arguments(tmp_path), "unknown", held=[0, 0, 0], sizes=MeshSizes(1, 2, 1), processes=2,
-            precision="bf16", checkpointing=False,
-        )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"parallel\.tensor=2: packed weights are not divided by rows"):
+        held_by_fullest(planned.model, arguments(tmp_path), MeshSizes(1, 1, 2), planned.packed)
+    eight = bare(dataclasses.replace(source, quantization="8bit"), Adapter())
+    with pytest.raises(ConfigError, match=r"model\.quantization=8bit: bitsandbytes keeps 8-bit weights outside"):
+        held_by_fullest(eight.model, arguments(tmp_path), MeshSizes(1, 2, 1), eight.packed)
 
 
 def test_the_parts_that_come_and_go_by_hand(tmp_path: Path) -> None:
@@ -170,6 +176,7 @@ def test_the_parts_that_come_and_go_by_hand(tmp_path: Path) -> None:
         pytest.param(Case("tiny", parallel="ddp", processes=2), marks=pytest.mark.slow),
         pytest.param(Case("tiny", parallel="tp", processes=2), marks=pytest.mark.slow),
         pytest.param(Case("tiny", lora=True, parallel="fsdp", processes=2), marks=pytest.mark.slow),
+        pytest.param(Case("tiny", lora=True, parallel="tp", processes=2), marks=pytest.mark.slow),
         pytest.param(Case("Qwen3 22M", parallel="fsdp", processes=2), marks=pytest.mark.slow),
         pytest.param(Case("Llama 98M"), marks=pytest.mark.slow),
     ],

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rmx.errors import ArtefactError, ModelError
 from rmx.models.artefact.save import CONTRACT, head_hash
-from rmx.models.quantization import quantization_in
+from rmx.models.quantization import as_stored, quantization_in
 from rmx.models.quiet import quiet
 from rmx.models.tensor_files import json_object
 
@@ -113,6 +113,7 @@ def _load_plain(folder: Path, contract: dict[str, Any], device: str) -> PreTrain
             )
     except (OSError, ValueError, RuntimeError, KeyError, ModelError) as error:
         raise ArtefactError(f"{folder} does not load with AutoModelForSequenceClassification: {error}") from None
+    as_stored(model)
     return model.eval() if base is not None else model.to(device).eval()
 
 

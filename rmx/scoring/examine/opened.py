@@ -27,7 +27,7 @@ from transformers import (
 from rmx.errors import ModelError, first_line
 from rmx.models.artefact.save import CONTRACT
 from rmx.models.head import head_parts, scored_position
-from rmx.models.quantization import quantization_in
+from rmx.models.quantization import as_stored, quantization_in
 from rmx.models.quiet import quiet
 from rmx.models.resolve import resolve, trust_remote_code
 from rmx.models.stored import BASE
@@ -131,6 +131,7 @@ class Opened:
             raise ModelError(
                 f"{self.shown} does not load with AutoModelForSequenceClassification: {first_line(error)}"
             ) from None
+        as_stored(model)
         return model.eval()
 
 
