@@ -22,7 +22,8 @@ from transformers import TrainingArguments
 from rmx.errors import ConfigError, ModelError
 from rmx.models.layers import layers_of
 from rmx.parallel import MeshSizes, Replicated, Sharded
-from rmx.training.sharded import ShardedWeights, check_arguments, without_weights
+from rmx.training.divided import check_arguments, without_weights
+from rmx.training.sharded import OPTIMIZERS, ShardedWeights
 
 TESTS = Path(__file__).parent
 
@@ -87,14 +88,18 @@ def assert_same(one: Path, other: Path, *, rounding: float = 1e-6) -> None:
     assert evaluations[0]["eval_accuracy"] == evaluations[1]["eval_accuracy"]
 
 
-FAST = [("fsdp", 2, {}), ("tp", 2, {}), ("fsdp", 2, {"lora": True})]
+FAST = [("fsdp", 2, {}), ("tp", 2, {}), ("fsdp", 2, {"lora": True}), ("zero2", 2, {}), ("zero3", 2, {})]
 TABLE = [
     *((strategy, processes, {"lora": lora} if lora else {})
-      for strategy, processes in (("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("hsdp", 4), ("offload", 2))
+      for strategy, processes in (("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("hsdp", 4), ("offload", 2),
+                                  ("zero2", 2), ("zero2", 4), ("zero3", 2), ("zero3", 4))
       for lora in (False, True)),
     ("tp", 2, {}), ("tp", 4, {}), ("fsdp_tp", 4, {}),
-    ("fsdp", 4, {"trainer_comparisons_per_step": 2}),  # processes without a row
+    *((strategy, 4, {"trainer_comparisons_per_step": 2}) for strategy in ("fsdp", "zero2", "zero3")),  # ranks without
     ("fsdp_tp", 4, {"trainer_comparisons_per_step": 1}),
+    ("zero2", 2, {"responses": 4}), ("zero3", 4, {"responses": 4}), ("zero3", 2, {"trainer_async_save": True}),
+    ("zero2", 2, {"trainer_encoding": "separate"}), ("zero3", 2, {"trainer_gradient_checkpointing": True}),
+    ("zero2", 2, {"trainer_max_grad_norm": 0.05}), ("zero3", 2, {"trainer_max_grad_norm": 0.05}),
     ("fsdp", 2, {"responses": 4}), ("hsdp", 4, {"responses": 4}), ("tp", 2, {"responses": 4}),
     ("fsdp", 2, {"trainer_async_save": True}), ("ddp", 2, {"trainer_async_save": True, "lora": True}),
     ("fsdp", 2, {"trainer_encoding": "separate"}), ("tp", 2, {"trainer_encoding": "separate"}),
@@ -221,7 +226,7 @@ def test_auto_replicas_are_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_what_needs_whole_weights_is_refused(arguments: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
-        check_arguments(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments))
+        check_arguments(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments), OPTIMIZERS)
 
 
 def test_a_division_that_did_not_take_effect_stops_the_run() -> None:
