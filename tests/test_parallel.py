@@ -142,10 +142,23 @@ def test_a_checkpoint_continues_on_other_processes_and_strategies(
     changes: dict[str, Any], alone: Any, tmp_path: Path
 ) -> None:
     """2 to 4 to 1 to 2 processes; Adam turns the rounding of small gradients into 1e-5 of a weight."""
-    settings = {**ADAM, **changes, "resume_allow": ["trainer.max_steps"]}
     chain = [("fsdp", 2, 3), ("hsdp", 4, 6), ("none", 1, 8), ("ddp", 2, 9), ("fsdp", 2, 10)]
     if "lora" not in changes:
         chain.insert(2, ("tp", 2, 7))
+    assert_continues(chain, changes, alone, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"lora": True}, {"trainer_async_save": True}], ids=str)
+def test_deepspeed_continues_what_torch_has_saved_and_the_reverse(
+    changes: dict[str, Any], alone: Any, tmp_path: Path
+) -> None:
+    chain = [("zero3", 2, 3), ("fsdp", 2, 4), ("zero2", 4, 6), ("none", 1, 7), ("zero3", 4, 8), ("ddp", 2, 9)]
+    assert_continues([*chain, ("zero2", 2, 10)], changes, alone, tmp_path)
+
+
+def assert_continues(chain: list[tuple[str, int, int]], changes: dict[str, Any], alone: Any, tmp_path: Path) -> None:
+    settings = {**ADAM, **changes, "resume_allow": ["trainer.max_steps"]}
     for strategy, processes, steps in chain:
         trained(tmp_path / "run", strategy, processes, **settings, max_steps=steps)
     assert (tmp_path / "run" / "run.log").read_text().count("Continuing from") == len(chain) - 1

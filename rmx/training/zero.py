@@ -121,7 +121,7 @@ class ZeroPartitions(DividedWeights):
         self.mesh: DeviceMesh = init_device_mesh(args.device.type, (self.ranks,))
         self.engine: Any = None
         self.gradient_bytes = 0
-        os.environ.setdefault("DS_ACCELERATOR", args.device.type)  # else it takes any GPU that it sees
+        os.environ["DS_ACCELERATOR"] = args.device.type  # else it takes any GPU that it sees
 
     # --- The model and its gradients ----------------------------------------------------------------------------------
 
