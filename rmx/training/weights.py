@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rmx.checkpoints.shards import has_shards, load_shards, shard_names
 from rmx.errors import CheckpointError
 from rmx.models.quiet import quiet
+from rmx.training.memory_use import whole_shape
 
 __all__ = [
     "WEIGHTS",
@@ -58,7 +59,7 @@ def saved_bytes(model: nn.Module) -> int:
     """Return how many bytes of weights `save_weights` writes."""
     only_trained = isinstance(model, PeftModel)
     saved = (p for p in model.parameters() if p.requires_grad or not only_trained)
-    return sum(p.numel() * p.element_size() for p in saved)
+    return sum(whole_shape(p).numel() * p.element_size() for p in saved)
 
 
 def checkpoint_files(folder: Path) -> list[str]:

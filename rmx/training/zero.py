@@ -16,7 +16,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,11 @@ from transformers import TrainingArguments
 from rmx.checkpoints.shards import has_shards, load_sharded_state
 from rmx.checkpoints.tensors import load_state
 from rmx.errors import CheckpointError, ModelError
+from rmx.models import unwrap
+from rmx.models.layers import layers_of
+from rmx.models.unread import Unread, stored_tensors
 from rmx.training.divided import DividedWeights, check_arguments, stored_weights, without_weights
-from rmx.training.memory_use import bytes_of
+from rmx.training.memory_use import bytes_of, whole_shape
 from rmx.training.weights import kept_weights, load_parts
 
 __all__ = ["PartOptimizer", "ZeroPartitions"]
@@ -91,7 +94,7 @@ class PartOptimizer(torch.optim.Optimizer):
         if [group["params"] for group in mine] != [group["params"] for group in theirs]:
             raise ValueError("its parameter groups are others")
         for one, other in zip(mine, theirs, strict=True):
-            if unlike := set(one) ^ set(other) - {"initial_lr"}:
+            if unlike := (set(one) ^ set(other)) - {"initial_lr"}:  # the schedule sets it
                 raise ValueError(f"{min(unlike)} is a setting of one of them only")
 
     def other_state(self) -> dict[str, Any]:
@@ -120,16 +123,39 @@ class ZeroPartitions(DividedWeights):
         self.words = f"zero{stage} over {self.ranks}"
         self.mesh: DeviceMesh = init_device_mesh(args.device.type, (self.ranks,))
         self.engine: Any = None
+        self.trains = False  # whether the engine has an optimizer
         self.gradient_bytes = 0
         os.environ["DS_ACCELERATOR"] = args.device.type  # else it takes any GPU that it sees
 
     # --- The model and its gradients ----------------------------------------------------------------------------------
 
-    def place(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> nn.Module:
-        """Return the model; `joined` divides it, when its optimizer is there."""
-        self.to_device(model)
-        self.trial = trial
+    @property
+    def divided(self) -> bool:  # type: ignore[override]
+        """Whether the weights are."""
+        return self.stage == 3
+
+    def divide(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
+        """Divide the weights, layer by layer; those that are still in their files are read layer by layer as well.
+
+        Raises:
+            ModelError: a weight cannot be divided.
+        """
+        refuse_packed(model)
         self.skeleton = without_weights(model)
+        deepspeed, config = quiet_deepspeed(), self.settings(list(model.parameters()))
+        for unit in [*layers_of(model), model]:
+            read_here(model, unit, unread, self.args.device)
+            deepspeed.zero.Init(module=unit, config_dict_or_path=config, mem_efficient_linear=False)
+        model.to(self.args.device)  # buffers
+        self.engine = start_engine(model=model, config=config, dist_init_required=False)  # to score, and to probe
+
+    def place(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> nn.Module:
+        """Return the model; `joined` divides the rest, when its optimizer is there."""
+        self.trial = trial
+        if self.stage == 2:
+            refuse_packed(model)
+            self.to_device(model)
+            self.skeleton = without_weights(model)
         return model
 
     def joined(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -143,15 +169,18 @@ class ZeroPartitions(DividedWeights):
         self.reached: set[nn.Parameter] = set()  # trained weights that got a gradient in this step
         for parameter in self.names:
             parameter.register_post_accumulate_grad_hook(self.reached.add)
+        if self.engine is not None:
+            stop_engine(self.engine)
         self.engine = outer.engine = start_engine(
             model=module, optimizer=optimizer, config=self.settings(outer.parameters), dist_init_required=False
         )
+        self.trains = True
         self.refuse_whole(module, outer)
         return self.engine, outer
 
     def settings(self, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
         """Return DeepSpeed's config: what divides, and nothing that rmx does itself."""
-        numbers = min(BUCKET, max(1, sum(p.numel() for p in parameters)))
+        numbers = min(BUCKET, max(1, sum(whole_shape(p).numel() for p in parameters)))
         return {
             "train_micro_batch_size_per_gpu": 1,  # for its own statistics
             "gradient_accumulation_steps": 1,  # rmx says at each micro-batch whether it is the last
@@ -174,7 +203,7 @@ class ZeroPartitions(DividedWeights):
             ModelError: this process holds more than its part.
         """
         held = sum(p.numel() for p in self.masters(optimizer))
-        share = sum(numbers_of(p) for p in optimizer.parameters) / self.ranks
+        share = sum(whole_shape(p).numel() for p in optimizer.parameters) / self.ranks
         slack = 1024 * self.ranks * (len(optimizer.parameters) + len(optimizer.param_groups))  # padding
         whole = [name for name, p in model.named_parameters() if self.stage == 3 and p.numel()]
         if held > share + slack or whole:
@@ -284,7 +313,7 @@ class ZeroPartitions(DividedWeights):
         """
         targets = self.kept(model)
         if has_shards(folder):
-            parts = {name: self.empty_part(shape_of(p), p.dtype) for name, p in targets.items()}
+            parts = {name: self.empty_part(whole_shape(p), p.dtype) for name, p in targets.items()}
             load_parts(parts, folder)
             for name, part in parts.items():
                 self.put(targets[name], part.full_tensor() if isinstance(part, DTensor) else part)
@@ -303,7 +332,7 @@ class ZeroPartitions(DividedWeights):
         value = value.to(device=self.args.device, dtype=target.dtype)
         with gathered(target, change=True), torch.no_grad():
             target.copy_(value)
-        if self.engine is None or not target.requires_grad:
+        if not self.trains or not target.requires_grad:
             return
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
@@ -380,16 +409,40 @@ def start_engine(**arguments: Any) -> Any:
         return deepspeed.initialize(**arguments)[0]
 
 
+def stop_engine(engine: Any) -> None:
+    """Take everything from the model that an engine has hung on it; its weights stay divided."""
+    engine.destroy()
+    engine.module_forward_pre_hook.remove()
+    engine.module_forward_post_hook.remove()
+
+
+def refuse_packed(model: nn.Module) -> None:
+    """Refuse weights of 4 or 8 bits.
+
+    Raises:
+        ModelError: the model has such weights.
+    """
+    if getattr(unwrap(model), "quantization_method", None) is not None:
+        raise ModelError("parallel: DeepSpeed does not divide quantised weights; take parallel=ddp")
+
+
+def read_here(model: nn.Module, unit: nn.Module, unread: Mapping[str, Unread], device: torch.device) -> None:
+    """Read the weights of a part of the model that are not read yet.
+
+    Raises:
+        ModelError: one of its weights is nowhere to be read.
+    """
+    inside = {id(p) for p in unit.parameters() if p.is_meta}
+    here = {name: p for name, p in model.named_parameters() if id(p) in inside}
+    for name, tensor in stored_tensors({name: unread[name] for name in here if name in unread}):
+        owner, _, attribute = name.rpartition(".")
+        whole = tensor.to(device=device, dtype=here[name].dtype)
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(whole, here[name].requires_grad))
+    left = [name for name, p in model.named_parameters() if id(p) in inside]
+    if left:
+        raise ModelError(f"parallel: the weight {left[0]} was not read")
+
+
 def gathered(tensor: Tensor, *, change: bool = False) -> AbstractContextManager[Any]:
     """A block in which a weight is whole; with `change`, what the first process puts there holds for all."""
     return quiet_deepspeed().zero.GatheredParameters([tensor], modifier_rank=0 if change else None)
-
-
-def shape_of(tensor: Tensor) -> torch.Size:
-    """Return the shape of a weight, be it divided or not."""
-    return getattr(tensor, "ds_shape", tensor.shape)
-
-
-def numbers_of(parameter: Tensor) -> int:
-    """Return how many numbers a weight has, be it divided or not."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
