@@ -195,6 +195,7 @@ class Workflow:
 
         self.refuse_no_return(phases)
         refuse_other_ranks(self.parallel.processes)
+        self.parallel.refuse_missing()
         self.parallel.sizes(int(os.environ.get("WORLD_SIZE", "1")))
         join_ranks(self.trainer.arguments, seconds=60 * self.parallel.timeout_minutes)
         with named_waits(), OpenRun(self, self._folder) as run:

@@ -12,7 +12,7 @@ from workflows import make_workflow
 
 from rmx.data import SyntheticData
 from rmx.models import Adapter, RewardModelSource
-from rmx.parallel import NoParallel, Replicated, Sharded
+from rmx.parallel import NoParallel, Replicated, Sharded, Zero
 from rmx.templates import Template
 
 STRATEGIES: dict[str, NoParallel] = {
@@ -23,6 +23,8 @@ STRATEGIES: dict[str, NoParallel] = {
     "tp": Sharded(shard=1, tensor="auto"),
     "fsdp_tp": Sharded(tensor=2),
     "offload": Sharded(cpu_offload=True),
+    "zero2": Zero(stage=2),
+    "zero3": Zero(stage=3),
 }
 
 

@@ -59,7 +59,7 @@ def test_a_model_chooses_its_template_and_the_command_line_wins() -> None:
     ("override", "key", "parts"),
     [
         ("model=lama3", "model", ["'lama3' is not an option", "did you mean llama3?", "options: deberta_v3"]),
-        ("parallel=zero3", "parallel", ["'zero3' is not an option; parallel=fsdp divides weights"]),
+        ("parallel=deepspeed", "parallel", ["'deepspeed' is not an option; its stages are called zero2 and zero3"]),
         ("model=/data/mine", "model", ["write model=hub model.path=/data/mine"]),
         ("modle=llama3", "modle", ["no such group or key", "did you mean model?"]),
         ("+typo=1", "typo", ["no such group or key", "value 1"]),

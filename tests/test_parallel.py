@@ -23,7 +23,8 @@ from rmx.errors import ConfigError, ModelError
 from rmx.models import Adapter, RewardModelSource
 from rmx.models.layers import layers_of
 from rmx.parallel import MeshSizes, Replicated, Sharded
-from rmx.training.sharded import ShardedWeights, check_arguments, without_weights
+from rmx.training.divided import check_arguments, without_weights
+from rmx.training.sharded import OPTIMIZERS, ShardedWeights
 from rmx.training.tensor_parallel import layer_styles
 
 TESTS = Path(__file__).parent
@@ -94,17 +95,21 @@ def assert_same(one: Path, other: Path, *, rounding: float = 1e-6) -> None:
 
 
 LORA = {"lora": True, "trainer_learning_rate": 0.1}  # B starts at 0: it has to move for A to have a gradient
-FAST = [("fsdp", 2, {}), ("tp", 2, {}), ("fsdp", 2, {"lora": True})]
+FAST = [("fsdp", 2, {}), ("tp", 2, {}), ("fsdp", 2, {"lora": True}), ("zero2", 2, {}), ("zero3", 2, {})]
 TABLE = [
     *((strategy, processes, {"lora": lora} if lora else {})
-      for strategy, processes in (("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("hsdp", 4), ("offload", 2))
+      for strategy, processes in (("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("hsdp", 4), ("offload", 2),
+                                  ("zero2", 2), ("zero2", 4), ("zero3", 2), ("zero3", 4))
       for lora in (False, True)),
     ("tp", 2, {}), ("tp", 4, {}), ("fsdp_tp", 4, {}),
     ("tp", 2, LORA), ("tp", 4, LORA), ("fsdp_tp", 4, LORA), ("tp", 2, {**LORA, "kind": "rslora"}),
     ("tp", 2, {**LORA, "kind": "pissa"}), ("tp", 2, {**LORA, "trainer_gradient_checkpointing": True}),
     ("fsdp_tp", 4, {**LORA, "trainer_max_grad_norm": 0.05}), ("tp", 2, {**LORA, "responses": 4}),
-    ("fsdp", 4, {"trainer_comparisons_per_step": 2}),  # processes without a row
+    *((strategy, 4, {"trainer_comparisons_per_step": 2}) for strategy in ("fsdp", "zero2", "zero3")),  # ranks without
     ("fsdp_tp", 4, {"trainer_comparisons_per_step": 1}),
+    ("zero2", 2, {"responses": 4}), ("zero3", 4, {"responses": 4}), ("zero3", 2, {"trainer_async_save": True}),
+    ("zero2", 2, {"trainer_encoding": "separate"}), ("zero3", 2, {"trainer_gradient_checkpointing": True}),
+    ("zero2", 2, {"trainer_max_grad_norm": 0.05}), ("zero3", 2, {"trainer_max_grad_norm": 0.05}),
     ("fsdp", 2, {"responses": 4}), ("hsdp", 4, {"responses": 4}), ("tp", 2, {"responses": 4}),
     ("fsdp", 2, {"trainer_async_save": True}), ("ddp", 2, {"trainer_async_save": True, "lora": True}),
     ("fsdp", 2, {"trainer_encoding": "separate"}), ("tp", 2, {"trainer_encoding": "separate"}),
@@ -151,8 +156,21 @@ def test_a_checkpoint_continues_on_other_processes_and_strategies(
     changes: dict[str, Any], alone: Any, tmp_path: Path
 ) -> None:
     """2 to 4 to 1 to 2 processes; Adam turns the rounding of small gradients into 1e-5 of a weight."""
-    settings = {**ADAM, **changes, "resume_allow": ["trainer.max_steps"]}
     chain = [("fsdp", 2, 3), ("hsdp", 4, 6), ("tp", 2, 7), ("none", 1, 8), ("ddp", 2, 9), ("fsdp_tp", 4, 10)]
+    assert_continues(chain, changes, alone, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"lora": True}, {"trainer_async_save": True}], ids=str)
+def test_deepspeed_continues_what_torch_has_saved_and_the_reverse(
+    changes: dict[str, Any], alone: Any, tmp_path: Path
+) -> None:
+    chain = [("zero3", 2, 3), ("fsdp", 2, 4), ("zero2", 4, 6), ("none", 1, 7), ("zero3", 4, 8), ("ddp", 2, 9)]
+    assert_continues([*chain, ("zero2", 2, 10)], changes, alone, tmp_path)
+
+
+def assert_continues(chain: list[tuple[str, int, int]], changes: dict[str, Any], alone: Any, tmp_path: Path) -> None:
+    settings = {**ADAM, **changes, "resume_allow": ["trainer.max_steps"]}
     for strategy, processes, steps in chain:
         trained(tmp_path / "run", strategy, processes, **settings, max_steps=steps)
     assert (tmp_path / "run" / "run.log").read_text().count("Continuing from") == len(chain) - 1
@@ -300,7 +318,7 @@ def test_auto_replicas_are_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_what_needs_whole_weights_is_refused(arguments: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
-        check_arguments(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments))
+        check_arguments(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments), OPTIMIZERS)
 
 
 def test_of_an_adapter_the_side_that_its_layer_divides_is_divided() -> None:

@@ -53,11 +53,9 @@ _SWEEP_DEFAULTS = (
 )
 _MOST_SWEEP_RUNS = 64  # runs of a sweep that are checked before it starts
 
-_FSDP = "parallel=fsdp divides weights, gradients and optimizer state among all processes, by torch itself;"
 ELSEWHERE = {  # what other tools call it
-    ("parallel", "zero2"): _FSDP,
-    ("parallel", "zero3"): _FSDP,
-    ("parallel", "deepspeed"): _FSDP,
+    ("parallel", "deepspeed"): "its stages are called zero2 and zero3;",
+    ("parallel", "zero"): "its stages are called zero2 and zero3;",
     ("parallel", "fsdp2"): "it is called fsdp;",
     ("parallel", "dp"): "it is called ddp;",
 } | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,10 +21,14 @@ def quiet(size_bytes: int = 0) -> Iterator[None]:
     """Silence transformers' load report and, for models below 4 GB, its progress bars.
 
     Missing weights are an error in rmx (`model.path: ... 3 weights are missing`), the new head is in the notes.
-    The warning is peft 0.21 using a property that transformers 5.23 renames; delete when peft has followed.
+    The warning is peft 0.21 using a property that transformers 5.23 renames; delete when peft has followed. DeepSpeed,
+    which saving imports wherever it is installed, is told the device, else it says that it had to look for one.
     """
+    import torch
     from transformers.utils import logging as transformers_logging
 
+    device = torch.accelerator.current_accelerator()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu" if device is None else device.type)
     logger = logging.getLogger("transformers.modeling_utils")
     bars = transformers_logging.is_progress_bar_enabled()
     logger.addFilter(_no_report)  # not its level: from WARNING up, transformers also checks tensor-parallel plans

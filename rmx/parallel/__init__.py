@@ -1,6 +1,7 @@
 """How one model and one optimizer step are spread over several processes: what `parallel=` says, as numbers.
 
-    processes = replicate x shard x tensor
+    processes = replicate x shard x tensor          by torch itself
+    processes                                       by DeepSpeed: all of them share
 
 `shard` processes hold a part of every weight, gradient and optimizer state each (fully_shard, ZeRO-3);
 `replicate` such groups hold the same (HSDP); `tensor` processes compute a part of every layer together.
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,7 +17,7 @@ from typing import Literal, NamedTuple
 from rmx.errors import ConfigError
 from rmx.values import Count, Positive, refuse_wrong_fields
 
-__all__ = ["MeshSizes", "NoParallel", "Replicated", "Sharded"]
+__all__ = ["MeshSizes", "NoParallel", "Replicated", "Sharded", "Zero"]
 
 
 class MeshSizes(NamedTuple):
@@ -49,6 +51,13 @@ class NoParallel:
 
     def __post_init__(self) -> None:
         refuse_wrong_fields(self, "parallel")
+
+    def refuse_missing(self) -> None:
+        """Stop where a package is missing that this takes.
+
+        Raises:
+            ConfigError: it names the package.
+        """
 
     def words(self, processes: int) -> str:
         """Return how so many processes share the work."""
@@ -140,3 +149,38 @@ class Sharded(NoParallel):
         'replicate=1 x shard=4 x tensor=2'
         """
         return " x ".join(f"{name}={size}" for name, size in self.sizes(processes)._asdict().items())
+
+
+@dataclass(frozen=True)
+class Zero(NoParallel):
+    """parallel=zero2, zero3: DeepSpeed divides among all processes (Rajbhandari et al. 2020, ZeRO).
+
+    Args:
+        stage: 2 divides gradients and optimizer state; 3 the weights as well.
+
+    >>> Zero(stage=3).words(8)
+    'zero3 over 8'
+    """
+
+    stage: Literal[2, 3] = 2
+
+    def refuse_missing(self) -> None:
+        """See `NoParallel.refuse_missing`."""
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ConfigError(
+                f"parallel=zero{self.stage}: needs deepspeed; pip install 'rmx[deepspeed]', or take parallel=fsdp"
+            )
+
+    def sizes(self, processes: int, per_node: int | None = None) -> MeshSizes | None:
+        """See `NoParallel.sizes`: there is one dimension, as long as there are processes.
+
+        Raises:
+            ConfigError: there is one process.
+        """
+        if processes == 1:
+            raise ConfigError(f"parallel=zero{self.stage}: there is one process, and nothing to divide; {START}")
+        return None
+
+    def words(self, processes: int) -> str:
+        """See `NoParallel.words`."""
+        return f"zero{self.stage} over {processes}"

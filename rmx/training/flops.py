@@ -31,6 +31,7 @@ from transformers.pytorch_utils import Conv1D
 from rmx.engine import Engine
 from rmx.engine.layout import Encoding
 from rmx.records import Batch, EncodedComparison
+from rmx.training.memory_use import whole_shape
 
 __all__ = ["FlopCount", "FlopCounts", "count_flops", "flop_counts", "peak_flops", "speed"]
 
@@ -297,7 +298,7 @@ class _Watch:
     def _product(self, module: nn.Module, given: torch.Tensor, weights: int) -> None:
         # Without gradients runs a layer that reentrant checkpointing computes again, with them.
         input_gradient = given.requires_grad or not torch.is_grad_enabled()
-        trained = any(p.requires_grad for p in module.parameters(recurse=False) if p.dim() > 1)
+        trained = any(p.requires_grad for p in module.parameters(recurse=False) if len(whole_shape(p)) > 1)
         rows = given.shape[:-1].numel()
         self.products.append(_Product(id(module), rows, 2 * weights * (1 + trained + input_gradient), 2 * weights))
         self.input_gradients.append(input_gradient)
@@ -312,9 +313,9 @@ def _weights(module: nn.Module, active: float) -> int:
     if isinstance(module, nn.Linear):
         return module.in_features * module.out_features  # a quantised weight has another shape
     if isinstance(module, Conv1D):
-        return module.weight.numel()
-    stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3]  # one matrix per expert
-    return round(active * sum(p.numel() for p in stacked))
+        return whole_shape(module.weight).numel()
+    shapes = [whole_shape(p) for p in module.parameters(recurse=False)]
+    return round(active * sum(shape.numel() for shape in shapes if len(shape) == 3))  # one matrix per expert
 
 
 def _active_share(model: Any) -> float:

@@ -77,7 +77,7 @@ NOT_HERE: dict[str, tuple[Any, str]] = {
     "parallelism_config": (None, "use the group parallel: parallel=fsdp, hsdp, tp, fsdp_tp or ddp"),
     "fsdp": (None, "rmx divides the model itself; use parallel=fsdp and the keys parallel.*"),
     "fsdp_config": (None, "rmx divides the model itself; use parallel=fsdp and the keys parallel.*"),
-    "deepspeed": (None, "torch itself divides weights and optimizer state; use parallel=fsdp (as ZeRO-3)"),
+    "deepspeed": (None, "rmx tells DeepSpeed what to divide; use parallel=zero2 or zero3"),
     "dataloader_in_order": (True, "the order of steps is fixed, so that a run can be repeated; leave it out"),
     "debug": ("", "a gradient that is not finite stops the run and names the rows; leave it out"),
     "skip_memory_metrics": (True, "use a callback that reads torch.cuda.max_memory_allocated()"),

@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, enable_full_determinism
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils.logging import set_verbosity
@@ -40,7 +40,7 @@ from rmx.training.arguments import TrainerSettings
 from rmx.training.choose_strategy import strategy_for
 from rmx.training.events import Callbacks, due, schedule_events, total_steps
 from rmx.training.flops import count_flops, speed
-from rmx.training.memory_use import held_bytes, memory_in_words
+from rmx.training.memory_use import memory_in_words
 from rmx.training.noise import EmbeddingNoise
 from rmx.training.optimizers import follows_a_metric, make_optimizer, make_schedule, restore_schedule, switch
 from rmx.training.position import Pending, Position
@@ -205,7 +205,7 @@ class Loop:
         if self.said_memory or self.args.world_size <= 1:
             return
         self.said_memory = True
-        held = self.strategy.largest(held_bytes(self.model, self.optimizer))
+        held = self.strategy.largest(self.strategy.held(self.model, self.optimizer))
         log.info("parallel: %s; the fullest process holds %s", self.strategy.words, memory_in_words(held))
 
     def gradients(self, step: Step) -> Tensor:
@@ -538,8 +538,7 @@ class Loop:
         self.scorer.turns = self.strategy.turns()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]  # placing may have replaced them
         self.embedding_gradient = EmbeddingGradient(self.model, ranks=max(self.args.world_size, 1))
-        self.optimizer = make_optimizer(self.model, self.args)
-        self.strategy.tune(self.optimizer)
+        self.module, self.optimizer = self.strategy.joined(self.module, make_optimizer(self.model, self.args))
         self.schedule = make_schedule(self.optimizer, self.args, self.state.max_steps)
         self.waits_for_metric = follows_a_metric(self.schedule)
         self.callbacks.given |= {"optimizer": self.optimizer, "lr_scheduler": self.schedule}
@@ -547,7 +546,9 @@ class Loop:
             self.restore(start)
         self.module.zero_grad()
         self.control.should_training_stop = False
-        self.limit.held_bytes = lambda: sum(held_bytes(self.model, self.optimizer)[::2])  # weights and optimizer state
+        self.limit.held_bytes = lambda: sum(
+            self.strategy.held(self.model, self.optimizer)[::2]
+        )  # weights and optimizer state
         self.strategy.first(self.limit.begin)
         self.tell("on_train_begin")
         if start is not None:
@@ -555,11 +556,11 @@ class Loop:
         elif self.args.eval_on_start:
             self.evaluate()
 
-    def try_backward(self) -> None:
-        """Run one comparison through the model, so that its parameters have the gradients that they will have."""
+    def try_backward(self, module: nn.Module) -> None:
+        """Run one comparison through a module, so that its parameters have the gradients that they will have."""
         shortest = min(self.steps.comparisons[:64], key=lambda c: c.shared_tokens)
         (batch,) = self.layout([shortest])
-        self.engine.rewards(batch, self.model).sum().backward()
+        self.engine.rewards(batch, module).sum().backward()
 
     def restore(self, start: Start) -> None:
         """Put optimizer, schedule and position where a checkpoint says they were."""

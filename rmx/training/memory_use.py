@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from rmx.files import readable_bytes
 
-__all__ = ["held_bytes", "memory_in_words"]
+__all__ = ["bytes_of", "held_bytes", "memory_in_words", "whole_shape"]
 
 
 def held_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[int]:
@@ -35,6 +35,15 @@ def bytes_of(values: Iterable[Any]) -> int:
     """Return the bytes of the tensors among some values."""
     tensors = (value.to_local() if isinstance(value, DTensor) else value for value in values)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def whole_shape(tensor: Tensor) -> torch.Size:
+    """Return the shape of a weight, whatever part of it is here: one that DeepSpeed has divided looks empty.
+
+    >>> whole_shape(torch.zeros(2, 3))
+    torch.Size([2, 3])
+    """
+    return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
 
 
 def memory_in_words(held: list[int]) -> str:

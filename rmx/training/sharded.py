@@ -1,19 +1,14 @@
 """Several processes that hold a part of every weight each: torch's `fully_shard` on a mesh, and tensor parallelism.
 
-    mesh (replicate, shard, tensor)          the rows of a step are dealt to the replicate x shard groups
-    forward, backward                        a layer's weights are gathered while it runs; gradients are averaged
-                                             into the parts, micro-batch by micro-batch
-    the optimizer                            moves the part that its process holds
-
-Collectives need every process: all of them run the same number of micro-batches (fillers count for nothing). For the
-artefact, weights are gathered one tensor at a time, which the first process alone keeps; into a checkpoint each
-process writes its own parts.
+mesh (replicate, shard, tensor)          the rows of a step are dealt to the replicate x shard groups
+forward, backward                        a layer's weights are gathered while it runs; gradients are averaged
+                                         into the parts, micro-batch by micro-batch
+the optimizer                            moves the part that its process holds
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,36 +17,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
-from peft import PeftModel
-from peft.utils import load_peft_weights
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainingArguments
 
-from rmx.checkpoints.shards import (
-    has_shards,
-    load_sharded_state,
-    save_shards,
-    start_saving_shards,
-    structure_of,
-)
-from rmx.checkpoints.tensors import load_state, state_bytes
-from rmx.errors import CheckpointError, ConfigError, ModelError
+from rmx.checkpoints.shards import has_shards, load_sharded_state
+from rmx.checkpoints.tensors import load_state
+from rmx.errors import CheckpointError, ModelError
 from rmx.files import readable_bytes
 from rmx.models.layers import layers_of
 from rmx.models.quantization import is_packed, pack, scales_of
-from rmx.models.streaming import Fetch
 from rmx.models.unread import Unread, stored_tensors
 from rmx.parallel import MeshSizes
-from rmx.training.lending import lend
+from rmx.training.divided import DividedWeights, check_arguments, stored_weights, without_weights
 from rmx.training.memory_use import bytes_of
-from rmx.training.strategies import DataParallel
 from rmx.training.tensor_parallel import divide_layers
-from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, save_weights, saved_bytes
+from rmx.training.weights import kept_weights
 
 __all__ = ["ShardedWeights", "part_of", "whole"]
 
@@ -62,7 +45,7 @@ log = logging.getLogger(__name__)
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # element by element: a part is enough
 
 
-class ShardedWeights(DataParallel):
+class ShardedWeights(DividedWeights):
     """Weights, gradients and optimizer state divided among processes (Zhao et al. 2023, PyTorch FSDP).
 
     Args:
@@ -76,9 +59,6 @@ class ShardedWeights(DataParallel):
 
     def __init__(self, args: TrainingArguments, sizes: MeshSizes, *, cpu_offload: bool = False) -> None:
         super().__init__(args)
-        self.process = self.rank
-        self.beside: dist.ProcessGroup | None = None
-        self.skeleton: Any = None  # the model without weights, once it is divided
         self.sizes, self.cpu_offload = sizes, cpu_offload
         self.words = " x ".join(f"{name}={size}" for name, size in sizes._asdict().items())
         self.mesh: DeviceMesh = init_device_mesh(
@@ -88,13 +68,13 @@ class ShardedWeights(DataParallel):
         self.rank = self.mesh.get_local_rank("replicate") * sizes.shard + self.mesh.get_local_rank("shard")
         self.ranks = sizes.data
         self.one_of_each = [sizes.tensor * rank for rank in range(self.ranks)]  # a process of each data rank
-        check_arguments(args)
+        check_arguments(args, OPTIMIZERS)
 
     # --- The model and its gradients ----------------------------------------------------------------------------------
 
     divided = True
 
-    def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
+    def place(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> nn.Module:
         """Return the model as it is: it was divided when it was loaded.
 
         Raises:
@@ -160,14 +140,15 @@ class ShardedWeights(DataParallel):
         """Every micro-batch's gradients are averaged at once: whole ones would take the memory of whole weights."""
         return contextlib.nullcontext()
 
+    def joined(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """See `OneProcess.joined`."""
+        self.tune(optimizer)
+        return module, optimizer
+
     def tune(self, optimizer: torch.optim.Optimizer) -> None:
         """Step through the weights one by one where they lie on several meshes: torch fuses those of one mesh only."""
         for group in optimizer.param_groups if self.sizes.tensor > 1 else ():
             group |= dict.fromkeys({"foreach", "fused"} & set(group), False)
-
-    def in_step(self, count: int) -> int:
-        """Return the largest count of all processes: so many forward passes does each of them run."""
-        return self.largest([count])[0]
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the parts of the gradients by the norm of the whole."""
@@ -193,65 +174,27 @@ class ShardedWeights(DataParallel):
 
     def gathered(self, value: Any) -> list[Any]:
         """Return one value per data rank, in their order."""
-        everyone = self._all(value)
+        everyone = self.of_all(value)
         return [everyone[process] for process in self.one_of_each]
 
     # --- State --------------------------------------------------------------------------------------------------------
 
-    def with_weights(self, model: nn.Module, work: Callable[[nn.Module, Fetch | None], T]) -> T:
-        """Lend the first process the model without its weights, and gather each of them when it asks for it."""
+    def lendable(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """See `DividedWeights.lendable`."""
         reshard(model)
-        state = model.state_dict()
-        return lend(self.process, lambda fetch: work(self.skeleton, fetch), lambda name: self._gathered(state[name]))
+        return model.state_dict()
 
-    def _gathered(self, tensor: Tensor) -> Tensor | None:
+    def gathered_tensor(self, tensor: Tensor) -> Tensor | None:
         """Make a divided tensor whole; the first process gets it, in the host's memory."""
         complete = whole(tensor.detach())
         return complete.cpu() if self.process == 0 else None
 
-    def write_checkpoint(
-        self,
-        staged: Callable[[int], AbstractContextManager[Path]],
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
-        rest: Callable[[Path], None],
-        background: bool = False,
-    ) -> None:
-        """Let every process write its own parts into the folder that the first one opens and seals."""
-        if optimizer is None:  # weights alone are for others to read, and no process has them to write them later
-            self.with_weights(model, lambda skeleton, fetch: write_alone(staged, skeleton, fetch, rest))
-            return
+    def divided_state(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """See `DividedWeights.divided_state`: torch knows its parts."""
         reshard(model)
-        state = optimizer.state_dict()
-        needed, opened = saved_bytes(model) + state_bytes(state), contextlib.ExitStack()
-        stage = Path(self.first(lambda: str(opened.enter_context(staged(needed)))))
-        with opened:
-            parts = structure_of(state, stage, "optimizer", write=self.process == 0)
-            parts |= {f"{WEIGHTS}{name}": tensor for name, tensor in kept_weights(model).items()}
-            if not background:
-                save_shards(parts, stage)
-            self.first(lambda: rest(stage))
-            written = start_saving_shards(parts, stage, self._second_group()) if background else None
-            later = opened.pop_all()
-        if written is None:
-            self.first(later.close)
-        else:  # the first process's turn comes when all have written
-            self.saving.start(lambda: closed_after(written, later))
-
-    def finish_saving(self) -> None:
-        """Wait for every process's parts, and for the first one's seal."""
-        self.everywhere(self.saving.wait)
-
-    def _second_group(self) -> dist.ProcessGroup:
-        """Return a group for what goes on beside training, whose messages must not mix with training's."""
-        if self.beside is None:
-            self.beside = dist.new_group(backend="gloo")
-        return self.beside
-
-    def _all(self, value: Any) -> list[Any]:
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, value)
-        return everyone
+        return kept_weights(model), optimizer.state_dict()
 
     def load_model(self, model: nn.Module, folder: Path) -> None:
         """Give each process its part of what is stored, tensor by tensor.
@@ -263,7 +206,7 @@ class ShardedWeights(DataParallel):
             super().load_model(model, folder)
             return
         targets, read = kept_weights(model), set()
-        for name, tensor in adapter_tensors(folder) if isinstance(model, PeftModel) else model_tensors(folder):
+        for name, tensor in stored_weights(model, folder):
             if name not in targets:
                 raise CheckpointError(f"{folder}: {name} is not a weight of this model; start anew with resume=never")
             copy_part(tensor, targets[name])
@@ -294,48 +237,11 @@ class ShardedWeights(DataParallel):
         self.tune(optimizer)
 
 
-def write_alone(
-    staged: Callable[[int], AbstractContextManager[Path]],
-    model: nn.Module,
-    fetch: Fetch | None,
-    rest: Callable[[Path], None],
-) -> None:
-    """Write a checkpoint of weights alone; see `OneProcess.write_checkpoint`."""
-    with staged(saved_bytes(model)) as stage:
-        rest(stage)
-        save_weights(model, stage, fetch=fetch)
-
-
-def closed_after(written: Callable[[], None], opened: contextlib.ExitStack) -> None:
-    """Wait until all parts are written, then close what was opened for them; after a failure, as after an error."""
-    with opened:
-        written()
-
-
 def reshard(model: nn.Module) -> None:
     """Give back the whole weights that the last forward pass has left in memory."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def check_arguments(args: TrainingArguments) -> None:
-    """Refuse what needs whole weights, or belongs to DistributedDataParallel.
-
-    Raises:
-        ConfigError: a key that does not go together with divided weights.
-    """
-    if args.torch_compile:
-        raise ConfigError("trainer.torch_compile: is not combined with divided weights; leave one of them out")
-    optimizer = getattr(args.optim, "value", args.optim)
-    if optimizer not in OPTIMIZERS:
-        raise ConfigError(
-            f"trainer.optim={optimizer}: is not known to be right on divided weights; give one of "
-            f"{', '.join(OPTIMIZERS)}, or parallel=ddp"
-        )
-    for name in ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"):
-        if getattr(args, name) is not None:
-            raise ConfigError(f"trainer.{name}: belongs to parallel=ddp and does nothing here; leave it out")
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -383,26 +289,3 @@ def packed(
     for name, tensor in tensors:
         layer = model.get_submodule(name.rpartition(".")[0])
         yield name, pack(layer, tensor, device) if is_packed(model.get_parameter(name)) else tensor
-
-
-def without_weights(model: nn.Module) -> nn.Module:
-    """Copy a model but for its weights: they are on the meta device, and take no memory."""
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
-        for p in model.parameters()
-    }
-    memo |= {id(state): None for m in model.modules() if (state := getattr(m, "quant_state", None)) is not None}
-    return copy.deepcopy(model, memo)
-
-
-def model_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the stored weights of a checkpoint, mapped from the disk one after the other."""
-    for file in checkpoint_files(folder):
-        with safe_open(str(folder / file), framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118  it is no mapping
-                yield name, stored.get_tensor(name)
-
-
-def adapter_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the stored weights of an adapter."""
-    yield from load_peft_weights(str(folder), device="cpu").items()

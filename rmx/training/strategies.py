@@ -30,6 +30,7 @@ from rmx.models.unread import Unread
 from rmx.run.signals import StopSignals
 from rmx.scoring.scorer import Turns
 from rmx.training.background import BackgroundWork, copied
+from rmx.training.memory_use import held_bytes
 from rmx.training.weights import load_weights, save_weights, saved_bytes, saved_tensors
 
 __all__ = ["DataParallel", "OneProcess", "join_ranks"]
@@ -88,12 +89,12 @@ class OneProcess:
 
     # --- The model and its gradients ----------------------------------------------------------------------------------
 
-    def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
+    def place(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> nn.Module:
         """Put the model where it trains and return what is called in training.
 
         Args:
             model: the model, possibly with an adapter.
-            trial: runs one forward and backward pass of it, to see which parameters get a gradient.
+            trial: runs one forward and backward pass of what it is given: the model, or what is called in training.
         """
         self.to_device(model)
         return self.compiled(model)
@@ -135,8 +136,18 @@ class OneProcess:
             return nn.utils.clip_grad_norm_(parameters, max_norm)
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
-    def tune(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set what of the optimizer depends on how weights are held."""
+    def joined(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Return what is called in training, and what moves the weights, once both are made.
+
+        Args:
+            module: what `place` returned.
+            optimizer: over the trained parameters of the model.
+        """
+        return module, optimizer
+
+    def held(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[int]:
+        """Return the bytes of this process's weights, gradients and optimizer state."""
+        return held_bytes(model, optimizer)
 
     def in_step(self, count: int) -> int:
         """Return how many forward passes this process runs where it has work for `count` of them."""
@@ -260,7 +271,7 @@ class DataParallel(OneProcess):
         self.words = f"{dist.get_world_size()} processes with the whole model each"
         self.ranks = dist.get_world_size()
 
-    def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
+    def place(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> nn.Module:
         """Wrap the model; parameters without a gradient are looked for in every step only where there are some."""
         self.to_device(model)
         unused = self.args.ddp_find_unused_parameters
@@ -280,9 +291,9 @@ class DataParallel(OneProcess):
         )
         return self.compiled(self.wrapped)
 
-    def _leaves_parameters_out(self, model: nn.Module, trial: Callable[[], None]) -> bool:
+    def _leaves_parameters_out(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> bool:
         """Whether some step may leave a trained parameter without a gradient; the same answer on every rank."""
-        trial()
+        trial(model)
         without = any(p.grad is None for p in model.parameters() if p.requires_grad)
         model.zero_grad()
         routed = any(isinstance(m, nn.ModuleList) and "expert" in name for name, m in model.named_modules())

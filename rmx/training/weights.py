@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rmx.checkpoints.shards import has_shards, load_shards, shard_names
 from rmx.errors import CheckpointError
 from rmx.models.quiet import quiet
 from rmx.models.streaming import Fetch, save_pretrained
+from rmx.training.memory_use import whole_shape
 
 __all__ = [
     "WEIGHTS",
@@ -63,7 +65,7 @@ def saved_bytes(model: nn.Module) -> int:
     """Return how many bytes of weights `save_weights` writes."""
     only_trained = isinstance(model, PeftModel)
     saved = (p for p in model.parameters() if p.requires_grad or not only_trained)
-    return sum(p.numel() * p.element_size() for p in saved)
+    return sum(whole_shape(p).numel() * p.element_size() for p in saved)
 
 
 def checkpoint_files(folder: Path) -> list[str]:
@@ -80,7 +82,7 @@ def load_weights(model: Any, folder: Path) -> None:
         CheckpointError: the files are those of another model.
     """
     if has_shards(folder):
-        load_parts(model, folder)
+        load_parts(kept_weights(model), folder)
         return
     with quiet():
         if isinstance(model, PeftModel):
@@ -104,20 +106,29 @@ def load_weights(model: Any, folder: Path) -> None:
         )
 
 
-def kept_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors that a checkpoint keeps, by name; of a model with an adapter, those of the adapter."""
+def kept_weights(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return the tensors that a checkpoint keeps, by name; of a model with an adapter, those of the adapter.
+
+    Args:
+        model: whole or divided.
+        state: its tensors by their names in the model; its `state_dict()` by default.
+    """
     if isinstance(model, PeftModel):
-        return get_peft_model_state_dict(model, save_embedding_layers=False)
-    return model.state_dict()
+        return get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    return model.state_dict() if state is None else state
 
 
-def load_parts(model: nn.Module, folder: Path) -> None:
-    """Fill the weights of a model, whole or divided, from a checkpoint that was written in parts.
+def load_parts(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Fill weights, whole or divided, from a checkpoint that was written in parts.
+
+    Args:
+        weights: all that a checkpoint of their model keeps, by name (`kept_weights`).
+        folder: of the checkpoint.
 
     Raises:
         CheckpointError: the files are those of another model.
     """
-    targets = {f"{WEIGHTS}{name}": tensor for name, tensor in kept_weights(model).items()}
+    targets = {f"{WEIGHTS}{name}": tensor for name, tensor in weights.items()}
     stored = {f"{WEIGHTS}{name}" for name in shard_names(folder, WEIGHTS)}
     if unlike := sorted(stored ^ targets.keys()):
         what = "missing" if unlike[0] in targets else "not a weight of this model"
