@@ -22,7 +22,7 @@ from rmx.data.rows.plan import TextNotRead
 from rmx.data.rows.reading import RowReader, Wishes
 from rmx.data.spool import Spool, take
 from rmx.data.where import compile_where
-from rmx.errors import DataError
+from rmx.errors import DataError, counted, none_of_the_first
 from rmx.records import Comparison
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def collect(
             f"only then is it known which {_HELD[account.format]} belong together"
         )
     for remark, count in sorted(account.remarks.items()):
-        accounting.notes.append(f"{spec.source}: {count} rows with {remark}: {REMARKS[remark]}")
+        accounting.notes.append(f"{spec.source}: {counted(count, 'row')} with {remark}: {REMARKS[remark]}")
     if spec.max_samples is not None and len(kept) > spec.max_samples:
         chosen = sorted(random.Random(spec.seed).sample(range(len(kept)), spec.max_samples))
         account.unused = len(kept) - len(chosen)
@@ -218,7 +218,7 @@ def _reader(
         raise DataError(f"data {spec.source}: {files} is empty: no row to read. Is that the right file?")
     first = "\n".join(f"  {reject}" for reject in faults[:5])
     raise DataError(
-        f"data {spec.source}: none of the first {len(faults)} rows of {files} can be read:\n{first}\n"
+        f"data {spec.source}: {none_of_the_first(len(faults))} of {files} can be read:\n{first}\n"
         "  Is this a JSON lines file? Rename it to its kind (.csv, .parquet, ...) or repair it"
     )
 

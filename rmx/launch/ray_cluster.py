@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.errors import ConfigError, Interrupted
+from rmx.errors import ConfigError, Interrupted, counted
 from rmx.launch.began import BEGAN_VARIABLE
 from rmx.launch.rank_command import RankCommand, RankEnd, RanksEnded, raise_end_of
 from rmx.values import AtLeastZero, Count, Whole, refuse_wrong_fields
@@ -142,9 +142,9 @@ class RayRanks:
         ray.util.remove_placement_group(group)
         ray.shutdown()
         raise ConfigError(
-            f"launch=ray: {processes} processes of {bundle} did not find room in {minutes:g} minutes; "
-            f"the cluster has {has} in all; give fewer parallel.processes, other launch.gpus_per_process or "
-            "launch.cpus_per_process, or with launch.address a larger launch.wait_minutes"
+            f"launch=ray: {counted(processes, 'process', 'processes')} of {bundle} did not find room in "
+            f"{minutes:g} minutes; the cluster has {has} in all; give fewer "
+            "parallel.processes, other launch.gpus_per_process or launch.cpus_per_process, or with launch.address a larger launch.wait_minutes"
         )
 
     def _ranks(self, ray: Any, group: Any, command: RankCommand, processes: int) -> list[Any]:

@@ -23,6 +23,7 @@ from rmx.models import unwrap
 from rmx.models.skeleton import Skeleton
 from rmx.parallel import MeshSizes
 from rmx.training.optimizer_use import held_after_step, step_bytes
+from rmx.training.tensor_parallel import division_plan
 from rmx.training.token_budget import checkpointed_every
 
 __all__ = ["divide", "held_by_fullest", "parts_of"]
@@ -127,11 +128,7 @@ def _by_tensor(model: Any, size: int) -> dict[int, list[int]]:
     """The shapes that tensor parallelism leaves of the parameters it divides, by their ids."""
     if size == 1:
         return {}
-    inner = unwrap(model)
-    plan: dict[str, str] = getattr(inner.config.get_text_config(), "base_model_tp_plan", None) or {}
-    if not plan or inner is not model:
-        what = "transformers has no plan for it" if inner is model else "adapters are not divided by layers"
-        raise ConfigError(f"parallel.tensor={size}: the model cannot be divided by layers ({what})")
+    inner, plan = unwrap(model), division_plan(model, size)
     shapes: dict[int, list[int]] = {}
     for name, module in inner.base_model.named_modules():
         kind = next((kind for pattern, kind in plan.items() if fnmatchcase(name, pattern)), None)

@@ -6,7 +6,7 @@ transformers says for each architecture which layers go which way (`config.base_
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftModel
 from torch import nn
@@ -23,7 +23,7 @@ from torch.distributed.tensor.parallel import (
 from rmx.errors import ConfigError, ModelError
 from rmx.models import unwrap
 
-__all__ = ["divide_layers"]
+__all__ = ["divide_layers", "division_plan"]
 
 # A norm inside attention sees the heads of its process only: its gradient is the sum over all of them.
 STYLES: dict[str, type[ParallelStyle]] = {
@@ -46,7 +46,23 @@ def divide_layers(model: nn.Module, mesh: DeviceMesh) -> None:
         ConfigError: the architecture has no plan that is known here, its heads do not divide, or an adapter is on it.
         ModelError: a layer of the plan was not divided.
     """
-    size = mesh.size()
+    size, inner = mesh.size(), cast(Any, unwrap(model))
+    plan = division_plan(model, size)
+    body = inner.base_model
+    parallelize_module(body, mesh, {pattern: style_of(style) for pattern, style in plan.items()})
+    for name, module in body.named_modules():
+        if any(fnmatchcase(name, pattern) for pattern in plan):
+            for part, parameter in module.named_parameters(recurse=False):
+                if not isinstance(parameter, DTensor):
+                    raise ModelError(f"parallel.tensor={size}: {name}.{part} was not divided")
+
+
+def division_plan(model: nn.Module, size: int) -> dict[str, str]:
+    """Return the architecture's plan, pattern of modules → style, where `size` processes can share its layers.
+
+    Raises:
+        ConfigError: the architecture has no plan that is known here, its heads do not divide, or an adapter is on it.
+    """
     if isinstance(model, PeftModel):
         raise ConfigError(f"parallel.tensor={size}: adapters are trained with parallel=fsdp, hsdp or ddp only")
     inner: Any = unwrap(model)
@@ -59,10 +75,4 @@ def divide_layers(model: nn.Module, mesh: DeviceMesh) -> None:
         heads = getattr(config, name, None) or size
         if heads % size:
             raise ConfigError(f"parallel.tensor={size}: does not divide the model's {name}={heads}; take a divisor")
-    body = inner.base_model
-    parallelize_module(body, mesh, {pattern: style_of(style) for pattern, style in plan.items()})
-    for name, module in body.named_modules():
-        if any(fnmatchcase(name, pattern) for pattern in plan):
-            for part, parameter in module.named_parameters(recurse=False):
-                if not isinstance(parameter, DTensor):
-                    raise ModelError(f"parallel.tensor={size}: {name}.{part} was not divided")
+    return plan
