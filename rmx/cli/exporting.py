@@ -201,7 +201,8 @@ def _int8(given: argparse.Namespace) -> None:
         f"accuracy on {counted(int(found['pairs']), 'pair')} of {Path(given.rows).name}: {found['first_accuracy']:.4f} "
         f"before, {found['second_accuracy']:.4f} in 8 bits ({found['difference']:+.4f}, 95 % interval "
         f"{found['difference_low']:+.4f} to {found['difference_high']:+.4f}; "
-        f"{counted(int(found['first_only']), 'pair')} lost, {int(found['second_only'])} won)\nlargest change of a reward {moved:.4f}; weights "
+        f"{counted(int(found['first_only']), 'pair')} lost, {int(found['second_only'])} won)\n"
+        f"largest change of a reward {moved:.4f}; weights "
         f"{_megabytes(Path(given.out)):,.1f} MB\n"
     )
 

@@ -144,7 +144,8 @@ class RayRanks:
         raise ConfigError(
             f"launch=ray: {counted(processes, 'process', 'processes')} of {bundle} did not find room in "
             f"{minutes:g} minutes; the cluster has {has} in all; give fewer "
-            "parallel.processes, other launch.gpus_per_process or launch.cpus_per_process, or with launch.address a larger launch.wait_minutes"
+            "parallel.processes, other launch.gpus_per_process or "
+            "launch.cpus_per_process, or with launch.address a larger launch.wait_minutes"
         )
 
     def _ranks(self, ray: Any, group: Any, command: RankCommand, processes: int) -> list[Any]:

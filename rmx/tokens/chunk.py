@@ -124,7 +124,7 @@ class ChunkEncoder:
                 "limit": f"raise data.max_tokens={self.max_tokens} (the longest sequence has {report.longest})",
             }
             causes = "; ".join(
-                f"in {count} pairs {CAUSES[cause]}{': ' + remedies[cause] if cause in remedies else ''}"
+                f"in {counted(count, 'pair')} {CAUSES[cause]}{': ' + remedies[cause] if cause in remedies else ''}"
                 for cause, count in report.equal_pairs.items()
             )
             yield f"both sides of every pair are the same tokens in {report.all_equal}: {causes}"

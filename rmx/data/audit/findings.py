@@ -143,14 +143,14 @@ def _findings(numbers: Mapping[str, Any], splits: Splits) -> Iterator[Finding]:
     pairs = sum(found["pairs"] for found in numbers["sets"].values())
     if repeats["contradictions"]:
         place, other = repeats["contradiction_examples"][0]
-        pairs = counted(repeats["contradictions"], "pair is", "pairs are")
-        text = f"{pairs} preferred both ways round, first {place} against {other}"
+        told = counted(repeats["contradictions"], "pair is", "pairs are")
+        text = f"{told} preferred both ways round, first {place} against {other}"
         yield Finding("warning", text)
     if repeats["identical_pairs"]:
         place, other = repeats["identical_examples"][0]
         share = repeats["identical_pairs"] / max(pairs, 1)
-        pairs = counted(repeats["identical_pairs"], "pair repeats", "pairs repeat")
-        text = f"{pairs} another one ({share:.1%}), first {place} = {other}"
+        told = counted(repeats["identical_pairs"], "pair repeats", "pairs repeat")
+        text = f"{told} another one ({share:.1%}), first {place} = {other}"
         yield Finding("warning" if share > 0.01 else "note", text)
     for name, count in numbers["looked_at"].items():
         size = len(splits.train if name == "train" else splits.evals[name])
