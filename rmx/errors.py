@@ -41,9 +41,11 @@ __all__ = [
     "RankError",
     "RmxError",
     "TimeUp",
+    "counted",
     "did_you_mean",
     "first_line",
     "more_about",
+    "none_of_the_first",
 ]
 
 
@@ -144,6 +146,31 @@ def first_line(error: BaseException) -> str:
     ('no such file', 'KeyError')
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def counted(count: float, one: str, many: str = "") -> str:
+    """Return a count with what is counted, in the singular where it is one.
+
+    Args:
+        count: how many.
+        one: what is counted, and its verb where it has one.
+        many: the same of several; by default `one` and an s.
+
+    >>> counted(1, "row"), counted(2000, "row"), counted(0, "process", "processes")
+    ('1 row', '2,000 rows', '0 processes')
+    >>> counted(1, "pair is left out", "pairs are left out")
+    '1 pair is left out'
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def none_of_the_first(rows: int) -> str:
+    """Return the beginning of a sentence about rows that were looked at.
+
+    >>> none_of_the_first(64), none_of_the_first(1)
+    ('none of the first 64 rows', 'not even the first row')
+    """
+    return f"none of the first {rows:,} rows" if rows > 1 else "not even the first row"
 
 
 def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.6) -> str:

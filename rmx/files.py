@@ -90,7 +90,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> Path:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)  # mkstemp makes it private
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException:  # a kill by Ctrl-C, too, leaves no half-written file behind
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:

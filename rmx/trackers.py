@@ -231,7 +231,7 @@ class Recorder:
                 if isinstance(tracker, MetricsFile):
                     raise  # a full disk: the run's own record comes first
                 self._drop(tracker, verb)
-            except Exception:
+            except Exception:  # whatever a tracker's library raises: training does not end for it, and the log says so
                 if isinstance(tracker, MetricsFile):
                     raise
                 self._drop(tracker, verb)

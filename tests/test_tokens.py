@@ -195,7 +195,7 @@ def test_drop_and_error_count_and_name_the_rows() -> None:
     encoded, report = encode(rows, template.tokenizer, template, max_tokens=40, truncation="drop")
     assert [row.id for row in encoded] == ["row0"]
     assert (report.read, report.kept, report.dropped) == (2, 1, 1)
-    with pytest.raises(DataError, match=r"1 rows are longer than data.max_tokens=40: rows.jsonl:2 \(\d+ tokens\)"):
+    with pytest.raises(DataError, match=r"1 row is longer than data.max_tokens=40: rows.jsonl:2 \(\d+ tokens\)"):
         encode(rows, template.tokenizer, template, max_tokens=40, truncation="error")
     with pytest.raises(DataError, match=r"0 of 1 rows left: 1 dropped, longest sequence \d+ tokens, data.max_t"):
         encode(rows[1:], template.tokenizer, template, max_tokens=40, truncation="drop")
@@ -238,7 +238,7 @@ def test_of_many_responses_only_the_equal_pairs_go() -> None:
 def test_nothing_left_says_why() -> None:
     template = bound("qwen")
     row = comparison(["q"], "Jupiter " + words(60), "Which " + words(60))
-    with pytest.raises(DataError, match=r"0 of 1 rows left: .*in 1 pairs data.max_tokens cuts off .*max_tokens=20 "):
+    with pytest.raises(DataError, match=r"0 of 1 rows left: .*in 1 pair data.max_tokens cuts off .*max_tokens=20 "):
         encode([row], template.tokenizer, template, max_tokens=20)
 
 
@@ -524,7 +524,7 @@ def test_rows_that_the_template_refuses_are_named_or_skipped() -> None:
     bad = Comparison("odd", "test", (turn("assistant", "a"),), ((turn("assistant", "b"),), (turn("assistant", "c"),)),
                      (Pair(0, 1),), where="rows.jsonl:9")  # fmt: skip
     rows = [comparison(["a"], "b", "c"), bad]
-    with pytest.raises(DataError, match=r"1 rows cannot be rendered; the first of them:\n  rows.jsonl:9: .*alternate"):
+    with pytest.raises(DataError, match=r"1 row cannot be rendered; the first of them:\n  rows.jsonl:9: .*alternate"):
         encode(rows, template.tokenizer, template, max_tokens=99)
     encoded, report = encode(rows, template.tokenizer, template, max_tokens=99, on_bad_row="skip")
     assert [row.id for row in encoded] == ["row0"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmx.cli.words import mapping_of, names_of
-from rmx.errors import ConfigError, DataError, ModelError
+from rmx.errors import ConfigError, DataError, ModelError, counted
 
 if TYPE_CHECKING:
     from rmx.data import PreferenceData
@@ -130,8 +130,9 @@ def _calibrated(given: argparse.Namespace) -> None:
     with new_export(given.out) as made:
         store_calibration(export_merged(given.folder, made), scale)
     sys.stdout.write(
-        f"{CALIBRATION}: (reward - {scale.mean:.6g}) / {scale.scale:.6g}, {scale.method}, from {scale.pairs:,} pairs "
-        f"of {scale.measured_on}; applied by rmx.load(..., calibrated=True) and rmx score calibrated=true\n"
+        f"{CALIBRATION}: (reward - {scale.mean:.6g}) / {scale.scale:.6g}, {scale.method}, from "
+        f"{counted(scale.pairs, 'pair')} of {scale.measured_on}; applied by "
+        "rmx.load(..., calibrated=True) and rmx score calibrated=true\n"
     )
 
 
@@ -197,10 +198,11 @@ def _int8(given: argparse.Namespace) -> None:
     )
     moved = max(abs(after.chosen_M - before.chosen_M).max(), abs(after.rejected_M - before.rejected_M).max())
     sys.stdout.write(
-        f"accuracy on {int(found['pairs']):,} pairs of {Path(given.rows).name}: {found['first_accuracy']:.4f} before, "
-        f"{found['second_accuracy']:.4f} in 8 bits ({found['difference']:+.4f}, 95 % interval "
-        f"{found['difference_low']:+.4f} to {found['difference_high']:+.4f}; {int(found['first_only'])} pairs lost, "
-        f"{int(found['second_only'])} won)\nlargest change of a reward {moved:.4f}; weights "
+        f"accuracy on {counted(int(found['pairs']), 'pair')} of {Path(given.rows).name}: {found['first_accuracy']:.4f} "
+        f"before, {found['second_accuracy']:.4f} in 8 bits ({found['difference']:+.4f}, 95 % interval "
+        f"{found['difference_low']:+.4f} to {found['difference_high']:+.4f}; "
+        f"{counted(int(found['first_only']), 'pair')} lost, {int(found['second_only'])} won)\n"
+        f"largest change of a reward {moved:.4f}; weights "
         f"{_megabytes(Path(given.out)):,.1f} MB\n"
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from rmx.cli.words import from_words, logged_to_stderr, verb_help
+from rmx.errors import counted
 from rmx.run.progress import clock
 from rmx.scoring.job import HowFar, ScoreJob
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     with logged_to_stderr():
         rows = job.run(ProgressLine())
     where = "standard output" if job.place is None else str(job.place)
-    sys.stderr.write(f"rmx: {rows:,} rows answered in {where}\n")
+    sys.stderr.write(f"rmx: {counted(rows, 'row')} answered in {where}\n")
     return 0
 
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rmx.errors import InputError
+from rmx.errors import InputError, counted
 from rmx.results.metrics import MetricsTail, float_or_nan
 from rmx.sweep.on_screen import short_duration
 from rmx.sweep.trials import SweepFolder
@@ -142,7 +142,7 @@ class Watcher:
         if not self.runs:
             return Group(Text(f"{self.root}: no metrics.jsonl yet"))
         more = f" ({hidden} not shown)" if hidden else ""
-        return Group(table, Text(f"{len(self.runs)} runs{more} in {self.root}", style="dim", no_wrap=True))
+        return Group(table, Text(f"{counted(len(self.runs), 'run')}{more} in {self.root}", style="dim", no_wrap=True))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from rmx.data.rows.plan import TextNotRead
 from rmx.data.rows.reading import RowReader, Wishes
 from rmx.data.spool import Spool, take
 from rmx.data.where import compile_where
-from rmx.errors import DataError
+from rmx.errors import DataError, counted, none_of_the_first
 from rmx.records import Comparison
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def collect(
             f"only then is it known which {_HELD[account.format]} belong together"
         )
     for remark, count in sorted(account.remarks.items()):
-        accounting.notes.append(f"{spec.source}: {count} rows with {remark}: {REMARKS[remark]}")
+        accounting.notes.append(f"{spec.source}: {counted(count, 'row')} with {remark}: {REMARKS[remark]}")
     if spec.max_samples is not None and len(kept) > spec.max_samples:
         chosen = sorted(random.Random(spec.seed).sample(range(len(kept)), spec.max_samples))
         account.unused = len(kept) - len(chosen)
@@ -122,9 +122,19 @@ def stream(
     rows = _located(spec, account)
     head = list(islice(rows, _SNIFF))
     reader = _reader(spec, head, account, asking.Keys(key, spec.say_columns), inherited)
-    options, source, own_ids = reader.wishes.options, spec.source, not spec.streaming
+    yield from _read_all(reader, chain(head, rows), account, rejects, own_ids=not spec.streaming)
+    mistake = _idle(spec, reader, account, key, given)
+    if mistake is not None and account.read > account.bad:
+        raise mistake
+
+
+def _read_all(
+    reader: RowReader, rows: Iterable[Located], account: SourceAccount, rejects: list[Reject], *, own_ids: bool
+) -> Iterator[Comparison]:
+    """Every row once: a comparison, a part of one, or counted as left out."""
+    options, source = reader.wishes.options, reader.wishes.source
     gathering = reader.format.gather(options) if reader.format.gather else None
-    for file, label, line, row, fault in chain(head, rows):
+    for file, label, line, row, fault in rows:
         if fault is BLANK:
             account.blank += 1
             continue
@@ -158,15 +168,21 @@ def stream(
     reader.finish()
     for found in gathering.rest() if gathering is not None else ():
         yield from _joined(found, account, source, own_ids)
-    mistake = idle_option(source, key, options, account.detected, given)
+
+
+def _idle(
+    spec: PreferenceData, reader: RowReader, account: SourceAccount, key: str, given: Collection[str] | None
+) -> DataError | None:
+    """An option, or tags, that had nothing to work on in any row."""
+    source = spec.source
+    mistake = idle_option(source, key, reader.wishes.options, account.detected, given)
     if not reader.tagged and (given is None or "tags" in given):
         named = ", ".join(f"{tag}: {name}" for tag, name in spec.tags.items())
         mistake = DataError(
             f"{_tags_of(spec, key)}={{{named}}}: does nothing for {source}: no message has such a key and role. "
             "Look at the keys of one message, or leave the tags out"
         )
-    if mistake is not None and account.read > account.bad:
-        raise mistake
+    return mistake
 
 
 def _joined(found: Joined, account: SourceAccount, source: str, own_ids: bool) -> Iterator[Comparison]:
@@ -218,7 +234,7 @@ def _reader(
         raise DataError(f"data {spec.source}: {files} is empty: no row to read. Is that the right file?")
     first = "\n".join(f"  {reject}" for reject in faults[:5])
     raise DataError(
-        f"data {spec.source}: none of the first {len(faults)} rows of {files} can be read:\n{first}\n"
+        f"data {spec.source}: {none_of_the_first(len(faults))} of {files} can be read:\n{first}\n"
         "  Is this a JSON lines file? Rename it to its kind (.csv, .parquet, ...) or repair it"
     )
 

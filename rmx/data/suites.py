@@ -13,7 +13,7 @@ from rmx.data.read.raw import BLANK
 from rmx.data.read.sources import locate
 from rmx.data.rows import asking
 from rmx.data.rows.plan import Columns
-from rmx.errors import DataError
+from rmx.errors import DataError, counted
 from rmx.metrics.benchmarks import PRIOR_SETS
 from rmx.records import Message
 
@@ -220,7 +220,7 @@ def _ppe(row: dict[str, Any], line: str, file: str) -> SuiteRow:
         return SuiteRow(identity, section, prompt, _answers(texts[:2]), quality, won, tie=better is None)
     scores = [float(score) for score in _cell(row, "scores")]
     if len(scores) != len(texts):
-        raise RowFault("wrong type", f"scores: {len(scores)} for {len(texts)} responses")
+        raise RowFault("wrong type", f"scores: {len(scores)} for {counted(len(texts), 'response')}")
     pairs = tuple(
         (int(i), int(j)) if scores[int(i)] > scores[int(j)] else (int(j), int(i))
         for i, j in _cell(row, "sampled_conflict_pairs")
@@ -245,7 +245,9 @@ def _pairs(row: dict[str, Any], line: str, file: str) -> SuiteRow:
 def _best_of_n(row: dict[str, Any], line: str, file: str) -> SuiteRow:
     texts, scores = _texts(row, "responses"), [float(score) for score in _cell(row, "scores")]
     if len(texts) != len(scores) or len(texts) < 2:
-        raise RowFault("wrong type", f"scores: {len(scores)} for {len(texts)} responses; two or more, one score each")
+        raise RowFault(
+            "wrong type", f"scores: {len(scores)} for {counted(len(texts), 'response')}; two or more, one score each"
+        )
     pairs = tuple((i, j) for i in range(len(texts)) for j in range(len(texts)) if scores[i] > scores[j])
     prompt = _messages(_cell(row, "prompt"), "user", "prompt")
     return SuiteRow(_id(row, line), str(row.get("subset") or file), prompt, _answers(texts), tuple(scores), pairs)

@@ -19,7 +19,7 @@ from rmx.data.rows.drafts import Draft, RowOptions
 from rmx.data.rows.plan import TextNotRead
 from rmx.data.rows.reading import RowReader, Wishes
 from rmx.data.rows.scorable import SCORABLE
-from rmx.errors import DataError
+from rmx.errors import DataError, none_of_the_first
 from rmx.records import Comparison
 
 __all__ = ["RowToScore", "RowsToScore", "read_rows_to_score"]
@@ -140,7 +140,7 @@ class RowsToScore:
             shown = "\n".join(f"  {fault}" for fault in faults[:5])
             named = ", ".join(self._paths[:3])
             raise DataError(
-                f"input: none of the first {len(faults)} rows of {named} can be read:\n{shown}"
+                f"input: {none_of_the_first(len(faults))} of {named} can be read:\n{shown}"
                 if faults
                 else f"input: {named} is empty: no row to score"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmx.importing.rules import SHARED_RULES, set_adapter, set_evaluation
+from rmx.importing.rules import SHARED_RULES, said_with_the_dataset, set_adapter, set_evaluation
 from rmx.importing.translating import Rule, Translation
 
 __all__ = ["RULES_OF_LLAMAFACTORY"]
@@ -176,10 +176,6 @@ def _stopping(t: Translation) -> None:
         t.set(patience, t.get("early_stopping_steps"), by="early_stopping_steps")
 
 
-def _evaluation(t: Translation) -> None:
-    """Said with the dataset, which knows whether there are rows for it."""
-
-
 RULES_OF_LLAMAFACTORY: dict[str, Rule] = SHARED_RULES | {
     "stage": _stage,
     "dataset": _dataset,
@@ -187,5 +183,5 @@ RULES_OF_LLAMAFACTORY: dict[str, Rule] = SHARED_RULES | {
     "adapter": _adapter,
     "precision": _precision,
     "stopping": _stopping,
-    "evaluation": _evaluation,
+    "evaluation": said_with_the_dataset,
 }

@@ -10,7 +10,7 @@ import yaml
 
 from rmx.config.shipped import conf_folder
 from rmx.importing.command_words import read_file
-from rmx.importing.rules import SHARED_RULES, set_adapter, set_evaluation, strategy_of
+from rmx.importing.rules import SHARED_RULES, said_with_the_dataset, set_adapter, set_evaluation, strategy_of
 from rmx.importing.translating import Rule, Translation
 
 __all__ = ["RULES_OF_TRL", "other_script"]
@@ -197,10 +197,6 @@ def _adapter(t: Translation) -> None:
         t.differ("load_in_4bit", "4-bit weights are always quantised twice, which saves 0.4 bits a weight")
 
 
-def _evaluation(t: Translation) -> None:
-    """Said with the dataset, which knows whether there are rows for it."""
-
-
 RULES_OF_TRL: dict[str, Rule] = SHARED_RULES | {
     "files": _files,
     "dataset": _dataset,
@@ -208,5 +204,5 @@ RULES_OF_TRL: dict[str, Rule] = SHARED_RULES | {
     "template": _template,
     "dtype": _dtype,
     "adapter": _adapter,
-    "evaluation": _evaluation,
+    "evaluation": said_with_the_dataset,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from rmx.importing.translating import Rule, Translation
 
-__all__ = ["SHARED_RULES", "set_adapter", "set_evaluation"]
+__all__ = ["SHARED_RULES", "said_with_the_dataset", "set_adapter", "set_evaluation", "strategy_of"]
 
 _TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow", "comet_ml", "clearml", "neptune", "swanlab")
 _ALL_LINEAR = ("all", "all-linear", "auto")
@@ -38,6 +38,10 @@ def set_evaluation(t: Translation, *, has_rows: bool) -> None:
         t.set("trainer.eval_steps", t.get(every), by=every)
     elif "eval_steps" in t.given:
         t.idle["eval_steps"] = f"evaluation goes by {when}"
+
+
+def said_with_the_dataset(t: Translation) -> None:
+    """The rule of keys that the rule `dataset` translates, which knows whether there are rows to evaluate on."""
 
 
 def _trackers(t: Translation) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from rmx.errors import ConfigError, Interrupted, RmxError, first_line
+from rmx.errors import ConfigError, Interrupted, RmxError, counted, first_line
 from rmx.launch.began import BEGAN_VARIABLE
 from rmx.launch.rank_command import RanksEnded
 from rmx.values import AtLeastZero, Count, Whole, refuse_wrong_fields
@@ -336,9 +336,4 @@ class _Job:
 
 
 def _processes(number: int) -> str:
-    """Count processes.
-
-    >>> _processes(1), _processes(2)
-    ('1 process', '2 processes')
-    """
-    return f"{number} process{'' if number == 1 else 'es'}"
+    return counted(number, "process", "processes")

@@ -123,15 +123,16 @@ def compare_with_selected(
     if len(rows) > 2:
         largest = _largest_differences(group_sums(right * weights, labels), draws, seed)
         z = max(z, float(np.quantile(largest, confidence)))
-    results = []
-    for row in right:
-        result = _compare(right[selected], row, weights, labels, z)
-        p = result["p_value"]
-        if largest is not None:
-            deviate = -_NORMAL.inv_cdf(max(p, 1e-300) / 2)
-            p = max(p, float(1 + (largest >= deviate - 1e-9).sum()) / (draws + 1))
-        results.append(result | {"adjusted_p": p})
-    return results
+    results = [_compare(right[selected], row, weights, labels, z) for row in right]
+    return [result | {"adjusted_p": _adjusted(result["p_value"], largest)} for result in results]
+
+
+def _adjusted(p: float, largest: np.ndarray | None) -> float:
+    """A p-value as the share of draws whose largest difference is no smaller; as it is where nothing was drawn."""
+    if largest is None:
+        return p
+    deviate = -_NORMAL.inv_cdf(max(p, 1e-300) / 2)
+    return max(p, float(1 + (largest >= deviate - 1e-9).sum()) / (largest.size + 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from rmx.errors import ConfigError, ModelError
+from rmx.errors import ConfigError, ModelError, counted
 from rmx.models.adapters import Adapter, attach
 from rmx.models.build import Base, Wish, build_checkpoint, build_tiny
 from rmx.models.head import backbone_of, head_of, head_parts, in_float32, linear_of, text_backbone, unwrap
@@ -186,7 +186,7 @@ def _freeze(backbone: nn.Module, layers: int) -> None:
         raise ModelError(f"model.freeze_layers: no list of layers was found in {type(backbone).__name__}")
     name, stack = max(stacks, key=lambda entry: sum(p.numel() for p in entry[1].parameters()))
     if layers > len(stack):
-        raise ConfigError(f"model.freeze_layers: {layers}; this model has {len(stack)} layers")
+        raise ConfigError(f"model.freeze_layers: {layers}; this model has {counted(len(stack), 'layer')}")
     kept = tuple(f"{name}.{number}." for number in range(layers, len(stack)))
     passed = False
     for key, parameter in backbone.named_parameters():

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from rmx.errors import ConfigError
+from rmx.errors import ConfigError, counted
 from rmx.values import Count, Positive, refuse_wrong_fields
 
 __all__ = ["MeshSizes", "NoParallel", "Replicated", "Sharded", "Zero"]
@@ -137,8 +137,8 @@ class Sharded(NoParallel):
         if given != processes:
             words = " x ".join(f"{name}={size}" for name, size in found._asdict().items())
             raise ConfigError(
-                f"parallel: {words} are {given} processes, and there are {processes}; give sizes whose product is "
-                f"{processes}, or start {given} processes"
+                f"parallel: {words} are {counted(given, 'process', 'processes')}, and there are {processes}; "
+                f"give sizes whose product is {processes}, or start {counted(given, 'process', 'processes')}"
             )
         return found
 

@@ -7,7 +7,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from rmx.errors import ConfigError, InputError
+from rmx.data.read.kinds import is_local
+from rmx.errors import ConfigError, InputError, counted, first_line
 from rmx.files import write_json
 from rmx.parallel import NoParallel
 from rmx.planning.estimate import Planner
@@ -54,10 +55,12 @@ def _rows(workflow: Workflow, run: OpenRun, args: TrainingArguments) -> Rows | s
         raise ConfigError("plan.prompt_tokens, plan.response_tokens: give both of them, or neither")
     keys = "plan.comparisons, plan.prompt_tokens and plan.response_tokens"
     if asked.comparisons is not None and lengths[0] is not None and lengths[1] is not None:
+        _compare_with_data(workflow, run)
         return rows_of_lengths(asked.comparisons, lengths[0], lengths[1], most)
     try:
         splits = workflow.data.read(run.folder)
         comparisons = asked.comparisons or len(splits.train)
+        _warn_of_other_count(workflow, len(splits.train))
         if lengths[0] is not None and lengths[1] is not None:
             return rows_of_lengths(comparisons, lengths[0], lengths[1], most)
         train = prepare(workflow, splits, args, ["audit"]).train
@@ -67,3 +70,29 @@ def _rows(workflow: Workflow, run: OpenRun, args: TrainingArguments) -> Rows | s
     if not len(train):
         return f"there are no training rows; give {keys}"
     return Rows(asked.comparisons or len(train), list(train), f"read from {workflow.data.source}")
+
+
+def _compare_with_data(workflow: Workflow, run: OpenRun) -> None:
+    """Hold the rows that are typed in, by a recipe maybe, against the data where that is on this machine."""
+    sources = getattr(workflow.data, "sources", {"": workflow.data})
+    paths = [path for spec in sources.values() for path in getattr(spec, "paths", [])]
+    if not all(is_local(path) for path in paths):
+        return
+    try:
+        found = len(workflow.data.read(run.folder).train)
+    except InputError as error:  # a plan of typed rows needs no data
+        log.warning("The plan is for plan.comparisons; the data itself cannot be read here: %s", first_line(error))
+    else:
+        _warn_of_other_count(workflow, found)
+
+
+def _warn_of_other_count(workflow: Workflow, found: int) -> None:
+    typed = workflow.plan.comparisons
+    if typed is not None and typed != found:
+        log.warning(
+            "This plan is for plan.comparisons=%s, and %s has %s to train on. To plan for those: "
+            "plan.comparisons=null plan.prompt_tokens=null plan.response_tokens=null",
+            f"{typed:,}",
+            workflow.data.source,
+            counted(found, "comparison"),
+        )

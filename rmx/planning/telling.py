@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rmx.errors import counted
 from rmx.files import readable_bytes
 from rmx.planning.estimate import Estimate, Fit
 from rmx.planning.gpus import DEVICES
@@ -87,10 +89,23 @@ def show_plan(screen: Screen, workflow: Workflow, estimate: Estimate) -> None:
         [_row(str(fit.processes), fit) for fit in estimate.strategies],
     )
     screen.metrics(
-        f"\n{asked.processes} processes, parallel={asked.parallel}, on other devices",
+        f"\n{counted(asked.processes, 'process', 'processes')}, parallel={asked.parallel}, on other devices",
         ["device", *columns[1:]],
         [_row(fit.device, fit) for fit in estimate.devices],
     )
+    for line in _reasons(estimate.strategies):
+        screen.text(line)
+
+
+def _reasons(fits: Sequence[Fit]) -> list[str]:
+    """Why what is not possible is not: a line for each reason, with what it holds for."""
+    found: dict[str, list[str]] = {}
+    for fit in fits:
+        if fit.why_not is not None:
+            found.setdefault(fit.why_not, []).append(
+                f"parallel={fit.parallel} on {counted(fit.processes, 'process', 'processes')}"
+            )
+    return [f"not possible: {', '.join(dict.fromkeys(ways))}: {why}" for why, ways in found.items()]
 
 
 def _summary(workflow: Workflow, estimate: Estimate) -> dict[str, str]:
@@ -109,8 +124,8 @@ def _summary(workflow: Workflow, estimate: Estimate) -> dict[str, str]:
     else:
         shared = 1 - rows.unique_tokens / rows.tokens
         found["rows"] = (
-            f"{rows.comparisons:,} comparisons, {count(rows.tokens)} tokens, {count(rows.unique_tokens)} unique "
-            f"({shared:.0%} are prompts that responses share); {rows.origin}"
+            f"{counted(rows.comparisons, 'comparison')}, {count(rows.tokens)} tokens, "
+            f"{count(rows.unique_tokens)} unique ({shared:.0%} are prompts that responses share); {rows.origin}"
         )
     if asked.work is not None:
         found["work"] = _work(asked.work)
@@ -122,8 +137,8 @@ def _summary(workflow: Workflow, estimate: Estimate) -> dict[str, str]:
 def _work(work: Work) -> str:
     again = f", and {work.computed_again:.3g} that checkpointing computes again" if work.computed_again else ""
     return (
-        f"{work.steps:,} steps of {work.comparisons_per_step} comparisons ({work.epochs:.2f} epochs), "
-        f"{work.flops:.3g} FLOPs{again}"
+        f"{counted(work.steps, 'step')} of {counted(work.comparisons_per_step, 'comparison')} "
+        f"({work.epochs:.2f} epochs), {work.flops:.3g} FLOPs{again}"
     )
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from rmx.config.shipped import conf_folder
+from rmx.errors import counted
 from rmx.files import write_text
 from rmx.reference.reference_pages import pages
 
@@ -33,7 +34,7 @@ def main(folder: Path | None = None) -> int:
             old.unlink()
     for name, text in made.items():
         write_text(folder / name, text)
-    sys.stdout.write(f"{folder}: {len(made)} pages\n")
+    sys.stdout.write(f"{folder}: {counted(len(made), 'page')}\n")
     return 0
 
 

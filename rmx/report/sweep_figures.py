@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from rmx.errors import counted
 from rmx.plots import Line, overlay_figure
 from rmx.plots.style import BLUE, GREY, INK, PALETTE, PAPER, VERMILION, figure, legend
 from rmx.results import Curve, SweepParameter, SweepRecord, SweepRow, read_metrics
@@ -103,7 +104,7 @@ def _parallel(sweep: SweepRecord) -> tuple[Figure, str] | None:
     axes.set_xlim(-0.1, len(axes_of) + 0.45)
     axes.set_ylim(-0.06, 1.2)
     legend(axes, loc="upper left", ncols=4)
-    return drawn, f"Parallel coordinates of {len(shown)} trials over {len(axes_of)} parameters and {metric}."
+    return drawn, f"Parallel coordinates of {counted(len(shown), 'trial')} over {len(axes_of)} parameters and {metric}."
 
 
 def _importance(sweep: SweepRecord) -> tuple[Figure, str] | None:
@@ -149,7 +150,10 @@ def _curves(sweep: SweepRecord) -> tuple[Figure, str] | None:
     handles, labels = drawn.axes[0].get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda place: (not labels[place][0].isdigit(), labels[place]))
     legend(drawn.axes[0], loc="best", handles=[handles[place] for place in order])
-    return drawn, f"{metric} over the steps of {len(lines)} trials; {pruned} end early because they were pruned."
+    return (
+        drawn,
+        f"{metric} over the steps of {counted(len(lines), 'trial')}; {pruned} end early because they were pruned.",
+    )
 
 
 def _parameter(sweep: SweepRecord, axis: SweepParameter) -> tuple[Figure, str] | None:
@@ -178,7 +182,7 @@ def _parameter(sweep: SweepRecord, axis: SweepParameter) -> tuple[Figure, str] |
     elif axis.log:
         axes.set_xscale("log")
     legend(axes, loc="best")
-    return drawn, f"{metric} of {len(shown)} trials against {axis.name}."
+    return drawn, f"{metric} of {counted(len(shown), 'trial')} against {axis.name}."
 
 
 def _pareto(sweep: SweepRecord) -> tuple[Figure, str] | None:
@@ -198,7 +202,7 @@ def _pareto(sweep: SweepRecord) -> tuple[Figure, str] | None:
             axes.scatter(x, y, color=color, marker=marker, s=36, label=f"{name} ({len(members)})")
     legend(axes, loc="best")
     front = ", ".join(t.name for t in done if t.pareto)
-    return drawn, f"{first} against {second} of {len(done)} trials; on the Pareto front: {front}."
+    return drawn, f"{first} against {second} of {counted(len(done), 'trial')}; on the Pareto front: {front}."
 
 
 def _compute(sweep: SweepRecord) -> tuple[Figure, str] | None:
@@ -225,7 +229,7 @@ def _compute(sweep: SweepRecord) -> tuple[Figure, str] | None:
     axes.grid(False, axis="y")
     legend(axes, loc="best")
     total = sum(trial.seconds for trial in spent)
-    return drawn, f"Bars of the process time of {len(bars)} trials, {total:.0f} seconds over all."
+    return drawn, f"Bars of the process time of {counted(len(bars), 'trial')}, {total:.0f} seconds over all."
 
 
 # --- scales ---

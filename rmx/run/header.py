@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rmx.errors import counted
 from rmx.models import scored_position, unwrap
 from rmx.tokens import show_sample
 
@@ -62,7 +63,7 @@ def show(w: Workflow, run: OpenRun, inputs: Inputs, phases: Sequence[str]) -> No
 def _sizes(inputs: Inputs) -> str:
     sets = {"train": inputs.splits.train, **inputs.splits.evals}
     return ", ".join(
-        f"{name} {len(items):,} comparisons ({sum(len(c.pairs) for c in items):,} pairs)"
+        f"{name} {counted(len(items), 'comparison')} ({counted(sum(len(c.pairs) for c in items), 'pair')})"
         for name, items in sets.items()
     )
 
@@ -96,8 +97,8 @@ def _training(w: Workflow, run: OpenRun, inputs: Inputs) -> str:
     ranks = f" on {run.ranks} ranks" if run.ranks > 1 else ""
     given = " (trainer.max_steps)" if arguments.max_steps > 0 else ""
     return (
-        f"{steps:,} steps{given} of {per_step} comparisons{ranks} ({steps * per_step / rows:.2f} epochs), "
-        f"learning rate {arguments.learning_rate:g}, {precision}"
+        f"{counted(steps, 'step')}{given} of {counted(per_step, 'comparison')}{ranks} "
+        f"({steps * per_step / rows:.2f} epochs), learning rate {arguments.learning_rate:g}, {precision}"
     )
 
 

@@ -98,7 +98,7 @@ class AnswersFile:
                 raise OutputError(f"output: another process is writing {final}; wait for its end") from None
             try:
                 self._continue()
-            except BaseException:
+            except BaseException:  # whatever ended this process's work, another one may continue
                 self._lock.release()
                 raise
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, MinLen
 
-from rmx.errors import ConfigError, DataError
+from rmx.errors import ConfigError, DataError, counted
 from rmx.scoring.judges import NotEmpty, PanelKeys, RowFormat
 from rmx.values import Count, Mistake, refuse_wrong_fields
 
@@ -202,7 +202,7 @@ class _Answering:
                 self._answer(window, seen, digest.hexdigest())
                 window = []
         if seen < earlier:
-            raise DataError(f"input: has {seen} rows, and {earlier} are answered already; it is another one")
+            raise DataError(f"input: has {counted(seen, 'row')}, and {earlier} are answered already; it is another one")
         if window or seen > self.done:
             self._answer(window, seen, digest.hexdigest())
         if self.rows.account.rejected:
@@ -241,7 +241,9 @@ class _Answering:
 
         n = self.job.best_of_n or 0
         if len(comparison.responses) < n and self.job.on_bad_row == "error":
-            raise _bad_row(comparison.where, f"has {len(comparison.responses)} candidates, fewer than best_of_n={n}")
+            raise _bad_row(
+                comparison.where, f"has {counted(len(comparison.responses), 'candidate')}, fewer than best_of_n={n}"
+            )
         return replace(comparison, responses=comparison.responses[:n])
 
     def _said(self, row: Any, judgement: Any) -> dict[str, Any]:
@@ -250,7 +252,7 @@ class _Answering:
         self.tokens += sum(judgement.tokens)
         n = self.job.best_of_n
         if n is not None and judgement.refusal is None and len(judgement.rewards) < n:
-            return {"error": f"{len(judgement.rewards)} candidates, fewer than best_of_n={n}"}
+            return {"error": f"{counted(len(judgement.rewards), 'candidate')}, fewer than best_of_n={n}"}
         answer: dict[str, Any] = judgement.answer()
         if n is None or judgement.refusal is not None:
             return answer

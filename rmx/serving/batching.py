@@ -109,7 +109,7 @@ class Batcher:
                 self._in_hand = [question for group in batch for question in group]
                 if batch:
                     self._answer(batch)
-        except BaseException:
+        except BaseException:  # the end of a thread: nobody above could tell; the process ends with 1
             log.exception("the worker has died; no more requests are answered")
             self.hall.close()
             self._fail_all()

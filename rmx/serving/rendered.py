@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 
+from rmx.errors import counted
 from rmx.records import EncodedComparison
 from rmx.scoring.panel import Judgement
 from rmx.scoring.scorer import Scorer
@@ -137,7 +138,7 @@ class RenderedEncoder:
         if self._first is not None and ids[0] != self._first:
             return f"it does not begin with {self.ends.start}, as every text of this model's training did"
         if self.truncation == "error" and len(ids) > limit:
-            return f"it has {len(ids)} tokens, and the limit is {limit}"
+            return f"it has {counted(len(ids), 'token')}, and the limit is {limit}"
         return None
 
     def _cut(self, ids: np.ndarray, limit: int) -> EncodedComparison:

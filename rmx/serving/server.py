@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -111,8 +112,6 @@ class ServeJob(PanelKeys):
         """
         from rmx.serving.service import Service
 
-        if key is None and self.host not in ("127.0.0.1", "::1", "localhost"):
-            log.warning("everybody who reaches %s may ask: no bearer_file and no %s is given", self.host, KEY_VARIABLE)
         return Service(
             self.load_panel(),
             self.name or "+".join(self.models),
@@ -207,6 +206,15 @@ class _Serving:
         self.service.batcher.died = died
         host, port = self.listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
+        if self.service.key is None and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            # The last thing said before the first request, so that loading models does not bury it.
+            log.warning(
+                "WARNING: no key is set: anyone who reaches %s port %d can score; give bearer_file=FILE or %s, "
+                "or host=127.0.0.1",
+                shown,
+                port,
+                KEY_VARIABLE,
+            )
         log.info("serving %s at http://%s:%d", self.service.name, shown, port)
 
     def _stop(self, number: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rmx.errors import ConfigError
+from rmx.errors import ConfigError, counted
 from rmx.sweep.trials import Attempt, SweepFolder
 
 __all__ = ["Ended", "Job", "JobRunner", "LocalJobs", "gpu_groups", "guard_command", "job_program", "outcome"]
@@ -114,8 +114,8 @@ def gpu_groups(per_job: int, environ: Mapping[str, str] | None = None) -> list[s
         devices = [str(index) for index in range(_count_gpus())]
     if 0 < len(devices) < per_job:
         raise ConfigError(
-            f"hydra.sweeper.gpus_per_job: {per_job}, but {len(devices)} GPUs are visible here; give {len(devices)} or "
-            "less, or show more in CUDA_VISIBLE_DEVICES"
+            f"hydra.sweeper.gpus_per_job: {per_job}, but {counted(len(devices), 'GPU is', 'GPUs are')} visible here; "
+            f"give {len(devices)} or less, or show more in CUDA_VISIBLE_DEVICES"
         )
     return [",".join(devices[at : at + per_job]) for at in range(0, len(devices) - per_job + 1, per_job)]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from rmx.errors import ConfigError, DataError
+from rmx.errors import ConfigError, DataError, counted
 from rmx.records import Comparison, EncodedComparison, Message, Pair
 from rmx.templates.printed import PrintedCheck
 from rmx.tokens.control import Tokeniser
@@ -124,7 +124,7 @@ class ChunkEncoder:
                 "limit": f"raise data.max_tokens={self.max_tokens} (the longest sequence has {report.longest})",
             }
             causes = "; ".join(
-                f"in {count} pairs {CAUSES[cause]}{': ' + remedies[cause] if cause in remedies else ''}"
+                f"in {counted(count, 'pair')} {CAUSES[cause]}{': ' + remedies[cause] if cause in remedies else ''}"
                 for cause, count in report.equal_pairs.items()
             )
             yield f"both sides of every pair are the same tokens in {report.all_equal}: {causes}"
@@ -223,7 +223,7 @@ class ChunkEncoder:
             return texts
         if self.on_bad_row == "error":
             shown = "\n  ".join(refused[:5])
-            raise DataError(f"{len(refused)} rows cannot be rendered; the first of them:\n  {shown}")
+            raise DataError(f"{counted(len(refused), 'row')} cannot be rendered; the first of them:\n  {shown}")
         self.tally.add("refused", len(refused))
         self.tally.refusals += refused[: 5 - len(self.tally.refusals)]
         return texts
@@ -244,7 +244,7 @@ class ChunkEncoder:
             f"{row.comparison.where or row.comparison.id} ({max(map(len, row.ids))} tokens)" for row in rows[:5]
         )
         raise DataError(
-            f"{len(rows)} rows are longer than data.max_tokens={self.max_tokens}: {shown}; "
+            f"{counted(len(rows), 'row is', 'rows are')} longer than data.max_tokens={self.max_tokens}: {shown}; "
             "raise data.max_tokens, or take data.truncation=keep_end or drop"
         )
 

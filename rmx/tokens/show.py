@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
+from rmx.errors import counted
 from rmx.records import Comparison, EncodedComparison
 from rmx.tokens.chunk import ChunkEncoder, Truncation
 from rmx.tokens.tally import CAUSES
@@ -65,7 +66,7 @@ def show_tokens(
     look.part(shown, row.prefix_ids, mark=0 if scored == "first" and len(row.prefix_ids) else None)
     for k, suffix in enumerate(row.suffix_ids):
         label = ("chosen", "rejected")[k] if len(wins) == 2 and wins == [1, 0] else f"response {k}, {wins[k]} wins"
-        shown.append(f"{label} ({row.lengths[k]} tokens)\n", style="underline")
+        shown.append(f"{label} ({counted(row.lengths[k], 'token')})\n", style="underline")
         first = 0 if scored == "first" and not len(row.prefix_ids) else None
         look.part(shown, suffix, mark=len(suffix) - 1 if scored == "last" else first)
     if scored == "all":
@@ -121,7 +122,7 @@ class _Look:
             if i and (i - 1) in texts:
                 shown.append(self.between if texts[i - 1] else "", style="dim")
             elif i:
-                shown.append(f" ... {len(skip)} tokens ... ", style="dim")
+                shown.append(f" ... {counted(len(skip), 'token')} ... ", style="dim")
             if i == mark:
                 shown.append(f"⟦{text}⟧", style=_SCORED)
                 shown.append(" ◀ scored" if i == len(ids) - 1 else " ◀ scored ", style="bold yellow")

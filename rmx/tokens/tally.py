@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rmx.errors import DataError
+from rmx.errors import DataError, counted
 from rmx.templates.printed import part_of_conversation
 
 __all__ = ["CAUSES", "Tally", "TruncationReport"]
@@ -68,10 +68,13 @@ class TruncationReport:
     def findings(self) -> Iterator[tuple[Literal["warning", "note"], str]]:
         """What the user should know of pairs that became equal and of fields that are not printed: level and text."""
         if self.response_cut:
-            text = f"{self.response_cut} comparisons ({self.response_cut / self.read:.1%}) have a response longer than "
+            share = f"({self.response_cut / self.read:.1%})"
+            many = f"comparisons {share} have"
+            text = f"{counted(self.response_cut, f'comparison {share} has', many)} a response longer than "
             yield "warning", f"{text}{self.max_tokens} tokens with what surrounds it: its beginning is cut off"
         for cause, count in self.equal_pairs.items():
-            text = f"{count} pairs are left out, because both sides are the same tokens: {CAUSES[cause]}"
+            left_out = counted(count, "pair is left out", "pairs are left out")
+            text = f"{left_out}, because both sides are the same tokens: {CAUSES[cause]}"
             yield "warning", f"{text}, first {self.equal_examples[cause]}"
         for name, count in self.unprinted.items():
             text = f"{name} of {count} comparisons ({count / self.read:.1%}) is not printed, or not in full, by the "
@@ -124,7 +127,9 @@ class TruncationReport:
                 line += f"; {count} {words}"
         if self.equal_pairs:
             causes = ", ".join(f"{count} by the {cause}" for cause, count in self.equal_pairs.items())
-            line += f"; {sum(self.equal_pairs.values())} pairs left out, both sides the same tokens ({causes})"
+            line += (
+                f"; {counted(sum(self.equal_pairs.values()), 'pair')} left out, both sides the same tokens ({causes})"
+            )
         if self.unprinted:
             fields = ", ".join(f"{field} of {count}" for field, count in self.unprinted.items())
             line += f"; not printed in full by the template: {fields}"

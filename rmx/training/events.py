@@ -132,7 +132,7 @@ class Callbacks:
                 control = getattr(callback, event)(args, state, control, **self.given, **values) or control
             except RmxError:
                 raise  # it ends the run on purpose, or a signal came while it ran
-            except Exception as error:
+            except Exception as error:  # a user's code: whatever it raises is named with the callback
                 log.debug("callbacks.%s: traceback of %s", name, event, exc_info=True)
                 raise CallbackError(
                     f"callbacks.{name}: {type(callback).__name__}.{event} raised {type(error).__name__}: {error} "

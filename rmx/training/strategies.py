@@ -23,7 +23,7 @@ from transformers import TrainingArguments
 
 from rmx.checkpoints.shards import has_shards, load_sharded_state
 from rmx.checkpoints.tensors import load_state, save_state, state_bytes
-from rmx.errors import ModelError, RmxError
+from rmx.errors import ModelError, RmxError, counted
 from rmx.launch import meet, named_waits
 from rmx.models.streaming import Fetch
 from rmx.models.unread import Unread
@@ -268,7 +268,7 @@ class DataParallel(OneProcess):
     def __init__(self, args: TrainingArguments) -> None:
         super().__init__(args)
         self.process = self.rank = dist.get_rank()
-        self.words = f"{dist.get_world_size()} processes with the whole model each"
+        self.words = f"{counted(dist.get_world_size(), 'process', 'processes')} with the whole model each"
         self.ranks = dist.get_world_size()
 
     def place(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> nn.Module:

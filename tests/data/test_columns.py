@@ -325,7 +325,7 @@ def test_a_mapping_over_a_column_of_the_file_asks_for_that_column(tmp_path: Path
         ({"promt": "user_prompt"}, r"promt is not a part of a comparison; did you mean prompt"),
         ({"margin": "strenght"}, r"did you mean strength"),
         ({"margin": "meta.gab"}, r"did you mean meta\.gap"),
-        ({"margin": "meta.gap.x"}, r"none of the first 1 rows"),
+        ({"margin": "meta.gap.x"}, r"not even the first row"),
     ],
 )
 def test_mistakes_in_a_mapping(tmp_path: Path, columns: dict[str, str], message: str) -> None:

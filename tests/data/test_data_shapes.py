@@ -364,7 +364,7 @@ def test_a_label_against_its_own_scores_is_counted_and_makes_no_negative_margin(
     assert [row.pairs[0].margin for row in splits.train] == [5.0, 0.0, 0.0]
     account = splits.accounting.sources["rows"]
     assert dict(account.remarks) == {"label against scores": 1, "label between equal scores": 1}
-    assert any("1 rows with label against scores" in note for note in splits.accounting.notes)
+    assert any("1 row with label against scores" in note for note in splits.accounting.notes)
     findings = [(found.level, found.text) for found in audit(splits).findings]
     assert any(level == "warning" and "label against scores" in text for level, text in findings)
     shp = {"history": "?", "human_ref_A": "a", "human_ref_B": "b", "labels": 1, "score_A": 2, "score_B": 9}

@@ -120,6 +120,41 @@ def test_what_is_not_here_is_said_and_the_rest_is_planned(tmp_path: Path, caplog
     assert "is not in the local cache" in (tmp_path / "run.log").read_text()
 
 
+def test_typed_rows_that_are_not_those_of_the_data_are_said(tmp_path: Path) -> None:
+    """A recipe's count beside data that is here: both numbers, and what to give instead. The same count is silent."""
+    synthetic = make_workflow(
+        tmp_path / "a", size=40, plan=PlanSettings(comparisons=160_800, prompt_tokens=9, response_tokens=9)
+    )
+    here = len(synthetic.data.read(tmp_path).train)
+    make_plan(synthetic)
+    said = (tmp_path / "a" / "run.log").read_text()
+    assert f"plan.comparisons=160,800, and synthetic has {here} comparisons to train on" in said
+    assert "plan.comparisons=null plan.prompt_tokens=null plan.response_tokens=null" in said
+    same = PlanSettings(comparisons=here, prompt_tokens=9, response_tokens=9)
+    make_plan(make_workflow(tmp_path / "b", size=40, plan=same))
+    assert "to train on" not in (tmp_path / "b" / "run.log").read_text()
+    read_here = make_workflow(tmp_path / "c", size=40, plan=PlanSettings(comparisons=7))
+    make_plan(read_here)
+    assert f"plan.comparisons=7, and synthetic has {here} comparisons" in (tmp_path / "c" / "run.log").read_text()
+
+
+def test_what_is_not_possible_says_why(tmp_path: Path, capsys: Any) -> None:
+    """Three attention heads cannot be shared by two processes, as training itself says when it is asked to."""
+    AutoConfig.for_model(
+        "llama", vocab_size=64, hidden_size=30, intermediate_size=63, num_hidden_layers=2, num_attention_heads=3
+    ).save_pretrained(tmp_path / "base")
+    typed = PlanSettings(comparisons=9, prompt_tokens=5, response_tokens=3)
+    plan = make_plan(make_workflow(tmp_path / "run", model=RewardModelSource(path=str(tmp_path / "base")), plan=typed))
+    blocked = [fit for fit in plan["strategies"] if fit["why_not"] is not None]
+    shown = capsys.readouterr().out
+    assert {fit["parallel"] for fit in blocked} == {"fsdp_tp"} and "not possible" in shown
+    assert "does not divide the model's num_attention_heads=3" in blocked[0]["why_not"]
+    for fit in blocked:
+        line = next(line for line in shown.splitlines() if line.startswith("not possible:") and fit["why_not"] in line)
+        assert f"parallel={fit['parallel']} on {fit['processes']} processes" in line
+    assert "\n1 process, parallel=none, on other devices" in shown
+
+
 def test_a_folder_with_its_config_alone_is_planned(tmp_path: Path) -> None:
     AutoConfig.for_model(
         "llama", vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4

@@ -153,7 +153,7 @@ def test_texts_with_columns_of_other_names(tmp_path: Path, capsys: pytest.Captur
     assert main([str(folder), "--texts", str(rows), flag]) == 0
     assert "a secret question" in (folder / "report.html").read_text()
     with pytest.raises(
-        DataError, match=r"none of the first 1 rows of rows.jsonl has a column beter; did you mean better"
+        DataError, match=r"not even the first row of rows.jsonl has a column beter; did you mean better"
     ):
         main([str(folder), "--texts", str(rows), "--columns={chosen: beter, rejected: worse}"])
     with pytest.raises(ConfigError, match="--columns is for the rows of --texts"):

@@ -118,6 +118,16 @@ def test_a_worker_that_dies_ends_the_process_with_1(model):
     assert "rmx: the worker has died; the lines above say why" in "".join(lines)
 
 
+def test_an_open_door_is_said_before_the_first_request(model):
+    """The line before the address, so that nothing buries it; with a key, or on this machine alone, there is none."""
+    with process(model, "host=0.0.0.0") as (_, _, lines):
+        (place,) = [place for place, line in enumerate(lines) if "WARNING" in line]
+        assert "no key is set: anyone who reaches 0.0.0.0 port" in lines[place] and "can score" in lines[place]
+        assert "bearer_file=FILE or RMX_SERVE_KEY" in lines[place] and "serving" in lines[place + 1]
+    with process(model, "host=0.0.0.0", environment={"RMX_SERVE_KEY": "a-key-of-this-test"}.items()) as (_, _, lines):
+        assert "WARNING" not in "".join(lines)
+
+
 @pytest.mark.slow
 def test_the_key_is_in_no_output(model):
     key = {"RMX_SERVE_KEY": "a-key-of-this-test"}

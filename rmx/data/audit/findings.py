@@ -10,7 +10,7 @@ from rmx.data.accounting import REMARKS, Splits
 from rmx.data.audit import checks
 from rmx.data.audit.lengths import character_lengths, token_lengths
 from rmx.data.spool import Spool
-from rmx.errors import DataError
+from rmx.errors import DataError, counted
 from rmx.records import Comparison, EncodedComparison
 
 __all__ = ["Audit", "Finding", "audit"]
@@ -138,17 +138,19 @@ def _findings(numbers: Mapping[str, Any], splits: Splits) -> Iterator[Finding]:
     for name, account in numbers["rows"]["sources"].items():
         for remark, count in account["remarks"].items():
             level: Literal["warning", "note"] = "warning" if " against " in remark else "note"
-            yield Finding(level, f"{name}: {count} rows with {remark}: {REMARKS[remark]}")
+            yield Finding(level, f"{name}: {counted(count, 'row')} with {remark}: {REMARKS[remark]}")
     repeats, roles = numbers["repeats"], numbers["roles"]
     pairs = sum(found["pairs"] for found in numbers["sets"].values())
     if repeats["contradictions"]:
         place, other = repeats["contradiction_examples"][0]
-        text = f"{repeats['contradictions']} pairs are preferred both ways round, first {place} against {other}"
+        told = counted(repeats["contradictions"], "pair is", "pairs are")
+        text = f"{told} preferred both ways round, first {place} against {other}"
         yield Finding("warning", text)
     if repeats["identical_pairs"]:
         place, other = repeats["identical_examples"][0]
         share = repeats["identical_pairs"] / max(pairs, 1)
-        text = f"{repeats['identical_pairs']} pairs repeat another one ({share:.1%}), first {place} = {other}"
+        told = counted(repeats["identical_pairs"], "pair repeats", "pairs repeat")
+        text = f"{told} another one ({share:.1%}), first {place} = {other}"
         yield Finding("warning" if share > 0.01 else "note", text)
     for name, count in numbers["looked_at"].items():
         size = len(splits.train if name == "train" else splits.evals[name])
@@ -157,16 +159,25 @@ def _findings(numbers: Mapping[str, Any], splits: Splits) -> Iterator[Finding]:
     if 0 < len(splits.train) < _FEW:
         yield Finding("warning", f"only {len(splits.train)} training comparisons")
     if roles.get("repeated_roles"):
-        text = f"{roles['repeated_roles']} comparisons have two turns of one role in a row; "
+        text = (
+            f"{counted(roles['repeated_roles'], 'comparison has', 'comparisons have')} two turns of one role in a row; "
+        )
         yield Finding("note", text + "templates that demand alternation need data.repeated_roles=merge")
     if roles.get("no_prompt"):
-        yield Finding("note", f"{roles['no_prompt']} comparisons have no prompt: whole texts are compared")
+        yield Finding(
+            "note",
+            f"{counted(roles['no_prompt'], 'comparison has', 'comparisons have')} no prompt: whole texts are compared",
+        )
     if roles.get("assistant_first"):
         yield Finding("note", f"{roles['assistant_first']} conversations begin with the assistant")
     control = numbers["control_tokens"]
     if control["comparisons"]:
         kinds = ", ".join(list(control["tokens"])[:5])
-        yield Finding("note", f"{control['comparisons']} comparisons spell control tokens ({kinds}); they stay letters")
+        spelt = counted(control["comparisons"], "comparison spells", "comparisons spell")
+        yield Finding(
+            "note",
+            f"{spelt} control tokens ({kinds}); they stay letters",
+        )
     lengths = numbers["characters"]
     for name, found in lengths["sets"].items():
         if name != "train" and found.get("length_only_accuracy_low", 0.0) > _BIASED:
@@ -179,7 +190,7 @@ def _findings(numbers: Mapping[str, Any], splits: Splits) -> Iterator[Finding]:
 def _lines(found: Audit) -> Iterator[str]:
     numbers = found.numbers
     for name, account in numbers["rows"]["sources"].items():
-        parts = [f"{account['read']} rows read", f"{account['kept']} kept"]
+        parts = [f"{counted(account['read'], 'row')} read", f"{account['kept']} kept"]
         for key in ("rejected", "filtered"):
             if account[key]:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in account[key].items())

@@ -15,7 +15,7 @@ from rmx.data.rows.columns import MEDIA, PARTS_OF, RENAMED, close_names, fact
 from rmx.data.rows.drafts import Row
 from rmx.data.rows.looks import cut, filled, is_python_list, looks_of
 from rmx.data.rows.plan import Column
-from rmx.errors import DataError
+from rmx.errors import DataError, none_of_the_first
 
 __all__ = ["Keys", "damaged_header", "mapping_mistakes", "no_format", "not_ignored", "proposal", "text_not_read"]
 
@@ -123,7 +123,7 @@ def mapping_mistakes(source: str, keys: Keys, mapping: Mapping[str, str], rows: 
         close = close_names(theirs, known, 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         return DataError(
-            f"{keys.columns({ours: theirs})}: none of the first {len(rows)} rows of {source} has a column {theirs}; "
+            f"{keys.columns({ours: theirs})}: {none_of_the_first(len(rows))} of {source} has a column {theirs}; "
             f"{hint}Columns found: {', '.join(found)}"
         )
     return None
