@@ -42,6 +42,7 @@ from rmx.errors import CheckpointError, ConfigError, ModelError, RmxError
 from rmx.models.layers import layers_of
 from rmx.models.unread import Unread, stored_tensors
 from rmx.parallel import MeshSizes
+from rmx.training.compiled import compile_layers
 from rmx.training.strategies import DataParallel
 from rmx.training.tensor_parallel import divide_layers
 from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, saved_bytes
@@ -84,13 +85,14 @@ class ShardedWeights(DataParallel):
     divided = True
 
     def place(self, model: nn.Module, trial: Callable[[], None]) -> nn.Module:
-        """Return the model as it is: it was divided when it was loaded.
+        """Return the model, which was divided when it was loaded.
 
         Raises:
             ModelError: it was not.
         """
         if self.skeleton is None:
             raise ModelError("parallel: the model was not divided among the processes before training")
+        compile_layers(model, self.args)
         return model
 
     def divide(self, model: Any, unread: Mapping[str, Unread]) -> None:
@@ -316,8 +318,6 @@ def check_arguments(args: TrainingArguments) -> None:
     Raises:
         ConfigError: a key that does not go together with divided weights.
     """
-    if args.torch_compile:
-        raise ConfigError("trainer.torch_compile: is not combined with divided weights; leave one of them out")
     optimizer = getattr(args.optim, "value", args.optim)
     if optimizer not in OPTIMIZERS:
         raise ConfigError(
