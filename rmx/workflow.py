@@ -189,6 +189,7 @@ class Workflow:
         from rmx.run.open_run import OpenRun
         from rmx.training.agreement import refuse_other_runs
         from rmx.training.choose_strategy import strategy_for
+        from rmx.training.compiled import named_limit
         from rmx.training.phase import train
         from rmx.training.preflight import check_before_data, check_before_model
         from rmx.training.strategies import join_ranks
@@ -198,7 +199,7 @@ class Workflow:
         self.parallel.refuse_missing()
         self.parallel.sizes(int(os.environ.get("WORLD_SIZE", "1")))
         join_ranks(self.trainer.arguments, seconds=60 * self.parallel.timeout_minutes)
-        with named_waits(), OpenRun(self, self._folder) as run:
+        with named_waits(), OpenRun(self, self._folder) as run, named_limit():
             done = Done(run.folder)
             self._folder = str(run.folder)
             if "train" in phases:

@@ -94,6 +94,7 @@ def assert_same(one: Path, other: Path, *, rounding: float = 1e-6) -> None:
     assert evaluations[0]["eval_accuracy"] == evaluations[1]["eval_accuracy"]
 
 
+COMPILED = {"trainer_torch_compile": True, "trainer_torch_compile_backend": "eager"}  # against one compiled process
 LORA = {"lora": True, "trainer_learning_rate": 0.1}  # B starts at 0: it has to move for A to have a gradient
 FAST = [("fsdp", 2, {}), ("tp", 2, {}), ("fsdp", 2, {"lora": True}), ("zero2", 2, {}), ("zero3", 2, {})]
 TABLE = [
@@ -114,6 +115,10 @@ TABLE = [
     ("fsdp", 2, {"trainer_async_save": True}), ("ddp", 2, {"trainer_async_save": True, "lora": True}),
     ("fsdp", 2, {"trainer_encoding": "separate"}), ("tp", 2, {"trainer_encoding": "separate"}),
     ("fsdp", 2, {"trainer_gradient_checkpointing": True}), ("tp", 2, {"trainer_gradient_checkpointing": True}),
+    *((strategy, 2, {**COMPILED, **more})
+      for strategy in ("ddp", "fsdp", "tp") for more in ({}, {"trainer_encoding": "separate"})),
+    ("ddp", 2, {**COMPILED, "lora": True}), ("fsdp", 2, {**COMPILED, "lora": True}), ("offload", 2, COMPILED),
+    ("hsdp", 4, COMPILED), ("fsdp_tp", 4, COMPILED), ("fsdp", 2, {**COMPILED, "trainer_gradient_checkpointing": True}),
     ("fsdp", 2, {"trainer_max_grad_norm": 0.05}), ("fsdp_tp", 4, {"trainer_max_grad_norm": 0.05}),
 ]  # fmt: skip
 

@@ -79,26 +79,52 @@ def _attention(
         return _original(module, original)(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    rmx_layout.windows.append(sliding_window)
+    return _of_rows(
+        query,
+        key,
+        value,
+        rmx_layout,
+        scaling=scaling,
+        window=sliding_window,
+        dropout=dropout,
+        softcap=softcap,
+        sinks=s_aux,
+    ), None
+
+
+@torch.compiler.disable(reason="runs differ from row to row: traced, each row would be compiled anew")
+def _of_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    *,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    layout.windows.append(window)
     device = autocast_device(query.device)
     if torch.is_autocast_enabled(device):  # cast once here, not run by run
         # On a CPU to float32: forward and backward of 130 tokens take 1.2 ms there, and 2.5 in bfloat16 (torch 2.13).
         dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     tokens = query.shape[2]
-    if rmx_layout.scored_only:  # the last layer
-        query = query.index_select(2, rmx_layout.pool_index)
-    if rmx_layout.kv_index is not None:
-        key, value = key.index_select(2, rmx_layout.kv_index), value.index_select(2, rmx_layout.kv_index)
-    special = softcap is not None or s_aux is not None
+    if layout.scored_only:  # the last layer
+        query = query.index_select(2, layout.pool_index)
+    if layout.kv_index is not None:
+        key, value = key.index_select(2, layout.kv_index), value.index_select(2, layout.kv_index)
+    special = softcap is not None or sinks is not None
     with torch.autocast(device, enabled=False):
-        if rmx_layout.kernel in varlen.KERNELS and not special and varlen.takes(query, value, dropout):
-            output = varlen.attend(query, key, value, rmx_layout, scaling=scaling, window=sliding_window)
+        if layout.kernel in varlen.KERNELS and not special and varlen.takes(query, value, dropout):
+            output = varlen.attend(query, key, value, layout, scaling=scaling, window=window)
         else:
-            kind: Run = partial(_special, softcap=softcap, sinks=s_aux) if special else _fused
-            run = partial(kind, layout=rmx_layout, window=sliding_window, scaling=scaling, dropout=dropout)
-            output = _run_by_run(run, query, key, value, rmx_layout)
-    return spread(output, rmx_layout.pool_index, tokens) if rmx_layout.scored_only else output, None
+            kind: Run = partial(_special, softcap=softcap, sinks=sinks) if special else _fused
+            run = partial(kind, layout=layout, window=window, scaling=scaling, dropout=dropout)
+            output = _run_by_run(run, query, key, value, layout)
+    return spread(output, layout.pool_index, tokens) if layout.scored_only else output
 
 
 def _run_by_run(run: Run, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -147,8 +147,6 @@ def check_arguments(args: TrainingArguments, optimizers: tuple[str, ...]) -> Non
     Raises:
         ConfigError: a key that does not go together with divided weights.
     """
-    if args.torch_compile:
-        raise ConfigError("trainer.torch_compile: is not combined with divided weights; leave one of them out")
     optimizer = getattr(args.optim, "value", args.optim)
     if optimizer not in optimizers:
         raise ConfigError(

@@ -110,7 +110,8 @@ ACTS = {
     "activation_checkpointing_kwargs": "arguments of torch.utils.checkpoint, for example {use_reentrant: false}",
     "gradient_checkpointing": "the older name of activation_checkpointing",
     "gradient_checkpointing_kwargs": "the older name of activation_checkpointing_kwargs",
-    "torch_compile": "compile the model's layers with torch.compile: slow first steps, faster ones after",
+    "torch_compile": "compile the model's layers with torch.compile, once for rows of all lengths: slow first steps, "
+    "faster ones after",
     "torch_compile_backend": "the backend of torch.compile; unset is inductor",
     "torch_compile_mode": "the mode of torch.compile: default, reduce-overhead, max-autotune",
     "neftune_noise_alpha": "strength of uniform noise on the embeddings in training, scaled by each sequence's own "

@@ -38,6 +38,7 @@ from rmx.scoring.scorer import Scorer
 from rmx.trackers import Recorder
 from rmx.training.arguments import TrainerSettings
 from rmx.training.choose_strategy import strategy_for
+from rmx.training.compiled import require_graphs
 from rmx.training.events import Callbacks, due, schedule_events, total_steps
 from rmx.training.flops import count_flops, speed
 from rmx.training.memory_use import memory_in_words
@@ -184,6 +185,7 @@ class Loop:
         self.control.should_log = self.control.should_evaluate = self.control.should_save = False
         self.tell("on_step_begin")
         sums = self.gradients(step)
+        require_graphs(self.args)
         norm = self.check_finite(step, sums, self.strategy.clip(self.trained, self.args.max_grad_norm))
         self.tell("on_pre_optimizer_step")
         self.optimizer.step()

@@ -31,6 +31,7 @@ from rmx.models.layers import layers_of
 from rmx.models.quantization import is_packed, pack, scales_of
 from rmx.models.unread import Unread, stored_tensors
 from rmx.parallel import MeshSizes
+from rmx.training.compiled import compile_layers
 from rmx.training.divided import DividedWeights, check_arguments, stored_weights, without_weights
 from rmx.training.memory_use import bytes_of
 from rmx.training.tensor_parallel import divide_layers
@@ -75,13 +76,14 @@ class ShardedWeights(DividedWeights):
     divided = True
 
     def place(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> nn.Module:
-        """Return the model as it is: it was divided when it was loaded.
+        """Return the model, which was divided when it was loaded.
 
         Raises:
             ModelError: it was not.
         """
         if self.skeleton is None:
             raise ModelError("parallel: the model was not divided among the processes before training")
+        compile_layers(model, self.args)
         return model
 
     def divide(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:

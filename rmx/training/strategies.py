@@ -30,6 +30,7 @@ from rmx.models.unread import Unread
 from rmx.run.signals import StopSignals
 from rmx.scoring.scorer import Turns
 from rmx.training.background import BackgroundWork, copied
+from rmx.training.compiled import compile_layers
 from rmx.training.memory_use import held_bytes
 from rmx.training.weights import load_weights, save_weights, saved_bytes, saved_tensors
 
@@ -97,7 +98,8 @@ class OneProcess:
             trial: runs one forward and backward pass of what it is given: the model, or what is called in training.
         """
         self.to_device(model)
-        return self.compiled(model)
+        compile_layers(model, self.args)
+        return model
 
     divided = False  # the weights are divided among processes
 
@@ -118,13 +120,6 @@ class OneProcess:
         """Move the model to this process's device; quantised ones are there since they were loaded."""
         if getattr(model, "quantization_method", None) is None:
             model.to(self.args.device)
-
-    def compiled(self, model: nn.Module) -> nn.Module:
-        """Compile the model where `trainer.torch_compile` asks for it."""
-        if not self.args.torch_compile:
-            return model
-        backend = self.args.torch_compile_backend or "inductor"
-        return cast(nn.Module, torch.compile(model, backend=backend, mode=self.args.torch_compile_mode))
 
     def local_gradients(self) -> AbstractContextManager[Any]:
         """A block whose backward passes add to this process's gradients only."""
@@ -277,6 +272,7 @@ class DataParallel(OneProcess):
         unused = self.args.ddp_find_unused_parameters
         if unused is None:
             unused = self._leaves_parameters_out(model, trial)
+        compile_layers(model, self.args)
         options: dict[str, Any] = {
             "bucket_cap_mb": self.args.ddp_bucket_cap_mb,
             _SYNC_BUFFERS: self.args.ddp_broadcast_buffers,
@@ -289,7 +285,7 @@ class DataParallel(OneProcess):
             find_unused_parameters=unused,
             **{name: value for name, value in options.items() if value is not None},
         )
-        return self.compiled(self.wrapped)
+        return self.wrapped
 
     def _leaves_parameters_out(self, model: nn.Module, trial: Callable[[nn.Module], None]) -> bool:
         """Whether some step may leave a trained parameter without a gradient; the same answer on every rank."""

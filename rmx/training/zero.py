@@ -30,7 +30,7 @@ from transformers import TrainingArguments
 
 from rmx.checkpoints.shards import has_shards, load_sharded_state
 from rmx.checkpoints.tensors import load_state
-from rmx.errors import CheckpointError, ModelError
+from rmx.errors import CheckpointError, ConfigError, ModelError
 from rmx.models import unwrap
 from rmx.models.layers import layers_of
 from rmx.models.unread import Unread, stored_tensors
@@ -118,6 +118,10 @@ class ZeroPartitions(DividedWeights):
 
     def __init__(self, args: TrainingArguments, stage: int) -> None:
         super().__init__(args)
+        if args.torch_compile:
+            raise ConfigError(
+                "trainer.torch_compile: is not combined with DeepSpeed; take parallel=fsdp, or leave it out"
+            )
         check_arguments(args, OPTIMIZERS)
         self.stage = stage
         self.words = f"zero{stage} over {self.ranks}"
