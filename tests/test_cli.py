@@ -194,6 +194,10 @@ def test_multirun_checks_every_value_before_the_first_job(own: Path, capsys: pyt
         (["--config-name", "nope"], "there is no nope.yaml"),
         (["-m", "hydra/launcher=jobs", "seed=1,2"], "hydra/launcher: 'jobs' is not an option"),
         (["hydra.job.nmae=x"], "hydra.job.nmae"),
+        (
+            ["hydra.run.dir=x"],
+            "hydra.run.dir: output_dir is the run's folder, and Hydra makes none of its own",
+        ),
         (["reprot", "x"], "'reprot' is not key=value"),
     ],
 )

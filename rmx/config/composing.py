@@ -53,6 +53,10 @@ _SWEEP_DEFAULTS = (
 )
 _MOST_SWEEP_RUNS = 64  # runs of a sweep that are checked before it starts
 
+WITHOUT_EFFECT = {  # keys of Hydra that other programs obey
+    "hydra.run.dir": "output_dir is the run's folder, and Hydra makes none of its own; set output_dir=FOLDER",
+}
+
 ELSEWHERE = {  # what other tools call it
     ("parallel", "deepspeed"): "its stages are called zero2 and zero3;",
     ("parallel", "zero"): "its stages are called zero2 and zero3;",
@@ -244,7 +248,7 @@ class Composer:
             return Mistake("", f"'{override.input_line}' is not key=value")
         if not self._is_group(override):
             if "/" not in key:
-                return None
+                return Mistake(key, WITHOUT_EFFECT[key]) if key in WITHOUT_EFFECT else None
             names = [*self.groups(), "hydra/launcher", "hydra/sweeper"]
             return Mistake(key, f"there is no such group; {did_you_mean(key, names) or 'groups: ' + ', '.join(names)}")
         options = self.loader.get_group_options(key, ObjectType.CONFIG)
