@@ -16,7 +16,7 @@ import yaml
 from rmx.errors import did_you_mean
 from rmx.values import Mistake, hints_of, raise_all, schema_of, shown, wrong_values
 
-__all__ = ["from_words", "logged_to_stderr", "mapping_of", "names_of", "yaml_value", "verb_help"]
+__all__ = ["from_words", "logged_to_stderr", "mapping_of", "names_of", "verb_help", "yaml_value"]
 
 _Settings = TypeVar("_Settings")
 
