@@ -16,7 +16,7 @@ import yaml
 from rmx.errors import did_you_mean
 from rmx.values import Mistake, hints_of, raise_all, schema_of, shown, wrong_values
 
-__all__ = ["from_words", "logged_to_stderr", "mapping_of", "names_of", "value_of", "verb_help"]
+__all__ = ["from_words", "logged_to_stderr", "mapping_of", "names_of", "verb_help", "yaml_value"]
 
 _Settings = TypeVar("_Settings")
 
@@ -86,13 +86,13 @@ def _value(text: str, schema: dict[str, Any]) -> Any:
         and not (text == "null" and "null" in kinds)
     ):
         return text
-    return value_of(text)
+    return yaml_value(text)
 
 
-def value_of(text: str) -> Any:
+def yaml_value(text: str) -> Any:
     """A text as YAML, and as itself where it is none.
 
-    >>> value_of("{prompt: question}"), value_of("[a, b]"), value_of("{a")
+    >>> yaml_value("{prompt: question}"), yaml_value("[a, b]"), yaml_value("{a")
     ({'prompt': 'question'}, ['a', 'b'], '{a')
     """
     try:
@@ -107,7 +107,7 @@ def mapping_of(text: str) -> dict[str, str]:
     >>> mapping_of("{chosen: better}")
     {'chosen': 'better'}
     """
-    found = value_of(text)
+    found = yaml_value(text)
     if isinstance(found, dict) and all(isinstance(part, str) for pair in found.items() for part in pair):
         return found
     raise argparse.ArgumentTypeError(f"{text!r} is no mapping; write {{chosen: better, rejected: worse}}")
@@ -119,7 +119,7 @@ def names_of(text: str) -> list[str]:
     >>> names_of("[notes, meta]"), names_of("notes")
     (['notes', 'meta'], ['notes'])
     """
-    found = value_of(text)
+    found = yaml_value(text)
     found = [found] if isinstance(found, str) else found
     if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
         return found
