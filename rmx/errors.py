@@ -144,7 +144,11 @@ def first_line(error: BaseException) -> str:
 
     >>> first_line(ValueError("no such file\\n  at line 3")), first_line(KeyError())
     ('no such file', 'KeyError')
+    >>> first_line(FileNotFoundError(2, "No such file or directory", "pairs.yaml"))
+    'No such file or directory'
     """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 

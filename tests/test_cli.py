@@ -198,7 +198,9 @@ def test_multirun_checks_every_value_before_the_first_job(own: Path, capsys: pyt
             ["hydra.run.dir=x"],
             "hydra.run.dir: output_dir is the run's folder, and Hydra makes none of its own",
         ),
-        (["reprot", "x"], "'reprot' is not key=value"),
+        (["reprot", "x"], "'reprot' is not key=value and no verb of rmx; did you mean report?"),
+        (["trainer.lr=1e-5"], "did you mean trainer.learning_rate?"),
+        (["epochs=2"], "did you mean trainer.num_train_epochs?"),
     ],
 )
 def test_wrong_words_are_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

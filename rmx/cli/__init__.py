@@ -20,7 +20,7 @@ from importlib import import_module
 
 from rmx import __version__
 from rmx.cli.flags import Arguments, parse
-from rmx.errors import ConfigError, RmxError, more_about
+from rmx.errors import ConfigError, RmxError, did_you_mean, more_about
 from rmx.launch import adopt, end_with, stop_with_parent
 from rmx.redact import redact_text
 
@@ -99,6 +99,8 @@ def _dispatch(words: list[str]) -> int:
         module, _, name = VERBS[words[0]][0].partition(":")
         code = getattr(import_module(module), name)(words[1:])
         return int(code or 0)
+    if words and (hint := did_you_mean(words[0], list(VERBS), 0.7)):
+        raise ConfigError(f"'{words[0]}' is not key=value and no verb of rmx; {hint}")
     arguments = parse(words)
     if arguments.version:
         sys.stdout.write(f"rmx {__version__}\n")

@@ -21,6 +21,24 @@ _DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _DEEPEST = 40  # levels of nesting; a configuration that contains itself goes on for ever
 _UNREADABLE = object()  # stands for a value that has a mistake already
 
+SHORT_NAMES = {  # what people say for keys of the trainer, which are named as in transformers
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "max_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "bs": "per_device_train_batch_size",
+    "batch_size": "comparisons_per_step",
+    "train_batch_size": "comparisons_per_step",
+    "micro_batch_size": "max_tokens_per_micro_batch",
+    "micro_train_batch_size": "max_tokens_per_micro_batch",
+    "grad_clip": "max_grad_norm",
+    "scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+    "wd": "weight_decay",
+    "dtype": "precision",
+}
+
 
 def mistakes_of(cfg: DictConfig, groups: Iterable[str] = ()) -> list[Mistake]:
     """Return every mistake of a composed configuration; `groups` are names that a root key may have meant."""
@@ -207,6 +225,8 @@ class _Checker:
             )
         names = {**dict.fromkeys(signature.parameters), **(dict.fromkeys(self.groups) if not key else {})}
         hint = did_you_mean(name, {other: _join(key, other) for other in names})
+        if key in ("", "trainer") and name in SHORT_NAMES:
+            hint = f"did you mean trainer.{SHORT_NAMES[name]}?"
         hint = hint or did_you_mean(name, self.possible_keys, 0.8)
         kind = f"there is no such key in {key}" if key else "there is no such group or key"
         text = f"{kind} (value {shown(_join(key, name), value)})"
