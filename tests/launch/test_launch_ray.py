@@ -107,6 +107,8 @@ def test_what_each_worker_asks_of_ray() -> None:
     assert RayRanks(gpus_per_process=0).room == {"CPU": 1}
     with pytest.raises(ConfigError, match=r"launch.gpus_per_process"):
         RayRanks(gpus_per_process=2)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"launch.address: ray://a:10001: .* ray job submit"):
+        RayRanks(address="ray://a:10001")
 
 
 def test_a_run_that_may_shrink_has_steps_of_one_size(tmp_path: Path) -> None:
@@ -168,13 +170,13 @@ class Job:
     def said(self) -> list[str]:
         return [line for line in self.text.splitlines() if line.startswith("rmx: ")]
 
-    def wait_for_checkpoint(self, step: int, seconds: float = 300) -> None:
+    def wait_for_checkpoint(self, step: int, seconds: float = 900) -> None:
         until = time.monotonic() + seconds
         while not (self.folder / "checkpoints" / f"checkpoint-{step}").is_dir():
             assert self.process.poll() is None and time.monotonic() < until, self.text[-4000:]
             time.sleep(0.05)
 
-    def end(self, seconds: float = 300) -> int:
+    def end(self, seconds: float = 900) -> int:
         code = self.process.wait(seconds)
         assert "Traceback" not in self.text, self.text[-6000:]
         assert not ranks_of(self.folder)
