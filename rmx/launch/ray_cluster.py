@@ -71,9 +71,9 @@ class RayRanks:
         refuse_wrong_fields(self, "launch")
         if self.address is not None and self.address.startswith("ray://"):
             raise ConfigError(
-                f"launch.address: {self.address}: the command that waits for the job has to run on the cluster, and Ray "
-                "Client runs it elsewhere; send it there: ray job submit --address http://<head>:8265 -- "
-                "rmx launch=ray launch.address=auto ..."
+                f"launch.address: {self.address}: the command that waits for the job has to run on the cluster, and "
+                "Ray Client runs it elsewhere; send it there: ray job submit --address http://<head>:8265 -- rmx "
+                "launch=ray launch.address=auto ..."
             )
 
     def processes(self, asked: int | str | None) -> int:

@@ -159,7 +159,8 @@ class Job:
         self.folder, self.before = folder, of_ray()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         self.output = folder.with_suffix(".txt")
-        command = [sys.executable, "-m", "rmx", *WORDS, *ON_RAY, f"output_dir={folder}", *words]
+        common = [word for word in WORDS if "data=jsonl" not in words or not word.startswith("data.")]
+        command = [sys.executable, "-m", "rmx", *common, *ON_RAY, f"output_dir={folder}", *words]
         with self.output.open("w") as stream:
             self.process = subprocess.Popen(command, cwd=folder.parent, env=environment, stdout=stream, stderr=stream)
 
