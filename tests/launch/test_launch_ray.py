@@ -309,6 +309,25 @@ def test_a_lost_machine_leaves_a_run_of_one_process(
 
 
 @pytest.mark.slow
+def test_a_new_machine_joins_and_no_step_is_lost(job: Callable[..., Job], two_machines: Any) -> None:
+    """It starts on one machine of two; the ranks save before Ray starts them again, so that no step is made twice."""
+    two_machines.remove_node(two_machines.second)
+    words = [f"launch.address={two_machines.address}", "launch.min_processes=1", "launch.resize_every_seconds=5"]
+    run = job(*words, "launch.wait_minutes=5", "trainer.max_steps=5000", "trainer.save_total_limit=2")
+    run.wait_for_checkpoint(5)
+    assert len(ranks_of(run.folder)) == 1
+    two_machines.add_node(num_cpus=1)
+    until = time.monotonic() + 400
+    while "ranks was 1 and is 2" not in run.log and time.monotonic() < until:
+        time.sleep(0.1)
+    run.process.terminate()
+    assert run.end() == 143, run.text[-4000:]
+    (step,) = run.continued_from()
+    steps = [int(number) for number in re.findall(r"^step (\d+)/5000: loss", run.text, re.MULTILINE)]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= step
+
+
+@pytest.mark.slow
 def test_each_process_gets_a_gpu_of_ray_and_sees_those_of_its_machine(job: Callable[..., Job]) -> None:
     """Ray believes in two GPUs here; the ranks train on the CPU, with the variables that they would have there."""
     from ray.cluster_utils import Cluster
