@@ -137,7 +137,7 @@ class RayRanks:
             logging.getLogger("ray").setLevel(logging.ERROR)  # how it starts is Ray's matter
             options: dict[str, Any] = {} if self.address else {"include_dashboard": False}
             try:
-                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
+                ray.init(address=self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError(
                     f"launch.address: {self.address}: Ray cannot be reached: {first_line(error)}"
