@@ -42,7 +42,8 @@ class RayRanks:
     """Ranks as workers of Ray Train; `parallel.processes` says how many, auto one for each GPU of the cluster.
 
     Args:
-        address: of the cluster, such as auto or ray://host:10001; null starts one on this machine for the run.
+        address: of the cluster that this machine belongs to: auto, or host:port of its head; null starts one on this
+            machine for the run.
         cpus_per_process: CPU cores of each process.
         gpus_per_process: 1, or 0 to train on CPUs.
         min_processes: fewer processes that the run may start or go on with when the cluster has no room for all; null
@@ -68,6 +69,12 @@ class RayRanks:
 
     def __post_init__(self) -> None:
         refuse_wrong_fields(self, "launch")
+        if self.address is not None and self.address.startswith("ray://"):
+            raise ConfigError(
+                f"launch.address: {self.address}: the command that waits for the job has to run on the cluster, and "
+                "Ray Client runs it elsewhere; send it there: ray job submit --address http://<head>:8265 -- rmx "
+                "launch=ray launch.address=auto ..."
+            )
 
     def processes(self, asked: int | str | None) -> int:
         """Return how many ranks `parallel.processes` means.
@@ -130,7 +137,7 @@ class RayRanks:
             logging.getLogger("ray").setLevel(logging.ERROR)  # how it starts is Ray's matter
             options: dict[str, Any] = {} if self.address else {"include_dashboard": False}
             try:
-                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
+                ray.init(address=self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError(
                     f"launch.address: {self.address}: Ray cannot be reached: {first_line(error)}"

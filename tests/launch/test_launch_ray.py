@@ -107,6 +107,8 @@ def test_what_each_worker_asks_of_ray() -> None:
     assert RayRanks(gpus_per_process=0).room == {"CPU": 1}
     with pytest.raises(ConfigError, match=r"launch.gpus_per_process"):
         RayRanks(gpus_per_process=2)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"launch.address: ray://a:10001: .* ray job submit"):
+        RayRanks(address="ray://a:10001")
 
 
 def test_a_run_that_may_shrink_has_steps_of_one_size(tmp_path: Path) -> None:
@@ -157,7 +159,8 @@ class Job:
         self.folder, self.before = folder, of_ray()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         self.output = folder.with_suffix(".txt")
-        command = [sys.executable, "-m", "rmx", *WORDS, *ON_RAY, f"output_dir={folder}", *words]
+        common = [word for word in WORDS if "data=jsonl" not in words or not word.startswith("data.")]
+        command = [sys.executable, "-m", "rmx", *common, *ON_RAY, f"output_dir={folder}", *words]
         with self.output.open("w") as stream:
             self.process = subprocess.Popen(command, cwd=folder.parent, env=environment, stdout=stream, stderr=stream)
 
@@ -168,13 +171,13 @@ class Job:
     def said(self) -> list[str]:
         return [line for line in self.text.splitlines() if line.startswith("rmx: ")]
 
-    def wait_for_checkpoint(self, step: int, seconds: float = 300) -> None:
+    def wait_for_checkpoint(self, step: int, seconds: float = 900) -> None:
         until = time.monotonic() + seconds
         while not (self.folder / "checkpoints" / f"checkpoint-{step}").is_dir():
             assert self.process.poll() is None and time.monotonic() < until, self.text[-4000:]
             time.sleep(0.05)
 
-    def end(self, seconds: float = 300) -> int:
+    def end(self, seconds: float = 900) -> int:
         code = self.process.wait(seconds)
         assert "Traceback" not in self.text, self.text[-6000:]
         assert not ranks_of(self.folder)
@@ -303,6 +306,25 @@ def test_a_lost_machine_leaves_a_run_of_one_process(
     assert "ranks was 2 and is 1" in run.log
     assert losses(run.folder) == pytest.approx(undisturbed, abs=1e-5)
     assert "state-dump" not in run.text and "state-dump" in (run.folder / ".ray" / "ray.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_new_machine_joins_and_no_step_is_lost(job: Callable[..., Job], two_machines: Any) -> None:
+    """It starts on one machine of two; the ranks save before Ray starts them again, so that no step is made twice."""
+    two_machines.remove_node(two_machines.second)
+    words = [f"launch.address={two_machines.address}", "launch.min_processes=1", "launch.resize_every_seconds=5"]
+    run = job(*words, "launch.wait_minutes=5", "trainer.max_steps=5000", "trainer.save_total_limit=2")
+    run.wait_for_checkpoint(5)
+    assert len(ranks_of(run.folder)) == 1
+    two_machines.add_node(num_cpus=1)
+    until = time.monotonic() + 400
+    while "ranks was 1 and is 2" not in run.log and time.monotonic() < until:
+        time.sleep(0.1)
+    run.process.terminate()
+    assert run.end() == 143, run.text[-4000:]
+    (step,) = run.continued_from()
+    steps = [int(number) for number in re.findall(r"^step (\d+)/5000: loss", run.text, re.MULTILINE)]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= step
 
 
 @pytest.mark.slow
