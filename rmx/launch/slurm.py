@@ -68,8 +68,8 @@ class SlurmRanks:
         timeout_min: the job's time limit; let trainer.stop_after end some minutes before.
         partition: of Slurm; null takes the default one.
         setup: lines of shell before the job, such as `module load cuda`.
-        additional: further options of sbatch by name, such as {account: mine, requeue: true}; true is for those that take
-            no value.
+        additional: further options of sbatch by name, such as {account: mine, requeue: true}; true for an option that
+            takes no value.
         cluster: local runs the same tasks on this machine, to try them out.
 
     >>> SlurmRanks(nodes=2, gpus_per_node=8).processes("auto")
