@@ -68,7 +68,8 @@ class SlurmRanks:
         timeout_min: the job's time limit; let trainer.stop_after end some minutes before.
         partition: of Slurm; null takes the default one.
         setup: lines of shell before the job, such as `module load cuda`.
-        additional: further options of sbatch by name, such as {account: mine, qos: high}.
+        additional: further options of sbatch by name, such as {account: mine, requeue: true}; true for an option that
+            takes no value.
         cluster: local runs the same tasks on this machine, to try them out.
 
     >>> SlurmRanks(nodes=2, gpus_per_node=8).processes("auto")
@@ -82,7 +83,7 @@ class SlurmRanks:
     timeout_min: Count = 240
     partition: str | None = None
     setup: list[str] = field(default_factory=list)
-    additional: dict[str, str | int] = field(default_factory=dict)
+    additional: dict[str, str | int | Literal[True]] = field(default_factory=dict)
     cluster: Literal["slurm", "local"] = "slurm"
 
     def __post_init__(self) -> None:

@@ -86,6 +86,8 @@ def test_processes_are_divided_among_nodes() -> None:
         SlurmRanks(nodes=2, cluster="local")
     with pytest.raises(ConfigError, match=r"counts GPUs, and launch.gpus_per_process is 0"):
         RayRanks(gpus_per_process=0).processes("auto")
+    with pytest.raises(ConfigError, match=r"launch.additional.requeue: false is not an integer or text or True"):
+        SlurmRanks(additional={"requeue": False})
 
 
 @pytest.mark.parametrize(("package", "launch"), [("submitit", SlurmRanks()), ("ray", RayRanks())])
@@ -113,7 +115,7 @@ def test_what_slurm_is_given_and_what_is_said_when_it_fails(tmp_path: Path) -> N
     for tool in tools.iterdir():
         tool.chmod(0o755)
     options = ["nodes=2", "gpus_per_node=4", "cpus_per_task=6", "mem_gb=64", "timeout_min=90", "partition=gpu"]
-    options += ["setup=[module load cuda]", "additional={account: mine}"]
+    options += ["setup=[module load cuda]", "additional={account: mine, requeue: true}"]
     words = [*WORDS, f"output_dir={tmp_path / 'run'}", "parallel.processes=auto", "parallel=hsdp", "launch=slurm"]
     done = rmx(tmp_path, *words, *(f"launch.{option}" for option in options), PATH=f"{tools}:{os.environ['PATH']}")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -124,6 +126,7 @@ def test_what_slurm_is_given_and_what_is_said_when_it_fails(tmp_path: Path) -> N
     wanted = {"nodes": "2", "ntasks-per-node": "4", "gpus-per-node": "4", "cpus-per-task": "6", "mem": "64GB"}
     wanted |= {"time": "90", "partition": "gpu", "account": "mine", "job-name": "rmx"}
     assert {name: sbatch.get(name) for name in wanted} == wanted
+    assert "#SBATCH --requeue\n" in script  # takes no value
     assert "module load cuda" in script and "--kill-on-bad-exit=0" in script
 
 

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import machines
 import pytest
 from test_launch_faults import free_port
 
@@ -36,7 +38,7 @@ ENDLESS = (*(word for word in ENDLESS if not word.startswith("trainer.eval_steps
 class Node:
     """One torchrun agent and what it has printed."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[Any]
     output: Path
 
     @property
@@ -125,6 +127,28 @@ def test_two_nodes_train_as_one_process(
     assert losses(tmp_path / "run") == pytest.approx(one_process, abs=1e-6)
     assert len(one_process) == 6
     assert sizes in (tmp_path / "run" / "run.log").read_text()
+
+
+@pytest.mark.skipif((REASON := machines.why_not()) is not None, reason=REASON or "")
+def test_two_machines_train_as_one_process(one_process: list[float], tmp_path: Path) -> None:
+    """Host names, addresses and processes of their own, a network between them; nothing says which interface."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("GLOO_SOCKET_IFNAME", None)
+    with machines.joined(tmp_path, "node1", "node2") as network:
+        nodes = []
+        for number, machine in enumerate(network.machines.values()):
+            output = tmp_path / f"{machine.name}.txt"
+            command = [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={number}",
+                "--master-addr=node1", "--master-port=29500", "--nproc-per-node=1", "-m", "rmx",
+                f"output_dir={tmp_path / 'run'}", *SHORT, "parallel=fsdp",
+            ]  # fmt: skip
+            with output.open("wb") as file:
+                process = machine.start(*command, folder=tmp_path, env=environment, stdout=file, stderr=file)
+            nodes.append(Node(process, output))
+        assert ended(nodes, 300) == [0, 0], [node.text[-3000:] for node in nodes]
+    assert losses(tmp_path / "run") == pytest.approx(one_process, abs=1e-6)
+    assert "replicate=1 x shard=2 x tensor=1" in (tmp_path / "run" / "run.log").read_text()
 
 
 def test_nodes_with_other_data_are_refused_in_one_message(two_nodes: Callable[..., list[Node]], tmp_path: Path) -> None:

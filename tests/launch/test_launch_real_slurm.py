@@ -1,7 +1,7 @@
-"""On a real Slurm, where `sinfo` answers: deploy/slurm.sbatch queues itself again, launch=slurm submits again.
+"""On a real Slurm: deploy/slurm.sbatch queues itself again, launch=slurm submits again.
 
-One node of two CPUs is enough. Set `AuthInfo=cred_expire=5` in its slurm.conf, or Slurm starts a job that was queued
-again only two minutes later.
+Where `sinfo` answers, on that cluster; else on one that is made on this machine. One node of two CPUs is enough. Set
+`AuthInfo=cred_expire=5` in its slurm.conf, or Slurm starts a job that was queued again only two minutes later.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import slurm_cluster
+from slurm_cluster import Slurm
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
@@ -36,24 +40,47 @@ def answers() -> bool:
     return any(state in nodes for state in ("idle", "mixed", "allocated"))
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not answers(), reason="no Slurm cluster answers to sinfo")]
+ANSWERS = answers()
+REASON = None if ANSWERS else slurm_cluster.why_not()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=f"sinfo does not answer; {REASON}")]
 
 
-def environment() -> dict[str, str]:
-    found = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
-    return found | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # the script calls `python`
+@dataclass
+class Door:
+    """Where jobs are submitted: this machine, or the one of a cluster that was made for the tests."""
+
+    made: Slurm | None = None
+
+    def environment(self) -> dict[str, str]:
+        found = {**os.environ, **(self.made.variables() if self.made else {}), "GLOO_SOCKET_IFNAME": "lo"}
+        found |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        return found | {"PATH": f"{Path(sys.executable).parent}:{found['PATH']}"}  # the script calls `python`
+
+    def line(self, command: list[str], folder: Path) -> list[str]:
+        return self.made.control.inside(command, folder) if self.made else command
+
+    def run(self, *command: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        line, environment = self.line([*command], folder), self.environment()
+        return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, **options)
+
+    def state(self, job: str) -> str:
+        command = ["squeue", "-h", "--states=all", f"--jobs={job}", "--format=%T"]
+        return self.run(*command, folder=ROOT, check=False).stdout.strip()
+
+    def until(self, answer: str, job: str, working: str) -> None:
+        end = time.monotonic() + WAIT_SECONDS
+        while not re.fullmatch(answer, self.state(job)):
+            assert time.monotonic() < end, f"job {job} is {self.state(job)}: {working}"
+            time.sleep(1)
 
 
-def state_of(job: str) -> str:
-    command = ["squeue", "-h", "--states=all", f"--jobs={job}", "--format=%T"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def until(answer: str, job: str, working: str) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not re.fullmatch(answer, state_of(job)):
-        assert time.monotonic() < end, f"job {job} is {state_of(job)}: {working}"
-        time.sleep(1)
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    if ANSWERS:
+        yield Door()
+        return
+    with slurm_cluster.cluster(1, cpus=2) as made:
+        yield Door(made)
 
 
 def steps(run: Path) -> list[int]:
@@ -62,40 +89,34 @@ def steps(run: Path) -> list[int]:
 
 
 @pytest.fixture
-def submitted(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def submitted(door: Door, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`rmx launch=slurm` with a run that would go on for hours."""
     words = [*WORDS, "launch=slurm", "launch.timeout_min=20", "parallel.processes=2", "trainer.max_steps=100000"]
-    command = [sys.executable, "-m", "rmx", *words, f"output_dir={tmp_path / 'run'}"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=pipe, stderr=pipe, text=True) as process:
+    command = door.line([sys.executable, "-m", "rmx", *words, f"output_dir={tmp_path / 'run'}"], tmp_path)
+    pipe, environment = subprocess.PIPE, door.environment()
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         yield process
         process.kill()
 
 
-def test_the_batch_script_queues_itself_again_and_finishes(tmp_path: Path) -> None:
+def test_the_batch_script_queues_itself_again_and_finishes(door: Door, tmp_path: Path) -> None:
     """The first start ends with 75 after 40 seconds; the second goes on in the same folder, each step made once."""
     words = [*WORDS, "trainer.max_steps=1000", "trainer.stop_after=40s"]
     script = str(ROOT / "deploy" / "slurm.sbatch")
-    answer = subprocess.run(
-        ["sbatch", "--parsable", *SIZE, script, *words],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    job = answer.stdout.strip()
-    until("COMPLETED|FAILED|CANCELLED|TIMEOUT", job, "it should have finished")
+    job = door.run("sbatch", "--parsable", *SIZE, script, *words, folder=tmp_path, check=True).stdout.strip()
+    door.until("COMPLETED|FAILED|CANCELLED|TIMEOUT", job, "it should have finished")
     output = (tmp_path / f"rmx-{job}.out").read_text()
-    assert state_of(job) == "COMPLETED", output[-3000:]
-    restarts = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    assert door.state(job) == "COMPLETED", output[-3000:]
+    restarts = door.run("scontrol", "show", "job", job, folder=tmp_path, check=True).stdout
     assert int(re.findall(r"Restarts=(\d+)", restarts)[0]) == output.count("the same command continues") >= 1
     assert output.count("Continuing from") == output.count("the same command continues")
     assert steps(tmp_path / "outputs" / f"slurm-{job}") == list(range(1, 1001))
 
 
-def test_a_job_whose_time_is_up_is_submitted_again_until_it_is_done(tmp_path: Path) -> None:
+def test_a_job_whose_time_is_up_is_submitted_again_until_it_is_done(door: Door, tmp_path: Path) -> None:
     words = [*WORDS, "launch=slurm", "launch.timeout_min=20", "parallel.processes=2", "trainer.max_steps=1000"]
-    command = [sys.executable, "-m", "rmx", *words, "trainer.stop_after=40s", f"output_dir={tmp_path / 'run'}"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
-    )
+    words += ["trainer.stop_after=40s", f"output_dir={tmp_path / 'run'}"]
+    done = door.run(sys.executable, "-m", "rmx", *words, folder=tmp_path, timeout=WAIT_SECONDS, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     jobs = re.findall(r"^rmx: submitted job (\d+)", done.stderr, re.MULTILINE)
     assert len(set(jobs)) == len(jobs) == 1 + done.stderr.count("submitting it again") >= 2
@@ -104,13 +125,13 @@ def test_a_job_whose_time_is_up_is_submitted_again_until_it_is_done(tmp_path: Pa
     assert steps(tmp_path / "run") == list(range(1, 1001))
 
 
-def test_a_job_that_is_killed_is_noticed_without_accounting(submitted: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_a_job_that_is_killed_is_noticed_without_accounting(submitted: subprocess.Popen[str], door: Door) -> None:
     """SIGKILL leaves no result; the command says so, instead of waiting for one."""
     assert submitted.stderr is not None
     job = re.findall(r"submitted job (\d+)", submitted.stderr.readline())[0]
-    until("RUNNING", job, "it should have begun")
+    door.until("RUNNING", job, "it should have begun")
     time.sleep(3)
-    subprocess.run(["scancel", "--signal=KILL", f"{job}.0"], check=True)
+    door.run("scancel", "--signal=KILL", f"{job}.0", folder=ROOT, check=True)
     _, said = submitted.communicate(timeout=120)
     assert submitted.returncode == 1
     assert re.search(rf"rmx: job {job} ended in state (FAILED|CANCELLED), and 2 tasks left no result: .*log.err", said)
