@@ -123,6 +123,11 @@ def _weights(
         base = build_checkpoint(place, wish)
     if adapted and not stored and place is not None:
         merge_foreign(base, place, wish)
+    if trainable and base.changed and base.quantization is not None:
+        raise ModelError(
+            f"model.path: {base.path} is changed when it is read ({base.notes[-1]}), and a base in "
+            f"{base.quantization.bits} cannot be saved with the adapter; use peft=lora"
+        )
     in_float32(base.model)
     if stored and place is not None:
         if adapter is not None:

@@ -122,7 +122,7 @@ class Planner:
         strategies = [
             self.fit(parallel, n, self.settings.device, again)
             for n in sorted({1, node, 2 * node, processes})
-            for parallel in _strategies(n, node)
+            for parallel in _strategies(n, node, tensor=not self.skeleton.packed)
             for again in dict.fromkeys((checkpointing, True))
         ]
         devices = [self.fit(self.w.parallel, processes, name, checkpointing) for name in DEVICES]
@@ -246,14 +246,14 @@ def _words(sizes: Any, parallel: NoParallel) -> str:
     return f"{name} ({' x '.join(parts)}){offload}"
 
 
-def _strategies(processes: int, per_node: int) -> list[NoParallel]:
+def _strategies(processes: int, per_node: int, *, tensor: bool) -> list[NoParallel]:
     """The shipped ways to share a model among so many processes."""
     if processes == 1:
         return [NoParallel()]
     found: list[NoParallel] = [Replicated(), Sharded()]
     if processes > per_node and processes % per_node == 0:
         found.append(Sharded(shard=per_node, replicate="auto"))
-    if processes % 2 == 0:
+    if tensor and processes % 2 == 0:
         found.append(Sharded(tensor=2))
     return found
 

@@ -125,6 +125,9 @@ def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         source(folder, quantization="8bit").load(adapter=Adapter())
     with pytest.raises(ConfigError, match=r"model\.quantization=8bit: bitsandbytes keeps 8-bit weights outside"):
         source(folder, quantization="8bit").load(trainable=False, divided=True)
+    grown = save_base("gpt2", tmp_path / "grown", vocab_size=257, n_embd=128)
+    with pytest.raises(ModelError, match=r"is changed when it is read .*257 to 258.* cannot be saved with the adapter"):
+        source(grown).load(adapter=QLORA, device="cpu")
     with pytest.raises(ModelError, match="peft=qlora: the embedded tiny model has no stored weights"):
         RewardModelSource(name="tiny").load(adapter=QLORA)
     monkeypatch.setattr("rmx.models.quantization.find_spec", lambda name: None)
