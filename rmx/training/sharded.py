@@ -6,14 +6,15 @@
     the optimizer                            moves the part that its process holds
 
 Collectives need every process: all of them run the same number of micro-batches (fillers count for nothing). For the
-artefact, weights are gathered one tensor at a time, which the first process alone keeps; into a checkpoint each
-process writes its own parts.
+artefact, weights are gathered one tensor at a time, as the first process writes them; into a checkpoint each process
+writes its own parts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -50,6 +51,8 @@ from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, save_w
 
 __all__ = ["ShardedWeights", "part_of", "whole"]
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # element by element: a part is enough
@@ -71,6 +74,7 @@ class ShardedWeights(DataParallel):
         super().__init__(args)
         self.process = self.rank
         self.beside: dist.ProcessGroup | None = None
+        self.said_waiting = False
         self.skeleton: Any = None  # the model without weights, once it is divided
         self.sizes, self.cpu_offload = sizes, cpu_offload
         self.words = " x ".join(f"{name}={size}" for name, size in sizes._asdict().items())
@@ -207,6 +211,9 @@ class ShardedWeights(DataParallel):
     ) -> None:
         """Let every process write its own parts into the folder that the first one opens and seals."""
         if optimizer is None:  # weights alone are for others to read, and no process has them to write them later
+            if background and self.process == 0 and not self.said_waiting:
+                log.info("trainer.async_save: divided weights without optimizer state are written while training waits")
+                self.said_waiting = True
             self.with_weights(model, lambda skeleton, fetch: write_alone(staged, skeleton, fetch, rest))
             return
         reshard(model)
@@ -377,8 +384,8 @@ def model_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield the stored weights of a checkpoint, mapped from the disk one after the other."""
     for file in checkpoint_files(folder):
         with safe_open(str(folder / file), framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118  it is no mapping
-                yield name, stored.get_tensor(name)
+            names = list(stored.keys())
+        yield from stored_tensors({name: Unread(folder / file, name) for name in names})
 
 
 def adapter_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
