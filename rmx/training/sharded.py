@@ -17,6 +17,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,7 +125,7 @@ class ShardedWeights(DataParallel):
         self._divide(model)
         if unread:
             model.to_empty(device="cpu" if self.cpu_offload else self.args.device)
-            fill(model, (*here.items(), *stored_tensors(unread)))
+            fill(model, chain(here.items(), stored_tensors(unread)))
 
     def _divide(self, model: nn.Module) -> None:
         options: dict[str, Any] = {"mesh": self.data_mesh, "reshard_after_forward": True}
