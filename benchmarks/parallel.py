@@ -1,8 +1,8 @@
 """`python -m benchmarks.parallel`: the memory that each process needs while weights are divided among 1, 2 and 4.
 
 A random Llama of 106 million parameters (float32, AdamW: 16 bytes each, 1.7 GB in one process) trains for a few steps
-on this machine's CPUs. Every process measures its own peak of resident memory (VmHWM), from the first step to the
-end of training and over its whole life, and counts the bytes of the tensors that it holds.
+on this machine's CPUs. Every process measures its own peak of resident memory (VmHWM): in loading, from the first step
+to the end of training, and while model/ is saved and checked. It counts the bytes of the tensors that it holds.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def train(base: Path, name: str, folder: Path) -> None:
     from rmx.losses import bradley_terry
     from rmx.models import RewardModelSource
     from rmx.templates import Template
+    from rmx.training import phase
     from rmx.training.arguments import trainer_settings
     from rmx.training.memory_use import held_bytes
     from rmx.workflow import Workflow
@@ -85,6 +86,14 @@ def train(base: Path, name: str, folder: Path) -> None:
             parts = held_bytes(kwargs["model"], kwargs["optimizer"])
             found["weights_mb"], found["gradients_mb"], found["optimizer_mb"] = (size / 2**20 for size in parts)
 
+    save = phase.save
+
+    def measured(*arguments: Any) -> None:
+        CLEAR_PEAK.write_text("5")
+        save(*arguments)
+        found["saving_mb"] = memory("VmHWM")
+
+    phase.save = measured
     Workflow(
         model=RewardModelSource(name="llama-106m", path=str(base)),
         data=SyntheticData(size=24, max_tokens=256, validation_fraction=0.25),
@@ -101,7 +110,6 @@ def train(base: Path, name: str, folder: Path) -> None:
         trackers=[],
         verbose=False,
     ).train()  # fmt: skip
-    found["life_mb"] = max(found["loading_mb"], memory("VmHWM"))
     (folder / f"peak-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 
 
@@ -127,7 +135,7 @@ def table(results: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
     names = {
         "weights_mb": "weights", "gradients_mb": "gradients", "optimizer_mb": "optimizer state",
-        "loading_mb": "peak in loading", "training_mb": "peak in training", "life_mb": "peak with saving",
+        "loading_mb": "peak in loading", "training_mb": "peak in training", "saving_mb": "peak in saving and checking",
     }  # fmt: skip
     head = ["parallel", "processes", "loss of step 3", *names.values()]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -142,6 +150,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path)
     parser.add_argument("--strategy")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--cases", help="some of them, such as fsdp-2,tp-2; all by default")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/parallel.json and .md")
     chosen = parser.parse_args()
     if chosen.strategy:
@@ -151,7 +160,8 @@ def main() -> None:
         base = Path(folder) / "base"
         save_base(base)
         results = []
-        for name, processes in CASES:
+        wanted = chosen.cases.split(",") if chosen.cases else [f"{name}-{processes}" for name, processes in CASES]
+        for name, processes in [case for case in CASES if "-".join(map(str, case)) in wanted]:
             here = Path(folder) / f"{name}-{processes}"
             here.mkdir()
             results.append(case(base, name, processes, here))

@@ -52,6 +52,7 @@ def with_weights(self: Any, model: Any, work: Any) -> Any:
     """Save the whole model first, from the first process's memory, and put it aside."""
     sharded.reshard(model)
     state = {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
+    FOUND["trained_parts_bytes"] = rmx.training.proof.held(model)
     if self.process == 0:
         FOUND["largest_bytes"] = max(tensor.nbytes for tensor in state.values())
         FOUND["trained_bytes"] = sum(state[name].nbytes for name, p in model.named_parameters() if p.requires_grad)
@@ -73,8 +74,7 @@ def watched(*arguments: Any, loaded: Any = None, **options: Any) -> Any:
     FOUND["checked_in_parts"] = bool(parts)
     FOUND["checked_parts"] = sum(isinstance(p, DTensor) for p in parts)
     FOUND["checked_parameters"] = len(parts)
-    FOUND["checked_bytes"] = sum((p.to_local() if isinstance(p, DTensor) else p).nbytes for p in parts)
-    FOUND["whole_bytes"] = sum(p.nbytes for p in parts)
+    FOUND["checked_bytes"] = 0 if loaded is None else rmx.training.proof.held(loaded)
     gc.collect()
     everything = gc.get_objects()
     FOUND["optimizers"] = sum(isinstance(thing, torch.optim.Optimizer) for thing in everything)

@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def assert_as_one_process(run: Path, found: list[dict[str, Any]], processes: int, **changes: Any) -> None:
+def assert_as_one_process(run: Path, found: list[dict[str, Any]], kind: str | None = None) -> None:
     """The same bytes; a tensor at a time; the check held parts, beside no optimizer and no gradient."""
     here, there = files(run / "model"), files(run / "model-whole")
     assert here.keys() == there.keys()
@@ -53,9 +53,8 @@ def assert_as_one_process(run: Path, found: list[dict[str, Any]], processes: int
         assert process["most_bytes"] <= found[0]["largest_bytes"]
         assert process["checked_in_parts"] and process["checked_parts"] > 0
         assert process["optimizers"] == process["gradients"] == 0
-    together = sum(process["checked_bytes"] for process in found)
-    copies = {"hsdp": 2}.get(changes.get("strategy", ""), 1)
-    assert together <= 1.05 * copies * found[0]["whole_bytes"]  # norms that tensor parallelism does not divide
+        if kind != "pissa":  # whose saved adapter is twice as large, on another base
+            assert 0 < process["checked_bytes"] == process["trained_parts_bytes"]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_the_folder_is_that_of_a_whole_model(
 ) -> None:
     """The embedded model, whose base is saved below an adapter."""
     found = saved(tmp_path / "run", strategy, processes, **changes)
-    assert_as_one_process(tmp_path / "run", found, processes, strategy=strategy)
+    assert_as_one_process(tmp_path / "run", found)
     indices = list((tmp_path / "run" / "model").rglob("model.safetensors.index.json"))
     assert len(indices) == ("shard_size" in changes)
 
@@ -86,7 +85,7 @@ def test_of_a_checkpoint(changes: dict[str, Any], dtype: torch.dtype, tmp_path: 
     """An adapter is gathered with its head, and nothing of its base is."""
     base = str(save_base("llama", tmp_path, dtype=dtype))
     found = saved(tmp_path / "run", "fsdp", 2, path=base, **changes)
-    assert_as_one_process(tmp_path / "run", found, 2)
+    assert_as_one_process(tmp_path / "run", found, changes.get("kind"))
     if changes:
         head = 32 * 4  # fetched once more, for its name in the contract
         assert found[0]["gathered_bytes"] <= found[0]["trained_bytes"] + head

@@ -89,15 +89,14 @@ def build_unread(
 
 
 def stored_tensors(unread: Mapping[str, Unread]) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name in the model, tensor), file by file, each mapped from the disk."""
-    by_file: dict[Path, list[str]] = {}
-    for name, where in unread.items():
-        by_file.setdefault(where.file, []).append(name)
-    for file, names in by_file.items():
-        with safe_open(file, framework="pt") as stored:
-            for name in names:
-                tensor = stored.get_tensor(unread[name].name)
-                yield name, tensor if unread[name].dtype is None else tensor.to(unread[name].dtype)
+    """Yield (name in the model, tensor), each mapped from the disk.
+
+    A file is opened for every tensor anew: what of a mapping was read counts as the process's memory until its end.
+    """
+    for name, where in sorted(unread.items(), key=lambda item: item[1][:2]):
+        with safe_open(where.file, framework="pt") as stored:
+            tensor = stored.get_tensor(where.name)
+            yield name, tensor if where.dtype is None else tensor.to(where.dtype)
 
 
 def in_model(model: nn.Module, unread: Iterable[tuple[nn.Parameter, Unread]]) -> dict[str, Unread]:

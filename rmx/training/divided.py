@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,6 +27,7 @@ from rmx.checkpoints.shards import save_shards, start_saving_shards, structure_o
 from rmx.checkpoints.tensors import state_bytes
 from rmx.errors import ConfigError
 from rmx.models.streaming import Fetch
+from rmx.models.unread import Unread, stored_tensors
 from rmx.training.lending import lend
 from rmx.training.strategies import DataParallel
 from rmx.training.weights import WEIGHTS, checkpoint_files, save_weights, saved_bytes
@@ -33,6 +35,8 @@ from rmx.training.weights import WEIGHTS, checkpoint_files, save_weights, saved_
 __all__ = ["DividedWeights", "check_arguments", "stored_weights", "without_weights"]
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class DividedWeights(DataParallel):
@@ -42,6 +46,7 @@ class DividedWeights(DataParallel):
         super().__init__(args)
         self.process = self.rank
         self.beside: dist.ProcessGroup | None = None
+        self.said_waiting = False
         self.skeleton: Any = None  # the model without weights, once it is divided
 
     def in_step(self, count: int) -> int:
@@ -84,6 +89,9 @@ class DividedWeights(DataParallel):
     ) -> None:
         """Let every process write its own parts into the folder that the first one opens and seals."""
         if optimizer is None:  # weights alone are for others to read, and no process has them to write them later
+            if background and self.process == 0 and not self.said_waiting:
+                log.info("trainer.async_save: divided weights without optimizer state are written while training waits")
+                self.said_waiting = True
             self.with_weights(model, lambda skeleton, fetch: write_alone(staged, skeleton, fetch, rest))
             return
         weights, state = self.divided_state(model, optimizer)
@@ -175,5 +183,5 @@ def stored_weights(model: nn.Module, folder: Path) -> Iterator[tuple[str, Tensor
         return
     for file in checkpoint_files(folder):
         with safe_open(str(folder / file), framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118  it is no mapping
-                yield name, stored.get_tensor(name)
+            names = list(stored.keys())
+        yield from stored_tensors({name: Unread(folder / file, name) for name in names})
