@@ -22,9 +22,11 @@ from training_bench import make_trainer
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
+from workflows import make_workflow
 
 from rmx.errors import ConfigError
 from rmx.models.layers import layers_of
+from rmx.run.inputs import load_for_run
 from rmx.training.arguments import shipped_values, trainer_settings
 from rmx.training.keys import ACTS, ELSEWHERE, NOT_HERE, SWITCHES, VALUES, idle
 from rmx.training.loop import Loop
@@ -121,14 +123,14 @@ def test_values_of_acting_keys_that_rmx_does_not_do_are_refused(name: str, value
 OFF = {
     "max_steps": {"max_steps": 5}, "eval_strategy": {"eval_strategy": "no"}, "save_strategy": {"save_strategy": "no"},
     "logging_strategy": {"logging_strategy": "no"}, "lr_scheduler_type": {"lr_scheduler_type": "constant"},
-    "torch_compile": {"torch_compile": False},
+    "torch_compile": {"torch_compile": False}, "use_liger_kernel": {"use_liger_kernel": False},
 }  # fmt: skip
 EXAMPLE = {
     "num_train_epochs": 2.0, "eval_steps": 3, "eval_delay": 2.0, "save_steps": 3, "logging_steps": 3, "warmup_steps": 4,
     "activation_checkpointing_kwargs": {"use_reentrant": False}, "dataloader_prefetch_factor": 2,
     "gradient_checkpointing_kwargs": {"use_reentrant": False}, "torch_compile_backend": "eager",
     "torch_compile_mode": "default", "dataloader_persistent_workers": True,
-    "dataloader_multiprocessing_context": "spawn", "greater_is_better": True,
+    "liger_kernel_config": {"rope": False}, "dataloader_multiprocessing_context": "spawn", "greater_is_better": True,
 }  # fmt: skip
 PAIRS = sorted({(name, key) for key, _, names in SWITCHES for name in names})
 
@@ -417,6 +419,26 @@ def test_the_layers_are_compiled_as_asked(tmp_path: Path, monkeypatch: pytest.Mo
         *[("LlamaDecoderLayer", {"backend": "inductor", "mode": None, "dynamic": True})] * layers,
         *[("LlamaDecoderLayer", {"backend": "eager", "mode": "max-autotune", "dynamic": True})] * layers,
     ]
+
+
+@shows("use_liger_kernel", "liger_kernel_config")
+def test_ligers_kernels_are_put_in_place_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run on a GPU, but for the device: the model is loaded, changed, and scored by nobody."""
+    pytest.importorskip("liger_kernel")
+    monkeypatch.setattr("rmx.models.fused.require_fusable", lambda *given: None)
+    asked = {"trainer_use_liger_kernel": True, "trainer_liger_kernel_config": {"rope": False, "swiglu": False}}
+    workflow = make_workflow(tmp_path / "run", trainer_use_cpu=True, **asked)
+    args = workflow.trainer.training_arguments(tmp_path, 0, evaluates=True)
+    loaded = load_for_run(workflow, args, trains=True)
+    assert loaded.fused == "7 LigerRMSNorm"  # two in each of three layers, and the last one
+    assert (
+        load_for_run(
+            make_workflow(tmp_path / "plain"),
+            trainer_settings(use_cpu=True).training_arguments(tmp_path, 0, evaluates=True),
+            trains=True,
+        ).fused
+        is None
+    )
 
 
 @shows("neftune_noise_alpha")

@@ -42,6 +42,7 @@ class LoadedModel:
     folder: Path | None = None  # the local files it was read from
     quantization: Quantization | None = None  # of the weights below the adapter
     initial_adapter: dict[str, torch.Tensor] | None = None  # PiSSA: the adapter that was taken out of the base
+    fused: str | None = None  # which kernels of Liger stand in its place
     unread: dict[str, Unread] = field(default_factory=dict)  # weights that are on the meta device, and where they lie
 
     @property

@@ -47,6 +47,8 @@ def show(w: Workflow, run: OpenRun, inputs: Inputs, phases: Sequence[str]) -> No
         rows["template"] = f"{inputs.template.name}, scored {scored[position]}"
         engine = inputs.model.scorer.engine
         rows["encoding"] = f"{engine.encoding}: {engine.reason}"
+        if inputs.model.loaded.fused is not None:
+            rows["kernels"] = f"Liger: {inputs.model.loaded.fused}"
         if "train" in phases:
             rows["training"] = _training(w, run, inputs)
         first = next((rows[0] for rows in inputs.sets.values() if len(rows)), None)

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     from rmx.data import Splits
     from rmx.models import LoadedModel
+    from rmx.models.resolve import Resolved
     from rmx.records import Comparison, EncodedComparison
     from rmx.run.open_run import OpenRun
     from rmx.templates import BoundTemplate
     from rmx.workflow import Workflow
 
-__all__ = ["Inputs", "Model", "prepare", "read"]
+__all__ = ["Inputs", "Model", "load_for_run", "prepare", "read"]
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,9 @@ def read(w: Workflow, run: OpenRun, phases: Collection[str], trained: Model | No
     """
     scores, trains = bool({"eval", "predict"} & set(phases)), "train" in phases
     if (scores or trains) and trained is None:
-        w.model.locate()  # a model that cannot be had is said before data is read
+        place = w.model.locate()  # a model that cannot be had is said before data is read
+        if w.trainer.arguments.get("use_liger_kernel"):
+            _require_fusable(w, run, place)
     splits = w.data.read(run.folder)
     for note in splits.accounting.notes:
         log.info("data: %s", note)
@@ -92,6 +95,21 @@ def read(w: Workflow, run: OpenRun, phases: Collection[str], trained: Model | No
             "or name one: data.eval_sets={test: <path>}"
         )
     return splits
+
+
+def _require_fusable(w: Workflow, run: OpenRun, place: Resolved | None) -> None:
+    """Refuse kernels that cannot be had on this device, or for this model, before anything is loaded."""
+    from rmx.models.build import config_of
+    from rmx.models.fused import require_fusable
+    from rmx.models.tiny import tiny_config
+
+    if place is None:
+        model_type: str | None = tiny_config().model_type
+    else:  # a stored adapter says what it stands on when it is loaded
+        known = (place.folder / "config.json").exists()
+        model_type = config_of(place).get_text_config().model_type if known else None
+    args = w.trainer.training_arguments(run.folder, w.seed, evaluates=False)
+    require_fusable(args.liger_kernel_config, args.device, model_type)
 
 
 def prepare(
@@ -125,7 +143,9 @@ def prepare(
             )
         if w.trainer.stop_after is not None:
             log.info("trainer.stop_after=%s does nothing: phases has no train", w.trainer.stop_after)
-    loaded = trained.loaded if use_trained and trained else _load(w, args, trains, divide) if needs_model else None
+    loaded = (
+        trained.loaded if use_trained and trained else load_for_run(w, args, trains, divide) if needs_model else None
+    )
     tokenizer = tokenizer_of(w.model) if loaded is None else loaded.tokenizer
     template = _bind(w, tokenizer)
     max_tokens = _max_tokens(w, loaded)
@@ -136,9 +156,15 @@ def prepare(
     return Inputs(splits, args, tokenizer, template, max_tokens, train, evals, encode.reports, model)
 
 
-def _load(
-    w: Workflow, args: TrainingArguments, trains: bool, divide: Callable[[Any, Mapping[str, Any]], None] | None
+def load_for_run(
+    w: Workflow,
+    args: TrainingArguments,
+    trains: bool,
+    divide: Callable[[Any, Mapping[str, Any]], None] | None = None,
 ) -> LoadedModel:
+    """Load the model, put fused kernels in its place where they are asked for, and divide it where it is divided."""
+    from rmx.models.fused import fuse
+
     loaded = w.model.load(
         adapter=w.peft if trains else None,
         trainable=trains,
@@ -146,6 +172,8 @@ def _load(
         device=str(args.device),
         divided=divide is not None,
     )
+    if args.use_liger_kernel:
+        loaded.fused = fuse(loaded.model, args.liger_kernel_config)
     if divide is not None:
         divide(loaded.model, loaded.unread)
     for note in loaded.notes:

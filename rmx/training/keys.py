@@ -50,12 +50,6 @@ NOT_HERE: dict[str, tuple[Any, str]] = {
         True,
         "the loss is divided by the pairs of the step on all devices; leave it out",
     ),
-    "use_liger_kernel": (
-        False,
-        "its kernels replace layers that the pair engine calls, and its loss is for vocabulary logits, which are not "
-        "computed here; use trainer.torch_compile=true",
-    ),
-    "liger_kernel_config": (None, "use_liger_kernel is not supported; use trainer.torch_compile=true"),
     "use_cache": (False, "nothing is generated, so there is nothing to cache; leave it out"),
     "log_on_each_node": (True, "the first rank writes the log; leave it out"),
     "prediction_loss_only": (False, "evaluation keeps every reward; use phases without predict to write none"),
@@ -114,6 +108,9 @@ ACTS = {
     "faster ones after",
     "torch_compile_backend": "the backend of torch.compile; unset is inductor",
     "torch_compile_mode": "the mode of torch.compile: default, reduce-overhead, max-autotune",
+    "use_liger_kernel": "Liger's Triton kernels for norms, rotary embedding and MLPs on a GPU; needs rmx[liger]",
+    "liger_kernel_config": "which of them: {rope: false, rms_norm: true, swiglu: true, ...}; unset is all that the "
+    "model has",
     "neftune_noise_alpha": "strength of uniform noise on the embeddings in training, scaled by each sequence's own "
     "length (NEFTune, Jain et al. 2023); 5 is usual",
     "torch_empty_cache_steps": "steps between two times of giving cached GPU memory back to the driver",
@@ -182,6 +179,7 @@ SWITCHES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("activation_checkpointing", _one_of(None, False), ("activation_checkpointing_kwargs",)),
     ("gradient_checkpointing", _one_of(None, False), ("gradient_checkpointing_kwargs",)),
     ("torch_compile", _one_of(False), ("torch_compile_backend", "torch_compile_mode")),
+    ("use_liger_kernel", _one_of(None, False), ("liger_kernel_config",)),
     (
         "dataloader_num_workers",
         _one_of(None, 0),
