@@ -395,7 +395,7 @@ class ZeroPartitions(DividedWeights):
         for values in optimizer.state.values():
             for name in optimizer.other_state():
                 value = stored["state"][0][name]
-                values[name] = value.to(values[name]) if isinstance(value, Tensor) else value
+                values[name] = value.to(values[name], copy=True) if isinstance(value, Tensor) else value
 
     def make_state(self, optimizer: PartOptimizer) -> None:
         """Let the optimizer make its state, and DeepSpeed learn where it is: a step of length 0 does both."""
