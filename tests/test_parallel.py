@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import save_base
 from transformers import TrainingArguments
+from workflows import make_workflow
 
 from rmx.errors import ConfigError, ModelError
+from rmx.models import Adapter, RewardModelSource
 from rmx.models.layers import layers_of
-from rmx.parallel import MeshSizes, Replicated, Sharded
+from rmx.parallel import MeshSizes, Replicated, Sharded, Zero
 from rmx.training.divided import check_arguments, without_weights
 from rmx.training.sharded import OPTIMIZERS, ShardedWeights
 
@@ -225,6 +227,7 @@ def test_sizes_by_hand() -> None:
         (Sharded(tensor=3), 4, "are 3 processes, and there are 4"),
         (Sharded(tensor="auto"), 4, "shard and tensor are both auto"),
         (Replicated(), 1, "there is one process"),
+        (Zero(stage=3), 1, "parallel=zero3: there is one process, and nothing to divide"),
     ):
         with pytest.raises(ConfigError, match=text):
             wrong.sizes(processes)
@@ -243,6 +246,18 @@ def test_auto_replicas_are_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_needs_whole_weights_is_refused(arguments: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
         check_arguments(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments), OPTIMIZERS)
+
+
+def test_deepspeed_is_asked_for_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"parallel=zero2: needs deepspeed; pip install 'rmx\[deepspeed\]'"):
+        Zero().refuse_missing()
+
+
+def test_quantised_weights_are_not_divided_by_deepspeed(tmp_path: Path) -> None:
+    model = RewardModelSource(name="m", path=str(tmp_path), quantization="4bit")
+    with pytest.raises(ConfigError, match="DeepSpeed does not divide the weights of"):
+        make_workflow(tmp_path, model=model, peft=Adapter(), parallel=Zero(stage=3))
 
 
 def test_a_division_that_did_not_take_effect_stops_the_run() -> None:
