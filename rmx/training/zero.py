@@ -37,11 +37,11 @@ from rmx.models.unread import Unread, stored_tensors
 from rmx.training.divided import DividedWeights, check_arguments, stored_weights, without_weights
 from rmx.training.memory_use import bytes_of, whole_shape
 from rmx.training.weights import kept_weights, load_parts
+from rmx.training.zero_memory import BUCKET
 
 __all__ = ["PartOptimizer", "ZeroPartitions"]
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")  # DeepSpeed replaces Adagrad by one of its making
-BUCKET = 50_000_000  # numbers that are averaged, gathered or fetched together
 
 log = logging.getLogger(__name__)
 
