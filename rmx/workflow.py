@@ -20,7 +20,7 @@ from rmx.data import LlamaFactoryData, Mixture, PreferenceData, SyntheticData
 from rmx.errors import ConfigError
 from rmx.launch import LocalRanks, RayRanks, SlurmRanks, named_waits, note, refuse_other_ranks
 from rmx.models import Adapter, RewardModelSource
-from rmx.parallel import NoParallel
+from rmx.parallel import NoParallel, Zero
 from rmx.planning import PlanSettings
 from rmx.templates import Template
 from rmx.training.arguments import TrainerSettings
@@ -105,6 +105,11 @@ class Workflow:
         refuse_wrong_fields(self)
         if "plan" in self.phases and len(self.phases) > 1:
             raise ConfigError("phases: plan stands alone: it reads no weights and starts nothing; give phases=[plan]")
+        if isinstance(self.parallel, Zero) and self.model.quantization in ("8bit", "4bit"):
+            raise ConfigError(
+                f"parallel=zero{self.parallel.stage}: DeepSpeed does not divide the weights of "
+                f"model.quantization={self.model.quantization}; take parallel=ddp, or leave quantization out"
+            )
 
     @property
     def plans(self) -> bool:

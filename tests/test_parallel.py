@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import save_base
 from transformers import TrainingArguments
+from workflows import make_workflow
 
 from rmx.errors import ConfigError, ModelError
 from rmx.models import Adapter, RewardModelSource
 from rmx.models.layers import layers_of
-from rmx.parallel import MeshSizes, Replicated, Sharded
+from rmx.parallel import MeshSizes, Replicated, Sharded, Zero
 from rmx.training.divided import check_arguments, without_weights
 from rmx.training.sharded import OPTIMIZERS, ShardedWeights
 from rmx.training.tensor_parallel import layer_styles
@@ -184,10 +185,11 @@ def assert_continues(chain: list[tuple[str, int, int]], changes: dict[str, Any],
 
 
 @pytest.mark.slow
-def test_a_finished_model_is_scored_with_divided_weights(alone: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+def test_a_finished_model_is_scored_with_divided_weights(strategy: str, alone: Any, tmp_path: Path) -> None:
     one = alone()
     model = {"path": str(one / "model"), "phases": ["eval", "predict"]}
-    scored = trained(tmp_path / "run", "fsdp", 2, **model)
+    scored = trained(tmp_path / "run", strategy, 2, **model)
     there, here = lines(one, "generated_predictions.jsonl"), lines(scored, "generated_predictions.jsonl")
     assert [row["id"] for row in here] == [row["id"] for row in there]
     assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)
@@ -198,7 +200,8 @@ def test_a_finished_model_is_scored_with_divided_weights(alone: Any, tmp_path: P
     [("fsdp", 2, {}),
      *(pytest.param(*cell, marks=pytest.mark.slow) for cell in (
          ("fsdp", 2, {"lora": True}), ("tp", 2, {}), ("tp", 2, {"lora": True}), ("hsdp", 4, {"lora": True}),
-         ("offload", 2, {}), ("fsdp_tp", 4, {})))],
+         ("offload", 2, {}), ("fsdp_tp", 4, {}),
+         ("zero2", 2, {}), ("zero3", 2, {}), ("zero3", 2, {"lora": True})))],
     ids=str,
 )  # fmt: skip
 def test_each_process_reads_its_part_of_the_files(
@@ -208,7 +211,9 @@ def test_each_process_reads_its_part_of_the_files(
     base = str(save_base("llama", tmp_path))
     one = trained(tmp_path / "one", "none", 1, path=base, **changes)
     several = trained(tmp_path / "several", strategy, processes, path=base, **changes)
-    assert "every process reads its part of the weights only" in (several / "run.log").read_text()
+    assert ("every process reads its part of the weights only" in (several / "run.log").read_text()) == (
+        strategy != "zero2"  # whose processes hold all of them
+    )
     assert "every process reads" not in (one / "run.log").read_text()
     assert_same(one, several)
 
@@ -306,6 +311,7 @@ def test_sizes_by_hand() -> None:
         (Sharded(tensor=3), 4, "are 3 processes, and there are 4"),
         (Sharded(tensor="auto"), 4, "shard and tensor are both auto"),
         (Replicated(), 1, "there is one process"),
+        (Zero(stage=3), 1, "parallel=zero3: there is one process, and nothing to divide"),
     ):
         with pytest.raises(ConfigError, match=text):
             wrong.sizes(processes)
@@ -347,6 +353,18 @@ def test_of_an_adapter_the_side_that_its_layer_divides_is_divided() -> None:
 def test_adapters_that_need_more_than_their_parts_are_refused(adapter: Adapter, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         layer_styles(RewardModelSource().load(adapter=adapter).model, 2)
+
+
+def test_deepspeed_is_asked_for_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"parallel=zero2: needs deepspeed; pip install 'rmx\[deepspeed\]'"):
+        Zero().refuse_missing()
+
+
+def test_quantised_weights_are_not_divided_by_deepspeed(tmp_path: Path) -> None:
+    model = RewardModelSource(name="m", path=str(tmp_path), quantization="4bit")
+    with pytest.raises(ConfigError, match="DeepSpeed does not divide the weights of"):
+        make_workflow(tmp_path, model=model, peft=Adapter(), parallel=Zero(stage=3))
 
 
 def test_a_division_that_did_not_take_effect_stops_the_run() -> None:

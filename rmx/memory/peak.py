@@ -24,7 +24,7 @@ class Parts:
         quantization: scales of quantised weights.
         gradients: of what is trained.
         optimizer: its state.
-        buckets: DistributedDataParallel's copy of the gradients.
+        buckets: what gradients are averaged in (DistributedDataParallel, DeepSpeed).
         gathered: whole weights of the layers at work, where weights are divided.
         copies: bfloat16 copies of float32 weights, or of quantised ones, that products are computed with.
         step: what the optimizer's step takes for its length.

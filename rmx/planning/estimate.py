@@ -11,12 +11,15 @@ from rmx.errors import ConfigError
 from rmx.memory.activations import ActivationCounter, Activations
 from rmx.memory.peak import Parts
 from rmx.models.skeleton import Skeleton, blueprint, skeleton
-from rmx.parallel import MeshSizes, NoParallel, Replicated, Sharded
+from rmx.parallel import MeshSizes, NoParallel, Replicated, Sharded, Zero
 from rmx.planning.gpus import DEVICES
 from rmx.planning.parts import held_by_fullest, parts_of
 from rmx.planning.work import Rows, Work, work_of
+from rmx.training.divided import check_arguments
 from rmx.training.flops import flop_counts
 from rmx.training.token_budget import LARGEST, SMALLEST, asks_for_checkpointing, budget_within, checkpointed_every
+from rmx.training.zero import OPTIMIZERS
+from rmx.training.zero_memory import held_by_zero
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -122,7 +125,9 @@ class Planner:
         strategies = [
             self.fit(parallel, n, self.settings.device, again)
             for n in sorted({1, node, 2 * node, processes})
-            for parallel in _strategies(n, node, tensor=not self.skeleton.packed)
+            for parallel in _strategies(
+                n, node, tensor=not self.skeleton.packed, deepspeed=isinstance(self.w.parallel, Zero)
+            )
             for again in dict.fromkeys((checkpointing, True))
         ]
         devices = [self.fit(self.w.parallel, processes, name, checkpointing) for name in DEVICES]
@@ -145,17 +150,21 @@ class Planner:
         blank = Fit(processes, "", device, checkpointing, None)
         try:
             sizes = parallel.sizes(processes, self.settings.processes_per_node)
-            words = "none" if processes == 1 else "ddp" if sizes is None else _words(sizes, parallel)
+            zero = parallel.stage if isinstance(parallel, Zero) else None
+            words = "none" if processes == 1 else parallel_name(parallel) if zero else "ddp"
+            if sizes is not None:
+                words = _words(sizes, parallel)
             parts = parts_of(
                 self.skeleton,
                 self.args,
                 self.token(checkpointing, 1 if sizes is None else sizes.tensor),
-                held=self.held(sizes),
+                held=self.held_by_zero(zero, processes) if zero else self.held(sizes),
                 sizes=sizes,
                 processes=processes,
                 precision=self.precision,
                 checkpointing=checkpointing,
                 cpu_offload=isinstance(parallel, Sharded) and parallel.cpu_offload,
+                zero=zero,
             )
         except ConfigError as error:
             return replace(blank, parallel=parallel_name(parallel), why_not=str(error))
@@ -219,6 +228,11 @@ class Planner:
         every = checkpointed_every(self.args)
         return self.activations.of(checkpointing=checkpointing, every_n_layers=every, tensor=tensor)
 
+    def held_by_zero(self, stage: int, processes: int) -> list[int]:
+        """Return the bytes that stay in the fullest of the processes that DeepSpeed divides among."""
+        check_arguments(self.args, OPTIMIZERS)
+        return held_by_zero(self.skeleton.model, self.args, stage, processes)
+
     def held(self, sizes: MeshSizes | None) -> list[int]:
         """Return the bytes that stay in the fullest process, counted once for each division."""
         if sizes not in self._held:
@@ -229,9 +243,11 @@ class Planner:
 def parallel_name(parallel: NoParallel) -> str:
     """Return what a strategy is, where its sizes do not fit the number of processes.
 
-    >>> parallel_name(Replicated()), parallel_name(Sharded())
-    ('ddp', 'fsdp')
+    >>> parallel_name(Replicated()), parallel_name(Sharded()), parallel_name(Zero(stage=3))
+    ('ddp', 'fsdp', 'zero3')
     """
+    if isinstance(parallel, Zero):
+        return f"zero{parallel.stage}"
     if not isinstance(parallel, Sharded):
         return "ddp" if isinstance(parallel, Replicated) else "none"
     return {(False, False): "fsdp", (True, False): "hsdp", (False, True): "fsdp_tp"}.get(
@@ -246,8 +262,8 @@ def _words(sizes: Any, parallel: NoParallel) -> str:
     return f"{name} ({' x '.join(parts)}){offload}"
 
 
-def _strategies(processes: int, per_node: int, *, tensor: bool) -> list[NoParallel]:
-    """The shipped ways to share a model among so many processes."""
+def _strategies(processes: int, per_node: int, *, tensor: bool, deepspeed: bool) -> list[NoParallel]:
+    """The shipped ways to share a model among so many processes; DeepSpeed's where one of them is asked for."""
     if processes == 1:
         return [NoParallel()]
     found: list[NoParallel] = [Replicated(), Sharded()]
@@ -255,6 +271,8 @@ def _strategies(processes: int, per_node: int, *, tensor: bool) -> list[NoParall
         found.append(Sharded(shard=per_node, replicate="auto"))
     if tensor and processes % 2 == 0:
         found.append(Sharded(tensor=2))
+    if deepspeed:
+        found += [Zero(stage=2), Zero(stage=3)]
     return found
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
+from rmx.errors import ConfigError
 from rmx.memory.activations import Activations
 from rmx.memory.peak import Parts, copied_bytes, gathered_bytes
 from rmx.models import unwrap
@@ -25,6 +26,7 @@ from rmx.parallel import MeshSizes
 from rmx.training.optimizer_use import held_after_step, step_bytes
 from rmx.training.tensor_parallel import layer_styles
 from rmx.training.token_budget import checkpointed_every
+from rmx.training.zero_memory import bucket_bytes
 
 __all__ = ["divide", "held_by_fullest", "parts_of"]
 
@@ -40,6 +42,7 @@ def parts_of(
     precision: Literal["fp32", "bf16"],
     checkpointing: bool,
     cpu_offload: bool = False,
+    zero: int | None = None,
 ) -> Parts:
     """Return the bytes of the fullest process.
 
@@ -53,14 +56,17 @@ def parts_of(
         precision: of the backbone's products.
         checkpointing: whether layers are computed again in the backward pass.
         cpu_offload: whether the parts wait in the host's memory.
+        zero: stage of DeepSpeed; None where torch divides.
 
     Raises:
         ConfigError: the division is not possible.
     """
     model, tensor = skeleton.model, 1 if sizes is None else sizes.tensor
+    if skeleton.packed and zero:
+        raise ConfigError("parallel: DeepSpeed does not divide quantised weights; take parallel=fsdp or ddp")
     weights, gradients, optimizer = held
-    gathers = sizes is not None and sizes.data > 1
-    gathered = gathered_bytes(divide(model, None, skeleton.packed), tensor) if gathers else 0
+    gathers = zero == 3 or (sizes is not None and sizes.data > 1)
+    buckets = bucket_bytes(model.parameters()) if zero else gradients if sizes is None and processes > 1 else 0
     one_layer = checkpointing and checkpointed_every(args) == 1  # else others keep their copies
     host = 0
     if cpu_offload:
@@ -70,8 +76,8 @@ def parts_of(
         quantization=_scales(skeleton),
         gradients=gradients,
         optimizer=optimizer,
-        buckets=gradients if sizes is None and processes > 1 else 0,
-        gathered=gathered,
+        buckets=buckets,
+        gathered=gathered_bytes(divide(model, None, skeleton.packed), tensor) if gathers else 0,
         copies=copied_bytes(model, skeleton.quantized, precision, one_layer) // tensor,
         step=0 if cpu_offload else step_bytes(gradients, args),
         per_token=None if isinstance(activations, str) else activations.at_peak,

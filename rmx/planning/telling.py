@@ -177,7 +177,7 @@ def _bytes(fit: Fit) -> list[tuple[str, str]]:
     named = [
         ("weights", parts.weights), ("scales of quantised weights", parts.quantization),
         ("gradients", parts.gradients), ("optimizer state", parts.optimizer),
-        ("gradient buckets of DDP", parts.buckets), ("whole weights of the layers at work", parts.gathered),
+        ("buckets that average gradients", parts.buckets), ("whole weights of the layers at work", parts.gathered),
         ("bfloat16 copies of weights", parts.copies),
     ]  # fmt: skip
     rows = [(name, readable_bytes(size)) for name, size in named if size]

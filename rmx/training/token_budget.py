@@ -20,6 +20,7 @@ from rmx.memory.peak import Parts, copied_bytes, gathered_bytes
 from rmx.models.adapters import QUANTIZED_LINEARS
 from rmx.training.memory_use import bytes_of
 from rmx.training.optimizer_use import held_after_step, step_bytes
+from rmx.training.zero_memory import bucket_bytes, held_by_zero
 
 __all__ = [
     "LARGEST",
@@ -139,7 +140,9 @@ def process_parts(engine: Engine, args: TrainingArguments, activations: Activati
     divided = any(isinstance(p, DTensor) for p in model.parameters())
     offloaded = divided and all(p.device.type == "cpu" for p in model.parameters()) and args.device.type != "cpu"
     tensor, again = _mesh_size(model, "tensor"), asks_for_checkpointing(args)
-    weights, gradients, optimizer = (0, 0, 0) if offloaded else _held(model, args)
+    zero = any(hasattr(p, "ds_shape") for p in model.parameters())  # DeepSpeed has divided the weights
+    held = held_by_zero(model, args, 3, args.world_size) if zero else _held(model, args)
+    weights, gradients, optimizer = (0, 0, 0) if offloaded else held
     quantized = [name for name, module in model.named_modules() if type(module).__name__ in QUANTIZED_LINEARS]
     one_layer = again and checkpointed_every(args) == 1
     gathers = divided and max(_mesh_size(model, "shard"), _mesh_size(model, "replicate")) > 1
@@ -148,8 +151,8 @@ def process_parts(engine: Engine, args: TrainingArguments, activations: Activati
         quantization=0,  # scales lie on the device since the weights were read: they are not free
         gradients=gradients,
         optimizer=optimizer,
-        buckets=gradients if args.world_size > 1 and not divided else 0,
-        gathered=gathered_bytes(model, tensor) if gathers else 0,
+        buckets=bucket_bytes(model.parameters()) if zero else gradients if args.world_size > 1 and not divided else 0,
+        gathered=gathered_bytes(model, tensor) if gathers or zero else 0,
         copies=copied_bytes(model, quantized, engine.precision, one_layer) // tensor,
         step=0 if offloaded else step_bytes(gradients, args),
         per_token=guessed_bytes(engine, one_layer) if isinstance(activations, str) else activations.at_peak,

@@ -37,11 +37,11 @@ from rmx.models.unread import Unread, stored_tensors
 from rmx.training.divided import DividedWeights, check_arguments, stored_weights, without_weights
 from rmx.training.memory_use import bytes_of, whole_shape
 from rmx.training.weights import kept_weights, load_parts
+from rmx.training.zero_memory import BUCKET
 
 __all__ = ["PartOptimizer", "ZeroPartitions"]
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")  # DeepSpeed replaces Adagrad by one of its making
-BUCKET = 50_000_000  # numbers that are averaged, gathered or fetched together
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,31 @@ class PartOptimizer(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Clip, move the parts, and send them to who needs them."""
         self.engine.step()
+
+    def make_state(self) -> None:
+        """Make the state of all parts, of zeros: in the first step DeepSpeed 0.19.8 learns only of what is there."""
+        parts = [p for group in self.inner.param_groups for p in group["params"]]
+        for part in parts:
+            part.grad = torch.zeros_like(part)
+        with self.standing():
+            self.inner.step()
+        for part in parts:
+            part.grad = None
+            for value in self.state[part].values():
+                if isinstance(value, Tensor):
+                    value.zero_()
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """A block in which steps have length 0."""
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] = 0.0
+        try:
+            yield
+        finally:
+            for group, rate in zip(self.param_groups, rates, strict=True):
+                group["lr"] = rate
 
     def element_names(self) -> list[str]:
         """Return the names of the state that has a number per weight: exp_avg, momentum_buffer."""
@@ -193,6 +218,8 @@ class ZeroPartitions(DividedWeights):
             model=module, optimizer=optimizer, config=self.settings(outer.parameters), dist_init_required=False
         )
         self.trains = True
+        if self.stage == 2:
+            outer.make_state()
         self.refuse_whole(module, outer)
         return self.engine, outer
 
@@ -386,17 +413,13 @@ class ZeroPartitions(DividedWeights):
         for values in optimizer.state.values():
             for name in optimizer.other_state():
                 value = stored["state"][0][name]
-                values[name] = value.to(values[name]) if isinstance(value, Tensor) else value
+                values[name] = value.to(values[name], copy=True) if isinstance(value, Tensor) else value
 
     def make_state(self, optimizer: PartOptimizer) -> None:
         """Let the optimizer make its state, and DeepSpeed learn where it is: a step of length 0 does both."""
-        rates = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            group["lr"] = 0.0
-        self.trial(self.engine)
-        optimizer.step()
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        with optimizer.standing():
+            self.trial(self.engine)
+            optimizer.step()
         self.reached.clear()
 
     def put_state(self, parameter: nn.Parameter, name: str, value: Tensor) -> None:
@@ -429,6 +452,7 @@ def start_engine(**arguments: Any) -> Any:
 
 def stop_engine(engine: Any) -> None:
     """Take everything from the model that an engine has hung on it; its weights stay divided."""
+    engine.empty_partition_cache()  # what the last forward pass has left whole
     engine.destroy()
     engine.module_forward_pre_hook.remove()
     engine.module_forward_post_hook.remove()
