@@ -272,7 +272,8 @@ def test_a_run_on_4_bits_continues_on_other_processes(alone: Any, base_to_pack: 
 def test_a_finished_adapter_is_scored_on_its_divided_4_bits(alone: Any, base_to_pack: str, tmp_path: Path) -> None:
     """Its base is packed whole by every process, and divided then."""
     one = alone(**QLORA, path=base_to_pack)
-    scored = trained(tmp_path / "run", "fsdp", 2, path=str(one / "model"), phases=["eval", "predict"])
+    model = {"path": str(one / "model"), "dtype": "float32"}
+    scored = trained(tmp_path / "run", "fsdp", 2, **model, phases=["eval", "predict"])
     assert "it lies below a stored adapter" in (scored / "run.log").read_text()
     there, here = lines(one, "generated_predictions.jsonl"), lines(scored, "generated_predictions.jsonl")
     assert [row["chosen"] for row in here] == pytest.approx([row["chosen"] for row in there], abs=1e-5)

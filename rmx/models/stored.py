@@ -123,7 +123,8 @@ def open_adapter(base: Base, place: Resolved, wish: Wish, trainable: bool) -> An
     if not keep:
         init_head(model, "zero" if wish.source.head_init == "zero" else "normal", wish.seed)
     head = "its head" if keep else f"a new head (model.head_init={wish.source.head_init})"
-    base.notes = [f"adapter {place.path} on {base.path}, with {head}"]  # what was said of the base's own head is void
+    reading = [note for note in base.notes if note.startswith("every process reads")]
+    base.notes = [f"adapter {place.path} on {base.path}, with {head}", *reading]  # of the base's own head all is void
     return model
 
 
