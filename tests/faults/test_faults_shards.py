@@ -151,7 +151,7 @@ def unfinished(folder: Path) -> list[Path]:
     return list((folder / "run").glob(".model.*.unfinished"))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_artefact_that_is_cut_off_is_not_there(
     victim: int, models: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -184,7 +184,7 @@ def test_a_full_disk_while_the_artefact_is_written(models: Path, undisturbed: di
 @pytest.mark.parametrize(
     ("name", "text"),
     [("transformer.h.0.mlp.c_fc.weight", "the saved model is not the trained one, do not use it"),
-     ("score.weight", "the head on disk is not the trained one")],
+     pytest.param("score.weight", "the head on disk is not the trained one", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_an_artefact_that_scores_otherwise_is_an_error_of_both(
     name: str, text: str, models: Path, tmp_path: Path
