@@ -49,7 +49,10 @@ from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, saved_
 
 __all__ = ["ShardedWeights", "part_of", "whole"]
 
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # element by element: a part is enough
+OPTIMIZERS = (
+    *("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop"),  # element by element: a part is enough
+    *("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd"),
+)
 
 
 class ShardedWeights(DataParallel):
