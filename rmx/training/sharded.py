@@ -49,8 +49,9 @@ from rmx.training.weights import WEIGHTS, checkpoint_files, kept_weights, saved_
 
 __all__ = ["ShardedWeights", "part_of", "whole"]
 
+# Element by element, so that a part of the weights is enough.
 OPTIMIZERS = (
-    *("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop"),  # element by element: a part is enough
+    *("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop"),
     *("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd"),
 )
 
