@@ -15,12 +15,14 @@ import triton
 import triton.language as tl
 from peft import LoraConfig, get_peft_model
 from tiny_models import CONFIGS
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, TrainingArguments
 from triton.runtime import interpreter
 
 from rmx.engine import Engine
 from rmx.models import fused, unwrap
+from rmx.parallel import MeshSizes
 from rmx.records import EncodedComparison, Pair
+from rmx.training.sharded import ShardedWeights
 
 # --- What the interpreter of Triton 3.9 lacks -------------------------------------------------------------------------
 
@@ -133,5 +135,27 @@ def counted_rotary() -> list[None]:
     return calls
 
 
+def divided(folder: str) -> None:
+    """One of two processes: kernels put in place, weights divided, against the whole model without kernels."""
+    prepare()
+    torch.distributed.init_process_group("gloo")
+    model = model_of("llama", False)
+    expected = results(model, "auto")
+    assert fused.fuse(model)
+    args = TrainingArguments(folder, use_cpu=True, report_to="none")
+    ShardedWeights(args, MeshSizes(replicate=1, shard=2, tensor=1)).divide(model, {})
+    engine = Engine(model.eval())
+    model.zero_grad()
+    rewards = engine.rewards(engine.collate(rows()))
+    (rewards * torch.linspace(-1, 1.5, len(rewards))).sum().backward()  # the same rows twice: the mean is the whole
+    gradients = torch.cat([p.grad.full_tensor().flatten() for p in model.parameters() if p.grad is not None])
+    if torch.distributed.get_rank() == 0:
+        print(json.dumps([distance(rewards.detach(), expected[0]), distance(gradients, expected[1])]))
+    torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2] == "adapter")))
+    if sys.argv[1] == "divided":
+        divided(sys.argv[2])
+    else:
+        print(json.dumps(main(sys.argv[1], sys.argv[2] == "adapter")))

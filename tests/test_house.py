@@ -15,14 +15,15 @@ FILES = sorted([*(ROOT / "rmx").rglob("*.py"), *(ROOT / "hydra_plugins").rglob("
 LIBRARIES = {"accelerate", "hydra", "optuna", "peft", "torch", "transformers"}
 LONGEST_FUNCTION = 60  # lines below its signature and docstring: what fits on a screen
 
-# Private names of libraries that the product uses, all of transformers (5.23 was read), because it has no public ones
-# for what they say. `test_private_names_still_mean_what_was_read` notices their change.
+# Private names of libraries that the product uses, of transformers (5.23 was read) and torch (2.13): no public ones
+# say what they say. `test_private_names_still_mean_what_was_read` notices their change.
 PRIVATE_NAMES = {
     "_attn_implementation": "the attention function that a model runs with",
     "_supports_attention_backend": "whether a model takes an attention function from outside",
     "_is_stateful": "whether a model carries a recurrent state from token to token",
     "_supports_sdpa": "whether a model runs with torch's scaled dot product attention",
     "_hf_peft_config_loaded": "whether save_pretrained looks for an adapter",
+    "_dynamo": "how many graphs torch.compile has made, and the error at its limit (tests/test_compiled.py)",
 }
 NOT_PRIVATE = {"_replace", "_asdict", "_exit"}  # documented, in spite of their names: NamedTuple, os
 
@@ -68,7 +69,11 @@ def test_private_names_still_mean_what_was_read() -> None:
     assert type(model.base_model)._supports_attention_backend is True
     assert [type(model.base_model)._is_stateful, MambaModel._is_stateful] == [False, True]
     assert type(model)._hf_peft_config_loaded is False
-    assert len(PRIVATE_NAMES) == 5  # each is looked at above
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+    from torch._dynamo.utils import counters
+
+    assert issubclass(FailOnRecompileLimitHit, Exception) and isinstance(counters["stats"], Counter)
+    assert len(PRIVATE_NAMES) == 6  # each is looked at above
 
 
 def test_library_methods_that_start_with_an_underscore_are_not_overridden() -> None:

@@ -185,6 +185,19 @@ def assert_continues(chain: list[tuple[str, int, int]], changes: dict[str, Any],
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name.startswith("schedule_free")])
+def test_schedule_free_optimizers_move_parts_as_they_move_the_whole(optimizer: str, alone: Any, tmp_path: Path) -> None:
+    """Ten steps; those of Adam's kind make the rounding of a tiny gradient a step: 1e-6 of a weight."""
+    pytest.importorskip("schedulefree")
+    settings = {**ADAM, "trainer_optim": optimizer}
+    one, run = alone(**settings), trained(tmp_path / "run", "fsdp", 2, **settings)
+    assert column(run, "train/loss") == pytest.approx(column(one, "train/loss"), abs=2e-6)
+    a, b = weights(one), weights(run)
+    difference = sum(float((a[name] - b[name]).double().square().sum()) for name in a) ** 0.5
+    assert difference <= 1e-5 * sum(float(tensor.double().square().sum()) for tensor in a.values()) ** 0.5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
 def test_a_finished_model_is_scored_with_divided_weights(strategy: str, alone: Any, tmp_path: Path) -> None:
     one = alone()
@@ -326,6 +339,7 @@ def test_auto_replicas_are_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [({"optim": "adafactor"}, "trainer.optim=adafactor: is not known to be right on divided weights"),
+     ({"optim": "lion_32bit"}, "trainer.optim=lion_32bit: is not known .*; give one of adamw_torch, .*schedule_free"),
      ({"ddp_bucket_cap_mb": 10}, "trainer.ddp_bucket_cap_mb: belongs to parallel=ddp")],
 )  # fmt: skip
 def test_what_needs_whole_weights_is_refused(arguments: dict[str, Any], text: str, tmp_path: Path) -> None:

@@ -304,6 +304,16 @@ def test_every_optimizer_trains_or_is_refused_before_anything_is_read(name: str,
 ALWAYS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")  # torch and transformers alone
 
 
+def test_fused_adamw_is_adamw_within_rounding(tmp_path: Path) -> None:
+    """One kernel for the whole update: the same formula, whose float32 operations come in another order."""
+    fused, loops = (
+        weights(trained(tmp_path / name, max_steps=6, optim=name, weight_decay=0.1, max_grad_norm=0.0))
+        for name in ("adamw_torch_fused", "adamw_torch")
+    )
+    start = weights(make_trainer(tmp_path / "start"))
+    assert (fused - loops).norm() <= 1e-5 * (loops - start).norm()
+
+
 @shows("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 def test_adams_numbers_reach_it(tmp_path: Path) -> None:
     """Matrices decay; biases and norms do not."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rmx.data import SyntheticData
-from rmx.errors import DataError
+from rmx.errors import ConfigError, DataError
 from rmx.models import tokenizer_of
 from rmx.scoring.scorer import Scorer
 from rmx.tokens import TruncationReport, cached_encode, rows_facts
@@ -103,6 +104,7 @@ def _require_fusable(w: Workflow, run: OpenRun, place: Resolved | None) -> None:
     from rmx.models.fused import require_fusable
     from rmx.models.tiny import tiny_config
 
+    refuse_divided_layers(w)
     if place is None:
         model_type: str | None = tiny_config().model_type
     else:  # a stored adapter says what it stands on when it is loaded
@@ -110,6 +112,20 @@ def _require_fusable(w: Workflow, run: OpenRun, place: Resolved | None) -> None:
         model_type = config_of(place).get_text_config().model_type if known else None
     args = w.trainer.training_arguments(run.folder, w.seed, evaluates=False)
     require_fusable(args.liger_kernel_config, args.device, model_type)
+
+
+def refuse_divided_layers(w: Workflow) -> None:
+    """Refuse fused kernels where a process holds a part of each layer only.
+
+    Raises:
+        ConfigError: `parallel.tensor` divides layers.
+    """
+    sizes = w.parallel.sizes(int(os.environ.get("WORLD_SIZE", "1")))
+    if sizes is not None and sizes.tensor > 1:
+        raise ConfigError(
+            f"trainer.use_liger_kernel: its kernels take whole norms and heads, and parallel.tensor={sizes.tensor} "
+            "divides them; leave it out, or use parallel=fsdp"
+        )
 
 
 def prepare(

@@ -63,11 +63,7 @@ class DividedWeights(DataParallel):
         raise NotImplementedError
 
     def lendable(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """Return what `gathered_tensor` makes whole, by its name in `state_dict()`; every process has to call it."""
-        raise NotImplementedError
-
-    def gathered_tensor(self, tensor: Tensor) -> Tensor | None:
-        """Make a tensor whole; the first process gets it, in the host's memory. Every process has to call it."""
+        """Return what `whole` makes whole, by its name in `state_dict()`; every process has to call it."""
         raise NotImplementedError
 
     def with_weights(self, model: nn.Module, work: Callable[[nn.Module, Fetch | None], T]) -> T:
@@ -76,8 +72,13 @@ class DividedWeights(DataParallel):
         return lend(
             self.process,
             lambda fetch: work(self.skeleton, fetch),
-            lambda name: self.gathered_tensor(state[name]),
+            lambda name: self._for_first(state[name]),
         )
+
+    def _for_first(self, tensor: Tensor) -> Tensor | None:
+        """Make a tensor whole; the first process gets it, in the host's memory."""
+        complete = self.whole(tensor)
+        return complete.cpu() if self.process == 0 else None
 
     def write_checkpoint(
         self,

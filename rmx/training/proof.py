@@ -77,7 +77,9 @@ def _prove_in_parts(
     if saved is None:
         return None
     strategy.divide_again(saved.model, saved.unread)
-    return strategy.everywhere(lambda: verify_artefact(folder, token_ids, expected, loaded=saved.model, **options))
+    return strategy.everywhere(
+        lambda: verify_artefact(folder, token_ids, expected, loaded=saved.model, whole=strategy.whole, **options)
+    )
 
 
 def _parts_of(strategy: OneProcess, folder: Path, trained: LoadedModel) -> LoadedModel | None:

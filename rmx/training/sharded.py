@@ -43,7 +43,11 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # element by element: a part is enough
+# Element by element, so that a part of the weights is enough.
+OPTIMIZERS = (
+    *("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop"),
+    *("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd"),
+)
 
 
 class ShardedWeights(DividedWeights):
@@ -186,10 +190,9 @@ class ShardedWeights(DividedWeights):
         reshard(model)
         return model.state_dict()
 
-    def gathered_tensor(self, tensor: Tensor) -> Tensor | None:
-        """Make a divided tensor whole; the first process gets it, in the host's memory."""
-        complete = whole(tensor.detach())
-        return complete.cpu() if self.process == 0 else None
+    def whole(self, tensor: Tensor) -> Tensor:
+        """See `OneProcess.whole`."""
+        return whole(tensor.detach())
 
     def divided_state(
         self, model: nn.Module, optimizer: torch.optim.Optimizer

@@ -184,6 +184,10 @@ class OneProcess:
 
     # --- State --------------------------------------------------------------------------------------------------------
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a weight, a part of which is here maybe, whole; every process has to call it, and gets it."""
+        return tensor.detach()
+
     def with_weights(self, model: nn.Module, work: Callable[[nn.Module, Fetch | None], T]) -> T:
         """Let the first process do something that needs whole weights; all return, or raise, what it does.
 

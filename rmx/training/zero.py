@@ -323,10 +323,10 @@ class ZeroPartitions(DividedWeights):
         """See `DividedWeights.lendable`."""
         return model.state_dict(keep_vars=True)
 
-    def gathered_tensor(self, tensor: Tensor) -> Tensor | None:
-        """See `DividedWeights.gathered_tensor`."""
+    def whole(self, tensor: Tensor) -> Tensor:
+        """See `OneProcess.whole`."""
         with gathered(tensor):
-            return tensor.detach().cpu().clone() if self.process == 0 else None
+            return tensor.detach().clone()
 
     def divided_state(
         self, model: nn.Module, optimizer: torch.optim.Optimizer

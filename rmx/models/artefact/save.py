@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rmx.errors import ModelError, OutputError
@@ -144,8 +143,8 @@ def head_hash(model: torch.nn.Module, fetch: Fetch | None = None) -> str:
     """SHA-256 of the head's float32 weight: a name for what was trained.
 
     Args:
-        model: The reward model; where it is divided, every process has to call this.
-        fetch: Returns a weight of `model.state_dict()` by its name, where the model has none itself.
+        model: The reward model.
+        fetch: Returns a weight of `model.state_dict()` by its name, where the model has none or a part only.
 
     >>> head = torch.nn.Linear(2, 1, bias=False)
     >>> len(hashlib.sha256(head.weight.detach().numpy().tobytes()).hexdigest())
@@ -154,9 +153,6 @@ def head_hash(model: torch.nn.Module, fetch: Fetch | None = None) -> str:
     weight = linear_of(head_of(model).module).weight
     if fetch is not None:
         weight = fetch(next(name for name, value in model.state_dict(keep_vars=True).items() if value is weight))
-    if isinstance(weight, DTensor):
-        parts: Any = weight.detach().to(weight.device_mesh.device_type)
-        weight = parts.full_tensor()
     return hashlib.sha256(weight.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 

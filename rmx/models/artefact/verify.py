@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -45,6 +45,7 @@ def verify_artefact(
     max_tokens_per_batch: int = 4096,
     beside: torch.nn.Module | None = None,
     loaded: torch.nn.Module | None = None,
+    whole: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach,
 ) -> Verification:
     """Load the artefact with plain `AutoModelForSequenceClassification` and score rows as TRL and others do.
 
@@ -62,6 +63,7 @@ def verify_artefact(
             memory for as long as the check takes.
         loaded: The artefact, where it was loaded in another way: read in parts and divided among processes, each of
             which calls this. Half precision has then rounded neither head nor adapter.
+        whole: Makes a weight of `loaded` whole, in every process.
 
     Raises:
         ArtefactError: A reward differs by more, or the head on disk is not the one that was trained.
@@ -76,7 +78,8 @@ def verify_artefact(
     with room(needed, beside, place):  # quantised weights stay where they are
         model: Any = _load_plain(folder, contract, device or "cpu") if loaded is None else loaded
         dtype = model.dtype
-        _check_head(folder, model, contract, rounded=loaded is None and dtype != torch.float32)
+        if loaded is not None or dtype == torch.float32:  # else the head is rounded too
+            _check_head(folder, model, contract, whole)
         got = _score(model, token_ids, contract, max_tokens_per_batch, place)
         del model
     stored_half = contract.get("model", {}).get("dtype", str(dtype)) not in ("float32", "torch.float32")
@@ -117,9 +120,14 @@ def _load_plain(folder: Path, contract: dict[str, Any], device: str) -> PreTrain
     return model.eval() if base is not None else model.to(device).eval()
 
 
-def _check_head(folder: Path, model: PreTrainedModel, contract: dict[str, Any], *, rounded: bool) -> None:
+def _check_head(
+    folder: Path, model: PreTrainedModel, contract: dict[str, Any], whole: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     expected = contract.get("head", {}).get("sha256")
-    if expected is not None and not rounded and head_hash(model) != expected:
+    if expected is None:
+        return
+    weights = model.state_dict(keep_vars=True)
+    if head_hash(model, lambda name: whole(weights[name])) != expected:
         raise ArtefactError(f"{folder}: the head on disk is not the trained one (its hash differs from {CONTRACT})")
 
 
