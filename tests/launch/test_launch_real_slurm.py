@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slow_steps
 import slurm_cluster
 from slurm_cluster import Slurm
 
@@ -29,7 +30,7 @@ WORDS = [
     "trainer.save_steps=100000", "parallel=ddp",
 ]  # fmt: skip
 SIZE = ["--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=00:20:00"]
-WAIT_SECONDS = 500.0
+WAIT_SECONDS = 1200.0
 
 
 def answers() -> bool:
@@ -53,7 +54,7 @@ class Door:
 
     def environment(self) -> dict[str, str]:
         found = {**os.environ, **(self.made.variables() if self.made else {}), "GLOO_SOCKET_IFNAME": "lo"}
-        found |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        found |= {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "HF_HUB_OFFLINE": "1"}
         return found | {"PATH": f"{Path(sys.executable).parent}:{found['PATH']}"}  # the script calls `python`
 
     def line(self, command: list[str], folder: Path) -> list[str]:
@@ -88,6 +89,23 @@ def steps(run: Path) -> list[int]:
     return [row["step"] for row in rows if row["phase"] == "train"]
 
 
+@pytest.fixture(scope="module")
+def limit_and_steps(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, int]:
+    """A time limit that a run of so many steps cannot keep at its first start."""
+    words = [word for word in WORDS if not word.startswith("parallel")]
+    command = [
+        sys.executable,
+        "-m",
+        "rmx",
+        *words,
+        "trainer.max_steps=1",
+        f"output_dir={tmp_path_factory.mktemp('one')}",
+    ]
+    began = time.monotonic()
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300, check=True)
+    return slow_steps.limit_and_steps(time.monotonic() - began)
+
+
 @pytest.fixture
 def submitted(door: Door, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`rmx launch=slurm` with a run that would go on for hours."""
@@ -99,9 +117,12 @@ def submitted(door: Door, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_the_batch_script_queues_itself_again_and_finishes(door: Door, tmp_path: Path) -> None:
-    """The first start ends with 75 after 40 seconds; the second goes on in the same folder, each step made once."""
-    words = [*WORDS, "trainer.max_steps=1000", "trainer.stop_after=40s"]
+def test_the_batch_script_queues_itself_again_and_finishes(
+    door: Door, tmp_path: Path, limit_and_steps: tuple[int, int]
+) -> None:
+    """The first start ends with 75 at its limit; the second goes on in the same folder, each step made once."""
+    limit, last = limit_and_steps
+    words = [*slow_steps.WORDS, *WORDS, f"trainer.max_steps={last}", f"trainer.stop_after={limit}s"]
     script = str(ROOT / "deploy" / "slurm.sbatch")
     job = door.run("sbatch", "--parsable", *SIZE, script, *words, folder=tmp_path, check=True).stdout.strip()
     door.until("COMPLETED|FAILED|CANCELLED|TIMEOUT", job, "it should have finished")
@@ -110,19 +131,22 @@ def test_the_batch_script_queues_itself_again_and_finishes(door: Door, tmp_path:
     restarts = door.run("scontrol", "show", "job", job, folder=tmp_path, check=True).stdout
     assert int(re.findall(r"Restarts=(\d+)", restarts)[0]) == output.count("the same command continues") >= 1
     assert output.count("Continuing from") == output.count("the same command continues")
-    assert steps(tmp_path / "outputs" / f"slurm-{job}") == list(range(1, 1001))
+    assert steps(tmp_path / "outputs" / f"slurm-{job}") == list(range(1, last + 1))
 
 
-def test_a_job_whose_time_is_up_is_submitted_again_until_it_is_done(door: Door, tmp_path: Path) -> None:
-    words = [*WORDS, "launch=slurm", "launch.timeout_min=20", "parallel.processes=2", "trainer.max_steps=1000"]
-    words += ["trainer.stop_after=40s", f"output_dir={tmp_path / 'run'}"]
+def test_a_job_whose_time_is_up_is_submitted_again_until_it_is_done(
+    door: Door, tmp_path: Path, limit_and_steps: tuple[int, int]
+) -> None:
+    limit, last = limit_and_steps
+    words = [*slow_steps.WORDS, *WORDS, "launch=slurm", "launch.timeout_min=20", "parallel.processes=2"]
+    words += [f"trainer.max_steps={last}", f"trainer.stop_after={limit}s", f"output_dir={tmp_path / 'run'}"]
     done = door.run(sys.executable, "-m", "rmx", *words, folder=tmp_path, timeout=WAIT_SECONDS, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     jobs = re.findall(r"^rmx: submitted job (\d+)", done.stderr, re.MULTILINE)
     assert len(set(jobs)) == len(jobs) == 1 + done.stderr.count("submitting it again") >= 2
     assert f"rmx: job {jobs[-1]} has ended, with success" in done.stderr
     assert "sacct" not in done.stderr
-    assert steps(tmp_path / "run") == list(range(1, 1001))
+    assert steps(tmp_path / "run") == list(range(1, last + 1))
 
 
 def test_a_job_that_is_killed_is_noticed_without_accounting(submitted: subprocess.Popen[str], door: Door) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import slow_steps
 import slurm_cluster
 from slurm_cluster import Slurm
 
@@ -30,8 +31,8 @@ SETTINGS = [
 SHORT = [*SETTINGS, "trainer.eval_steps=3", "trainer.save_steps=3", "trainer.max_steps=6"]
 # Each step takes half a second at least, so that the run is still going on when something befalls it
 SLOW = [
-    "--allow-target", "slow_steps.", "+callbacks.slow={_target_: slow_steps.SlowSteps, seconds: 0.5}", *SETTINGS,
-    "parallel=fsdp", "trainer.eval_strategy=no", "trainer.load_best_model_at_end=false", "phases=[train]",
+    *slow_steps.WORDS, *SETTINGS, "parallel=fsdp", "trainer.eval_strategy=no", "trainer.load_best_model_at_end=false",
+    "phases=[train]",
 ]  # fmt: skip
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 WAIT_SECONDS = 1200.0
@@ -156,8 +157,7 @@ def test_a_job_whose_time_is_up_goes_on_until_it_is_done(
     way: str, submit: Submit, slurm: Slurm, one_process: OneProcess
 ) -> None:
     """More steps of half a second than fit into the limit: it takes two starts at least. The first ends with 75."""
-    limit = 20 + int(3 * one_process.seconds)
-    steps = 2 * limit + 20
+    limit, steps = slow_steps.limit_and_steps(one_process.seconds)
     words = [*SLOW, f"trainer.max_steps={steps}", "trainer.save_steps=100000", f"trainer.stop_after={limit}s"]
     job = submit(way, words)
     _, code = job.ended()
