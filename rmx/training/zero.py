@@ -31,7 +31,6 @@ from transformers import TrainingArguments
 from rmx.checkpoints.shards import has_shards, load_sharded_state
 from rmx.checkpoints.tensors import load_state
 from rmx.errors import CheckpointError, ConfigError, ModelError
-from rmx.models import unwrap
 from rmx.models.layers import layers_of
 from rmx.models.unread import Unread, stored_tensors
 from rmx.training.divided import DividedWeights, check_arguments, stored_weights, without_weights
@@ -464,7 +463,7 @@ def refuse_packed(model: nn.Module) -> None:
     Raises:
         ModelError: the model has such weights.
     """
-    if getattr(unwrap(model), "quantization_method", None) is not None:
+    if getattr(model, "quantization_method", None) is not None:
         raise ModelError("parallel: DeepSpeed does not divide quantised weights; take parallel=ddp")
 
 
