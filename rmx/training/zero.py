@@ -35,6 +35,7 @@ from rmx.models.layers import layers_of
 from rmx.models.unread import Unread, stored_tensors
 from rmx.training.divided import DividedWeights, check_arguments, stored_weights, without_weights
 from rmx.training.memory_use import bytes_of, whole_shape
+from rmx.training.strategies import routes_by_module
 from rmx.training.weights import kept_weights, load_parts
 from rmx.training.zero_memory import BUCKET
 
@@ -164,7 +165,7 @@ class ZeroPartitions(DividedWeights):
         Raises:
             ModelError: a weight cannot be divided.
         """
-        refuse_packed(model)
+        refuse_model(model)
         self.skeleton = without_weights(model)
         deepspeed, config = quiet_deepspeed(), self.settings(list(model.parameters()))
         for unit in [*layers_of(model), model]:
@@ -177,7 +178,7 @@ class ZeroPartitions(DividedWeights):
         """Return the model; `joined` divides the rest, when its optimizer is there."""
         self.trial = trial
         if self.stage == 2:
-            refuse_packed(model)
+            refuse_model(model)
             self.to_device(model)
             self.skeleton = without_weights(model)
         return model
@@ -439,14 +440,19 @@ def stop_engine(engine: Any) -> None:
     engine.module_forward_post_hook.remove()
 
 
-def refuse_packed(model: nn.Module) -> None:
-    """Refuse weights of 4 or 8 bits.
+def refuse_model(model: nn.Module) -> None:
+    """Refuse a model that DeepSpeed would train wrongly, or not at all.
 
     Raises:
-        ModelError: the model has such weights.
+        ModelError: its weights have 4 or 8 bits, or its experts are modules of their own.
     """
     if getattr(model, "quantization_method", None) is not None:
         raise ModelError("parallel: DeepSpeed does not divide quantised weights; take parallel=ddp")
+    if routes_by_module(model):
+        raise ModelError(
+            "parallel: DeepSpeed needs a gradient for every weight in every process, and an expert to which no token "
+            "goes has none; take parallel=fsdp or ddp"
+        )
 
 
 def read_here(model: nn.Module, unit: nn.Module, unread: Mapping[str, Unread], device: torch.device) -> None:
