@@ -170,7 +170,8 @@ class ZeroPartitions(DividedWeights):
         deepspeed, config = quiet_deepspeed(), self.settings(list(model.parameters()))
         for unit in [*layers_of(model), model]:
             read_here(model, unit, unread, self.args.device)
-            deepspeed.zero.Init(module=unit, config_dict_or_path=config, mem_efficient_linear=False)
+            with contextlib.redirect_stdout(io.StringIO()):
+                deepspeed.zero.Init(module=unit, config_dict_or_path=config, mem_efficient_linear=False)
         model.to(self.args.device)  # buffers
         self.engine = start_engine(model=model, config=config, dist_init_required=False)  # to score, and to probe
 
