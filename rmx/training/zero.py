@@ -37,7 +37,7 @@ from rmx.training.divided import DividedWeights, check_arguments, stored_weights
 from rmx.training.memory_use import bytes_of, whole_shape
 from rmx.training.strategies import routes_by_module
 from rmx.training.weights import kept_weights, load_parts
-from rmx.training.zero_memory import BUCKET
+from rmx.training.zero_memory import bucket_numbers
 
 __all__ = ["PartOptimizer", "ZeroPartitions"]
 
@@ -167,7 +167,7 @@ class ZeroPartitions(DividedWeights):
         """
         refuse_model(model)
         self.skeleton = without_weights(model)
-        deepspeed, config = quiet_deepspeed(), self.settings(list(model.parameters()))
+        deepspeed, config = quiet_deepspeed(), self.settings(model)
         for unit in [*layers_of(model), model]:
             read_here(model, unit, unread, self.args.device)
             with contextlib.redirect_stdout(io.StringIO()):
@@ -198,7 +198,7 @@ class ZeroPartitions(DividedWeights):
         if self.engine is not None:
             stop_engine(self.engine)
         self.engine = outer.engine = start_engine(
-            model=module, optimizer=optimizer, config=self.settings(outer.parameters), dist_init_required=False
+            model=module, optimizer=optimizer, config=self.settings(module), dist_init_required=False
         )
         self.trains = True
         if self.stage == 2:
@@ -206,9 +206,9 @@ class ZeroPartitions(DividedWeights):
         self.refuse_whole(module, outer)
         return self.engine, outer
 
-    def settings(self, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
+    def settings(self, model: nn.Module) -> dict[str, Any]:
         """Return DeepSpeed's config: what divides, and nothing that rmx does itself."""
-        numbers = min(BUCKET, max(1, sum(whole_shape(p).numel() for p in parameters)))
+        numbers = bucket_numbers(model)
         return {
             "train_micro_batch_size_per_gpu": 1,  # for its own statistics
             "gradient_accumulation_steps": 1,  # rmx says at each micro-batch whether it is the last
@@ -219,6 +219,8 @@ class ZeroPartitions(DividedWeights):
                 "reduce_bucket_size": numbers,
                 "allgather_bucket_size": numbers,
                 "stage3_prefetch_bucket_size": numbers,
+                "stage3_max_live_parameters": 2 * numbers,
+                "stage3_max_reuse_distance": 0,  # a layer is divided again at once, whatever room there is
                 "stage3_param_persistence_threshold": 0,  # small weights are divided as well
                 "memory_efficient_linear": False,  # it would replace torch's function in the whole process
             },
