@@ -66,7 +66,7 @@ def parts_of(
         raise ConfigError("parallel: DeepSpeed does not divide quantised weights; take parallel=fsdp or ddp")
     weights, gradients, optimizer = held
     gathers = zero == 3 or (sizes is not None and sizes.data > 1)
-    buckets = bucket_bytes(model.parameters()) if zero else gradients if sizes is None and processes > 1 else 0
+    buckets = bucket_bytes(model) if zero else gradients if sizes is None and processes > 1 else 0
     one_layer = checkpointing and checkpointed_every(args) == 1  # else others keep their copies
     host = 0
     if cpu_offload:

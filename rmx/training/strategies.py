@@ -34,7 +34,7 @@ from rmx.training.compiled import compile_layers
 from rmx.training.memory_use import held_bytes
 from rmx.training.weights import load_weights, save_weights, saved_bytes, saved_tensors
 
-__all__ = ["DataParallel", "OneProcess", "join_ranks"]
+__all__ = ["DataParallel", "OneProcess", "join_ranks", "routes_by_module"]
 
 T = TypeVar("T")
 
@@ -296,8 +296,7 @@ class DataParallel(OneProcess):
         trial(model)
         without = any(p.grad is None for p in model.parameters() if p.requires_grad)
         model.zero_grad()
-        routed = any(isinstance(m, nn.ModuleList) and "expert" in name for name, m in model.named_modules())
-        return self.largest([int(without or routed)]) == [1]
+        return self.largest([int(without or routes_by_module(model))]) == [1]
 
     def local_gradients(self) -> AbstractContextManager[Any]:
         """Gradients are averaged in the backward pass after this block."""
@@ -376,3 +375,12 @@ class DataParallel(OneProcess):
                     "set trainer.ddp_find_unused_parameters=true"
                 ) from error
             raise
+
+
+def routes_by_module(model: nn.Module) -> bool:
+    """Whether a mixture's experts are modules of their own, of which some see no token in some steps.
+
+    >>> routes_by_module(nn.ModuleDict({"experts": nn.ModuleList([nn.Linear(2, 2)])}))
+    True
+    """
+    return any(isinstance(m, nn.ModuleList) and "expert" in name for name, m in model.named_modules())

@@ -151,7 +151,7 @@ def process_parts(engine: Engine, args: TrainingArguments, activations: Activati
         quantization=0,  # scales lie on the device since the weights were read: they are not free
         gradients=gradients,
         optimizer=optimizer,
-        buckets=bucket_bytes(model.parameters()) if zero else gradients if args.world_size > 1 and not divided else 0,
+        buckets=bucket_bytes(model) if zero else gradients if args.world_size > 1 and not divided else 0,
         gathered=gathered_bytes(model, tensor) if gathers or zero else 0,
         copies=copied_bytes(model, quantized, engine.precision, one_layer) // tensor,
         step=0 if offloaded else step_bytes(gradients, args),

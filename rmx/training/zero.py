@@ -35,8 +35,9 @@ from rmx.models.layers import layers_of
 from rmx.models.unread import Unread, stored_tensors
 from rmx.training.divided import DividedWeights, check_arguments, stored_weights, without_weights
 from rmx.training.memory_use import bytes_of, whole_shape
+from rmx.training.strategies import routes_by_module
 from rmx.training.weights import kept_weights, load_parts
-from rmx.training.zero_memory import BUCKET
+from rmx.training.zero_memory import bucket_numbers
 
 __all__ = ["PartOptimizer", "ZeroPartitions"]
 
@@ -168,7 +169,7 @@ class ZeroPartitions(DividedWeights):
         Raises:
             ModelError: a weight cannot be divided.
         """
-        refuse_packed(model)
+        refuse_model(model)
         self.skeleton = without_weights(model)
         self.engine = self.partitioned(model, unread)  # to score, and to probe
 
@@ -184,10 +185,11 @@ class ZeroPartitions(DividedWeights):
 
     def partitioned(self, model: nn.Module, unread: Mapping[str, Unread]) -> Any:
         """Read and divide a model layer by layer; returns the engine that gathers them as they are called."""
-        deepspeed, config = quiet_deepspeed(), self.settings(list(model.parameters()))
+        deepspeed, config = quiet_deepspeed(), self.settings(model)
         for unit in [*layers_of(model), model]:
             read_here(model, unit, unread, self.args.device)
-            deepspeed.zero.Init(module=unit, config_dict_or_path=config, mem_efficient_linear=False)
+            with contextlib.redirect_stdout(io.StringIO()):
+                deepspeed.zero.Init(module=unit, config_dict_or_path=config, mem_efficient_linear=False)
         model.to(self.args.device)  # buffers
         return start_engine(model=model, config=config, dist_init_required=False)
 
@@ -195,7 +197,7 @@ class ZeroPartitions(DividedWeights):
         """Return the model; `joined` divides the rest, when its optimizer is there."""
         self.trial = trial
         if self.stage == 2:
-            refuse_packed(model)
+            refuse_model(model)
             self.to_device(model)
             self.skeleton = without_weights(model)
         return model
@@ -214,7 +216,7 @@ class ZeroPartitions(DividedWeights):
         if self.engine is not None:
             stop_engine(self.engine)
         self.engine = outer.engine = start_engine(
-            model=module, optimizer=optimizer, config=self.settings(outer.parameters), dist_init_required=False
+            model=module, optimizer=optimizer, config=self.settings(module), dist_init_required=False
         )
         self.trains = True
         if self.stage == 2:
@@ -222,9 +224,9 @@ class ZeroPartitions(DividedWeights):
         self.refuse_whole(module, outer)
         return self.engine, outer
 
-    def settings(self, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
+    def settings(self, model: nn.Module) -> dict[str, Any]:
         """Return DeepSpeed's config: what divides, and nothing that rmx does itself."""
-        numbers = min(BUCKET, max(1, sum(whole_shape(p).numel() for p in parameters)))
+        numbers = bucket_numbers(model)
         return {
             "train_micro_batch_size_per_gpu": 1,  # for its own statistics
             "gradient_accumulation_steps": 1,  # rmx says at each micro-batch whether it is the last
@@ -235,6 +237,8 @@ class ZeroPartitions(DividedWeights):
                 "reduce_bucket_size": numbers,
                 "allgather_bucket_size": numbers,
                 "stage3_prefetch_bucket_size": numbers,
+                "stage3_max_live_parameters": 2 * numbers,
+                "stage3_max_reuse_distance": 0,  # a layer is divided again at once, whatever room there is
                 "stage3_param_persistence_threshold": 0,  # small weights are divided as well
                 "memory_efficient_linear": False,  # it would replace torch's function in the whole process
             },
@@ -457,14 +461,19 @@ def stop_engine(engine: Any) -> None:
     engine.module_forward_post_hook.remove()
 
 
-def refuse_packed(model: nn.Module) -> None:
-    """Refuse weights of 4 or 8 bits.
+def refuse_model(model: nn.Module) -> None:
+    """Refuse a model that DeepSpeed would train wrongly, or not at all.
 
     Raises:
-        ModelError: the model has such weights.
+        ModelError: its weights have 4 or 8 bits, or its experts are modules of their own.
     """
     if getattr(model, "quantization_method", None) is not None:
         raise ModelError("parallel: DeepSpeed does not divide quantised weights; take parallel=ddp")
+    if routes_by_module(model):
+        raise ModelError(
+            "parallel: DeepSpeed needs a gradient for every weight in every process, and an expert to which no token "
+            "goes has none; take parallel=fsdp or ddp"
+        )
 
 
 def read_here(model: nn.Module, unit: nn.Module, unread: Mapping[str, Unread], device: torch.device) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
 
+from rmx.models.layers import layers_of
 from rmx.training.memory_use import whole_shape
 from rmx.training.optimizer_use import held_after_step
 
-__all__ = ["BUCKET", "bucket_bytes", "held_by_zero"]
+__all__ = ["BUCKET", "bucket_bytes", "bucket_numbers", "held_by_zero"]
 
-BUCKET = 50_000_000  # numbers that are averaged, gathered or fetched together
+BUCKET = 50_000_000  # the most numbers that are averaged, gathered or fetched together
 
 
 def held_by_zero(model: Any, args: TrainingArguments, stage: int, processes: int) -> list[int]:
@@ -52,10 +52,20 @@ def held_by_zero(model: Any, args: TrainingArguments, stage: int, processes: int
     return [here + masters, gradients, optimizer]
 
 
-def bucket_bytes(parameters: Iterable[nn.Parameter]) -> int:
-    """Return what the buckets take in which gradients are averaged.
+def bucket_numbers(model: nn.Module) -> int:
+    """Return how many numbers are averaged, gathered or fetched together: a layer's, and no more than 50 million.
 
-    >>> bucket_bytes(nn.Linear(64, 10).parameters())
+    >>> bucket_numbers(nn.Linear(64, 10))
+    650
+    """
+    units = [[whole_shape(p).numel() for p in unit.parameters()] for unit in layers_of(model) or [model]]
+    return max(1, min(BUCKET, max(map(sum, units))))
+
+
+def bucket_bytes(model: nn.Module) -> int:
+    """Return what the bucket takes in which gradients are averaged, in float32.
+
+    >>> bucket_bytes(nn.Linear(64, 10))
     2600
     """
-    return 4 * min(BUCKET, sum(whole_shape(p).numel() for p in parameters if p.requires_grad))
+    return 4 * bucket_numbers(model)
