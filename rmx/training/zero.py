@@ -180,7 +180,7 @@ class ZeroPartitions(DividedWeights):
 
     def divide_again(self, model: nn.Module, unread: Mapping[str, Unread]) -> None:
         """Divide a model that is only scored."""
-        refuse_packed(model)
+        refuse_model(model)
         self.partitioned(model, unread)
 
     def partitioned(self, model: nn.Module, unread: Mapping[str, Unread]) -> Any:
