@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from rmx.metrics import wilson_interval
+from rmx.models import RewardModelSource
 from rmx.records import EncodedComparison, Pair
 from rmx.scoring.evaluation import Evaluation, measure
+from rmx.scoring.scorer import Scorer, Turns
+from rmx.templates import Template
 
 NAMES = ("low", "high", "ties_half", "accuracy", "total_loss", "org/data")
 
@@ -48,3 +51,22 @@ def test_pairs_of_one_comparison_count_as_dependent_across_sets_too() -> None:
     sets = [evaluation(("a",), [1, 1], 2), evaluation(("a",), [-1, -1], 2)]
     metrics = measure(sets, 1.0)
     assert (metrics["accuracy_low"], metrics["accuracy_high"]) == pytest.approx(wilson_interval(0.5, 1))
+
+
+def test_processes_agree_on_their_number_of_passes_before_the_first() -> None:
+    """Two rows in one micro-batch; another process has three of them: after the answer come the own and two fillers."""
+    loaded = RewardModelSource().load(trainable=False)
+    scorer = Scorer(loaded.model, loaded.tokenizer, Template("auto").bind(loaded.tokenizer), max_tokens=64)
+    seen: list[str] = []
+
+    def in_step(count: int) -> int:
+        seen.append(f"asked with {count}")
+        return 3
+
+    scorer.turns = Turns(0, 2, in_step, lambda value: [value, value])
+    hook = loaded.model.register_forward_pre_hook(lambda *_: seen.append("pass"))
+    rows = [EncodedComparison(name, "s", [1, 2], ([3], [4]), (Pair(0, 1),)) for name in "ab"]
+    rewards = scorer.rewards(rows)
+    hook.remove()
+    assert seen == ["asked with 1", "pass", "pass", "pass"]
+    assert [len(values) for values in rewards] == [2, 2]

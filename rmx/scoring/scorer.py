@@ -138,6 +138,8 @@ class Scorer:
         try:
             with torch.no_grad():  # not inference_mode: models cache tensors (rope tables) that training needs again
                 parts = self.engine.plan(ordered, self.max_tokens_per_micro_batch)
+                # Agreed on first: who has more to do waits in a forward pass for those who would only ask afterwards.
+                fillers = self.turns.in_step(len(parts)) - len(parts)
                 for part in parts:
                     rows = [ordered[i] for i in part]
                     flat = self.engine.rewards(self.engine.collate(rows)).float().cpu().numpy()
@@ -148,7 +150,7 @@ class Scorer:
                     done += len(part)
                     if progress is not None:
                         progress(done, len(ordered))
-                for _ in range(self.turns.in_step(len(parts)) - len(parts)):
+                for _ in range(fillers):
                     self.engine.rewards(self.engine.collate([filler] if filler else []))
         finally:
             self.model.train(was_training)
