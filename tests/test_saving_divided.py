@@ -52,9 +52,10 @@ def assert_as_one_process(
     assert [name for name in here if here[name] != there[name]] == []
     for process in found:
         assert process["gathers"] > 3
-        # On a CPU, the first process has the gathered tensor itself, the others let go of it at once.
-        adapter = found[0]["trained_bytes"] + HEAD_BYTES if lora else 0  # which is held while its base is written
-        assert process["most_bytes"] <= found[0]["largest_bytes"] + adapter
+        # On a CPU, the first process has the gathered tensor itself, the others let go of it at once; the head's is
+        # hashed beside, and an adapter is held while its base is written.
+        adapter = found[0]["trained_bytes"] if lora else 0
+        assert process["most_bytes"] <= found[0]["largest_bytes"] + adapter + HEAD_BYTES
         assert process["checked_in_parts"] and process["checked_parts"] > 0
         assert process["optimizers"] == process["gradients"] == 0
         if kind != "pissa":  # whose saved adapter is twice as large, on another base

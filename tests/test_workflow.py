@@ -14,7 +14,7 @@ from workflows import make_workflow
 import rmx
 from rmx.errors import ConfigError, DataError, OutputError
 from rmx.files import FolderLock
-from rmx.training import phase
+from rmx.training import proof
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -305,7 +305,7 @@ def test_the_optimizer_is_gone_before_the_saved_model_is_checked(
     """The second copy of the weights takes the place of the optimizer's moments."""
     alive: dict[str, weakref.ref] = {}
     at_check: list[object] = []
-    verify = phase.verify_artefact
+    verify = proof.verify_artefact
 
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, optimizer=None, **given) -> None:
@@ -315,6 +315,6 @@ def test_the_optimizer_is_gone_before_the_saved_model_is_checked(
         at_check.append(alive["optimizer"]())
         return verify(*args, **options)
 
-    monkeypatch.setattr(phase, "verify_artefact", checked)
+    monkeypatch.setattr(proof, "verify_artefact", checked)
     make_workflow(tmp_path / "run", callbacks={"watch": Watch()}).train()
     assert at_check == [None]

@@ -24,7 +24,7 @@ from rmx.launch.rank_command import RanksEnded
 from rmx.values import AtLeastZero, Count, Whole, refuse_wrong_fields
 
 if TYPE_CHECKING:
-    from rmx.launch.ray_worker import Ended, RankTask
+    from rmx.launch.ray_worker import RankEnded, RankTask
 
 __all__ = ["RayRanks"]
 
@@ -182,7 +182,7 @@ class _Job:
     ranks: int = 0  # at work now
     starts: int = 0
     lost: str = ""  # why the ranks were lost last
-    end: Ended | None = None  # how a rank ended for a reason of its own
+    end: RankEnded | None = None  # how a rank ended for a reason of its own
     idle_since: float = field(default_factory=time.monotonic)
     signals: list[int] = field(default_factory=list)
     error: BaseException | None = None  # of Ray Train
@@ -294,17 +294,17 @@ class _Job:
 
     def _hear(self, seconds: float) -> None:
         """Take in the news, waiting so long for the first."""
-        from rmx.launch.ray_worker import Began, Ended, Lost, Said
+        from rmx.launch.ray_worker import Began, Lost, RankEnded, RankSaid
 
         for news in self.ray.get(self.desk.told.remote(seconds)):
-            if isinstance(news, Said):
+            if isinstance(news, RankSaid):
                 self._print(news)
             elif isinstance(news, Began):
                 self._at_work(news.ranks)
             elif isinstance(news, Lost):
                 self.ranks, self.lost, self.idle_since = 0, news.message, time.monotonic()
                 sys.stderr.write(f"rmx: {news.message}\n")
-            elif isinstance(news, Ended):
+            elif isinstance(news, RankEnded):
                 self.end = self.end or news
 
     def _print(self, said: Any) -> None:

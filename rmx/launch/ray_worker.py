@@ -38,7 +38,7 @@ from rmx.launch.board import Board, Failure
 from rmx.launch.local import ended
 from rmx.launch.origin import PARENT_VARIABLE, RANK_VARIABLE, STORE_VARIABLE
 
-__all__ = ["Began", "Desk", "Ended", "Losses", "Lost", "NoGroup", "RankLost", "Said", "run_rank"]
+__all__ = ["Began", "Desk", "Losses", "Lost", "NoGroup", "RankEnded", "RankLost", "RankSaid", "run_rank"]
 
 _LOOK_EVERY_SECONDS = 0.5
 _SECONDS_TO_HEAR = 3.0  # for another rank's reason to arrive
@@ -60,7 +60,7 @@ class Began:
 
 
 @dataclass(frozen=True)
-class Said:
+class RankSaid:
     """Lines that a rank has printed."""
 
     rank: int
@@ -69,7 +69,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Ended:
+class RankEnded:
     """A rank has ended for a reason of its own, which ends the job."""
 
     message: str
@@ -316,7 +316,7 @@ def _handed_on(desk: Any, rank: int, stream: IO[str] | None, is_error: bool) -> 
 
     def work() -> None:
         for line in stream or ():
-            ray.get(desk.tell.remote(Said(rank, line, is_error)))
+            ray.get(desk.tell.remote(RankSaid(rank, line, is_error)))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -349,7 +349,7 @@ def _is_ready(answer: Any) -> bool:
     return bool(ray.wait([answer], timeout=0)[0])
 
 
-def _judged(board: Board, rank: int, exit_: _Exit, *, asked: bool) -> Ended:
+def _judged(board: Board, rank: int, exit_: _Exit, *, asked: bool) -> RankEnded:
     """Return what to tell the user of this end; where the user has asked for it, it is no accident.
 
     Raises:
@@ -364,7 +364,7 @@ def _judged(board: Board, rank: int, exit_: _Exit, *, asked: bool) -> Ended:
         end = ended(board, {rank: exit_})
     if end.by_accident and asked:
         stopped = Interrupted(signal.SIGTERM)
-        return Ended(str(stopped), stopped.exit_code)
+        return RankEnded(str(stopped), stopped.exit_code)
     if end.by_accident:
         raise RankLost(str(end))
-    return Ended(str(end), end.exit_code)
+    return RankEnded(str(end), end.exit_code)

@@ -109,7 +109,7 @@ class LeaveStoppingToParent:
     """
 
     def __init__(self, context: str | None = None) -> None:
-        self._ending = multiprocessing.get_context(context).RawValue("b", 0)
+        self._ending = multiprocessing.get_context(context).Event()
         self._parent = os.getpid()
         atexit.register(self._end)
 
@@ -120,12 +120,12 @@ class LeaveStoppingToParent:
         signal.signal(signal.SIGTERM, self._obey)
 
     def _obey(self, number: int, frame: FrameType | None) -> None:
-        if self._ending.value:
+        if self._ending.is_set():
             os._exit(0)  # nothing in a worker is to be kept; the code tells the parent that all is well
 
     def _end(self) -> None:
         if os.getpid() == self._parent:
-            self._ending.value = 1
+            self._ending.set()
             for child in multiprocessing.active_children():
                 if child.daemon:
                     child.terminate()

@@ -84,7 +84,9 @@ def _prove_in_parts(
 
 def _parts_of(strategy: OneProcess, folder: Path, trained: LoadedModel) -> LoadedModel | None:
     """Build the saved model without its weights; None, and a line in the log, where it has to be read whole."""
-    source = RewardModelSource(path=str(folder), attn_implementation=trained.source.attn_implementation)
+    source = RewardModelSource(
+        path=str(folder), dtype=trained.source.dtype, attn_implementation=trained.source.attn_implementation
+    )
 
     def build() -> LoadedModel | str:
         if not folder.is_dir():

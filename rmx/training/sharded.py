@@ -113,7 +113,7 @@ class ShardedWeights(DividedWeights):
         self._divide(model)
         if unread:
             model.to_empty(device="cpu" if self.cpu_offload else self.args.device)
-            fill(model, itertools.chain(here.items(), packed(model, stored_tensors(unread), self.args.device)))
+            fill(model, itertools.chain(here.items(), packing(model, stored_tensors(unread), self.args.device)))
         if scales := bytes_of(scales_of(model)):
             log.info(
                 "parallel: the 4-bit weights are divided; each process holds their scales whole, %s",
@@ -287,7 +287,7 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
         raise ModelError(f"parallel: the weight {next(iter(targets))} was not read")
 
 
-def packed(
+def packing(
     model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     """Quantise what the model holds in 4 bits: one weight after the other, and each of them whole."""

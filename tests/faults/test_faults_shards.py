@@ -136,7 +136,7 @@ def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(
 
 def at_weight(number: int, act: Callable[[], None]) -> None:
     """In a child: call `act` when the n-th weight of the artefact is gathered."""
-    gathered, seen = ShardedWeights._gathered, [0]
+    gathered, seen = ShardedWeights.whole, [0]
 
     def patched(self: ShardedWeights, tensor: Any) -> Any:
         seen[0] += 1
@@ -144,7 +144,7 @@ def at_weight(number: int, act: Callable[[], None]) -> None:
             act()
         return gathered(self, tensor)
 
-    ShardedWeights._gathered = patched  # type: ignore[method-assign]
+    ShardedWeights.whole = patched  # type: ignore[method-assign]
 
 
 def unfinished(folder: Path) -> list[Path]:

@@ -69,7 +69,7 @@ def test_a_mistake_ends_the_job_whoever_found_it() -> None:
 
 def test_the_end_of_the_time_is_no_accident() -> None:
     board = a_board(*(Failure(rank, "TimeUp", "its time is up", 75, "a", time.time()) for rank in (0, 1)))
-    assert ray_worker._judged(board, 0, exit_of(75), asked=False) == ray_worker.Ended("its time is up", 75)
+    assert ray_worker._judged(board, 0, exit_of(75), asked=False) == ray_worker.RankEnded("its time is up", 75)
 
 
 @pytest.mark.usefixtures("at_once")
