@@ -305,7 +305,7 @@ def test_a_lost_machine_leaves_a_run_of_one_process(
     assert "rmx: Ray has started 1 process again" in run.text
     assert "ranks was 2 and is 1" in run.log
     assert losses(run.folder) == pytest.approx(undisturbed, abs=1e-5)
-    assert "state-dump" not in run.text and "state-dump" in (run.folder / ".ray" / "ray.log").read_text()
+    assert "(raylet)" not in run.text and "(raylet)" in (run.folder / ".ray" / "ray.log").read_text()
 
 
 @pytest.mark.slow
