@@ -236,7 +236,7 @@ class ZeroPartitions(DividedWeights):
                 "stage": self.stage,
                 "reduce_bucket_size": numbers,
                 "allgather_bucket_size": numbers,
-                "stage3_prefetch_bucket_size": numbers,
+                "stage3_prefetch_bucket_size": 0,  # what is fetched for a layer that does not come stays on its way
                 "stage3_max_live_parameters": 2 * numbers,
                 "stage3_max_reuse_distance": 0,  # a layer is divided again at once, whatever room there is
                 "stage3_param_persistence_threshold": 0,  # small weights are divided as well
