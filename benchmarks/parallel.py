@@ -21,7 +21,18 @@ from typing import Any
 
 from benchmarks.meter import CLEAR_PEAK, memory
 
-CASES = [("none", 1), ("ddp", 2), ("fsdp", 2), ("tp", 2), ("ddp", 4), ("fsdp", 4), ("hsdp", 4), ("fsdp_tp", 4)]
+CASES = [
+    ("none", 1),
+    ("ddp", 2),
+    ("fsdp", 2),
+    ("tp", 2),
+    ("zero2", 2),
+    ("zero3", 2),
+    ("ddp", 4),
+    ("fsdp", 4),
+    ("hsdp", 4),
+    ("fsdp_tp", 4),
+]
 # glibc keeps freed blocks of up to 32 MB for later, as resident memory: here it gives them back.
 GIVES_BACK = {"MALLOC_TRIM_THRESHOLD_": "1000000", "MALLOC_ARENA_MAX": "1"}
 ROOT = Path(__file__).parents[1]
@@ -45,7 +56,7 @@ def save_base(folder: Path) -> None:
 
 def strategy(name: str) -> Any:
     """What `parallel=<name>` makes."""
-    from rmx.parallel import NoParallel, Replicated, Sharded
+    from rmx.parallel import NoParallel, Replicated, Sharded, Zero
 
     return {
         "none": NoParallel(),
@@ -54,6 +65,8 @@ def strategy(name: str) -> Any:
         "hsdp": Sharded(shard=2, replicate=2),
         "tp": Sharded(shard=1, tensor="auto"),
         "fsdp_tp": Sharded(shard=2, tensor=2),
+        "zero2": Zero(stage=2),
+        "zero3": Zero(stage=3),
     }[name]
 
 
@@ -68,7 +81,6 @@ def train(base: Path, name: str, folder: Path) -> None:
     from rmx.templates import Template
     from rmx.training import phase
     from rmx.training.arguments import trainer_settings
-    from rmx.training.memory_use import held_bytes
     from rmx.workflow import Workflow
 
     torch.set_num_threads(1)
@@ -83,10 +95,17 @@ def train(base: Path, name: str, folder: Path) -> None:
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             found["training_mb"] = memory("VmHWM")
-            parts = held_bytes(kwargs["model"], kwargs["optimizer"])
+            parts = strategies[0].held(kwargs["model"], kwargs["optimizer"])
             found["weights_mb"], found["gradients_mb"], found["optimizer_mb"] = (size / 2**20 for size in parts)
 
-    save = phase.save
+    optimise, save = phase._optimise, phase.save
+    strategies: list[Any] = []
+
+    def watched(*arguments: Any) -> Any:
+        strategies.append(arguments[-1])
+        return optimise(*arguments)
+
+    phase._optimise = watched
 
     def measured(*arguments: Any) -> None:
         CLEAR_PEAK.write_text("5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,4 +35,5 @@ if __name__ == "__main__":
         (folder / "rmx_state.json").write_text("{}", encoding="utf-8")
         seal(folder, step=1, facts={})
     dist.barrier()
-    dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # all is written; torch's threads sometimes abort a busy process at its end
