@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -39,7 +40,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class DividedWeights(DataParallel):
+class DividedWeights(DataParallel, ABC):
     """Several processes that hold a part of the optimizer's state each, and maybe of the weights."""
 
     def __init__(self, args: TrainingArguments) -> None:
@@ -53,6 +54,7 @@ class DividedWeights(DataParallel):
         """Return the largest count of all processes: so many forward passes does each of them run."""
         return self.largest([count])[0]
 
+    @abstractmethod
     def divided_state(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,11 +62,10 @@ class DividedWeights(DataParallel):
 
         Divided tensors are `DTensor`s. Every process has to call it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def lendable(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return what `whole` makes whole, by its name in `state_dict()`; every process has to call it."""
-        raise NotImplementedError
 
     def with_weights(self, model: nn.Module, work: Callable[[nn.Module, Fetch | None], T]) -> T:
         """Lend the first process the model without its weights, and gather each of them when it asks for it."""
@@ -120,12 +121,6 @@ class DividedWeights(DataParallel):
         if self.beside is None:
             self.beside = dist.new_group(backend="gloo")
         return self.beside
-
-    def of_all(self, value: Any) -> list[Any]:
-        """Return every process's value."""
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, value)
-        return everyone
 
 
 def write_alone(

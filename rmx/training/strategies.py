@@ -321,6 +321,10 @@ class DataParallel(OneProcess):
 
     def gathered(self, value: T) -> list[T]:
         """One gather of objects."""
+        return self.of_all(value)
+
+    def of_all(self, value: T) -> list[T]:
+        """Return every process's value."""
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, value)
         return everyone
@@ -346,9 +350,7 @@ class DataParallel(OneProcess):
             mine = work()
         except RmxError as error:
             failed = error
-        failures: list[RmxError | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(failures, failed)
-        for failure in failures:
+        for failure in self.of_all(failed):
             if failure is not None:
                 raise failure
         return cast(T, mine)

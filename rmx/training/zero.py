@@ -468,7 +468,7 @@ def refuse_model(model: nn.Module) -> None:
         ModelError: its weights have 4 or 8 bits, or its experts are modules of their own.
     """
     if getattr(model, "quantization_method", None) is not None:
-        raise ModelError("parallel: DeepSpeed does not divide quantised weights; take parallel=ddp")
+        raise ModelError("parallel: DeepSpeed does not divide quantised weights; take parallel=fsdp or ddp")
     if routes_by_module(model):
         raise ModelError(
             "parallel: DeepSpeed needs a gradient for every weight in every process, and an expert to which no token "

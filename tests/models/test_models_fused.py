@@ -22,7 +22,7 @@ from workflows import make_workflow
 
 from rmx.errors import ConfigError, ModelError
 from rmx.models import fused
-from rmx.models.fused import fuse, require_fusable
+from rmx.models.fused import _chosen, _function, fuse, require_fusable
 from rmx.parallel import Sharded
 from rmx.run.inputs import refuse_divided_layers
 
@@ -78,7 +78,8 @@ def test_what_liger_would_pass_over_is_refused(model_type: str, config: Any, tex
 
 def test_losses_that_are_off_are_no_mistake() -> None:
     pytest.importorskip("liger_kernel")
-    require_fusable({"cross_entropy": False, "rope": False}, CUDA, "qwen3")
+    chosen = _chosen(_function("qwen3"), {"cross_entropy": False, "rope": False}, "qwen3")
+    assert chosen == {"rope": False, "rms_norm": True, "swiglu": True}
 
 
 def test_a_run_without_a_gpu_ends_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
