@@ -548,9 +548,8 @@ class Loop:
             self.restore(start)
         self.module.zero_grad()
         self.control.should_training_stop = False
-        self.limit.held_bytes = lambda: sum(
-            self.strategy.held(self.model, self.optimizer)[::2]
-        )  # weights and optimizer state
+        # Weights and optimizer state, which is what a checkpoint holds.
+        self.limit.held_bytes = lambda: sum(self.strategy.held(self.model, self.optimizer)[::2])
         self.strategy.first(self.limit.begin)
         self.tell("on_train_begin")
         if start is not None:
